@@ -1,0 +1,221 @@
+"""The whole network on one screen: embed, 24 blocks, norm, unembed.
+
+A block adds two things to the residual stream: what attention gathers from other positions, and
+what the chosen experts make of it. Parameters are a tree of frozen dataclasses, one subtree per
+layer; everything that is not an array sits in `Model`.
+
+Source: OpenAI's GPT-OSS model card (arXiv:2508.10925) and its reference implementation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptoss_edu.attention import Attention, AttentionSeen, NoCache, attention
+from gptoss_edu.config import Config
+from gptoss_edu.moe import Moe, Routing, moe
+from gptoss_edu.rope import cos_sin, inverse_frequencies
+from gptoss_edu.shapes import check_shapes
+from gptoss_edu.tokenizer import Tokenizer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One block's weights."""
+
+    attention: Attention
+    moe: Moe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """All arrays of a model. Embedding and unembedding are two matrices: they are not tied."""
+
+    embedding_VD: jax.Array
+    layers: tuple[Layer, ...]
+    norm_D: jax.Array
+    unembedding_DV: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is not an array: sizes, tokenizer, precision by name, and the dtype of activations."""
+
+    config: Config
+    tokenizer: Tokenizer
+    precision: str = "auto"
+    dtype: Any = np.dtype("float32")
+    mesh: Any = None
+
+
+class BlockSeen(NamedTuple):
+    """What one block did: its output, its attention and its routing."""
+
+    residual_BTD: jax.Array
+    attention: AttentionSeen
+    routing: Routing
+
+
+def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """Divide by the root mean square and multiply by the scale, in float32; then back to x's dtype.
+
+    Multiplying by the scale in bf16, after the cast, is a bug that real implementations shipped.
+    """
+    check_shapes(x_BTD=x_BTD, scale_D=scale_D)
+    x32_BTD = x_BTD.astype(jnp.float32)
+    mean_square_BT1 = jnp.mean(x32_BTD**2, axis=-1, keepdims=True)
+    y_BTD = x32_BTD * jax.lax.rsqrt(mean_square_BT1 + eps) * scale_D.astype(jnp.float32)
+    return y_BTD.astype(x_BTD.dtype)
+
+
+def block(
+    layer: Layer,
+    x_BTD: jax.Array,
+    cos_BTC: jax.Array,
+    sin_BTC: jax.Array,
+    position_BT: jax.Array,
+    kv: Any,
+    config: Config,
+    window: int | None,
+) -> tuple[jax.Array, Any, BlockSeen]:
+    """Norm, attention, add; norm, experts, add: (residual stream, kv, what was seen)."""
+    with jax.named_scope("attention"):
+        normed_BTD = rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)
+        y_BTD, kv, attended = attention(
+            layer.attention, normed_BTD, cos_BTC, sin_BTC, position_BT, kv, window
+        )
+        x_BTD = x_BTD + y_BTD
+    with jax.named_scope("moe"):
+        normed_BTD = rms_norm(x_BTD, layer.moe.norm_D, config.rms_eps)
+        y_BTD, routing = moe(
+            layer.moe,
+            normed_BTD,
+            config.experts_per_token,
+            config.swiglu_limit,
+            config.swiglu_alpha,
+        )
+        x_BTD = x_BTD + y_BTD
+    return x_BTD, kv, BlockSeen(x_BTD, attended, routing)
+
+
+def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
+    """cos_BTC and sin_BTC for these positions: the same for every layer."""
+    inv_C, concentration = inverse_frequencies(
+        config.head_dim,
+        theta=config.rope_theta,
+        factor=config.rope_factor,
+        beta_slow=config.beta_slow,
+        beta_fast=config.beta_fast,
+        initial_context=config.initial_context,
+        truncate=config.rope_truncate,
+    )
+    return cos_sin(position_BT, inv_C, concentration)
+
+
+def run_blocks(
+    params: Params,
+    tokens_BT: jax.Array,
+    position_BT: jax.Array,
+    kvs: tuple[Any, ...],
+    config: Config,
+    dtype: Any,
+) -> tuple[jax.Array, tuple[Any, ...], tuple[BlockSeen, ...]]:
+    """Embed tokens and run every block: (final residual stream x_BTD, kvs, what was seen)."""
+    check_shapes(config.sizes, tokens_BT=tokens_BT, position_BT=position_BT)
+    check_shapes(config.sizes, embedding_VD=params.embedding_VD)
+    x_BTD = params.embedding_VD[tokens_BT].astype(dtype)
+    cos_BTC, sin_BTC = rope_tables(position_BT, config)
+    new_kvs, seen = [], []
+    for index, (layer, kv) in enumerate(zip(params.layers, kvs, strict=True)):
+        x_BTD, kv, block_seen = block(
+            layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, config, config.window(index)
+        )
+        new_kvs.append(kv)
+        seen.append(block_seen)
+    return x_BTD, tuple(new_kvs), tuple(seen)
+
+
+def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
+    """Final norm, then one logit per vocabulary entry, logits_BTV in float32."""
+    with jax.named_scope("unembed"):
+        normed_BTD = rms_norm(x_BTD, params.norm_D, eps)
+        w_DV = params.unembedding_DV.astype(x_BTD.dtype)
+        return jnp.einsum("BTD,DV->BTV", normed_BTD, w_DV).astype(jnp.float32)
+
+
+def observe(
+    params: Params, tokens_BT: jax.Array, config: Config, dtype: Any = jnp.float32
+) -> tuple[jax.Array, tuple[BlockSeen, ...]]:
+    """`forward`, and everything that each block saw: residual streams, attention, routing."""
+    B, T = tokens_BT.shape
+    position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+    kvs = (NoCache(),) * config.num_layers
+    x_BTD, _, seen = run_blocks(params, tokens_BT, position_BT, kvs, config, dtype)
+    return unembed(params, x_BTD, config.rms_eps), seen
+
+
+def forward(
+    params: Params, tokens_BT: jax.Array, config: Config, dtype: Any = jnp.float32
+) -> jax.Array:
+    """The plain whole model: rows of the vocabulary in, logits_BTV out. No cache, no jit.
+
+    A row must lie in 0 to V - 1; XLA would silently read the last row for anything beyond.
+    """
+    return observe(params, tokens_BT, config, dtype)[0]
+
+
+def init_params(config: Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """Random parameters: normal with 1/sqrt(input size), small biases, scales near one."""
+    sizes = config.sizes
+    keys = iter(jax.random.split(key, 3 + 17 * config.num_layers))
+
+    def draw(letters: str, fan_in: int, mean: float = 0.0) -> jax.Array:
+        shape = tuple(sizes[letter] for letter in letters)
+        return (mean + jax.random.normal(next(keys), shape) * fan_in**-0.5).astype(dtype)
+
+    D, F, NH = sizes["D"], sizes["F"], sizes["N"] * sizes["H"]
+    bias, scale = 2500, 100  # standard deviations 0.02 and 0.1
+    layers = tuple(
+        Layer(
+            Attention(
+                norm_D=draw("D", scale, mean=1.0),
+                w_q_DNH=draw("DNH", D),
+                b_q_NH=draw("NH", bias),
+                w_k_DKH=draw("DKH", D),
+                b_k_KH=draw("KH", bias),
+                w_v_DKH=draw("DKH", D),
+                b_v_KH=draw("KH", bias),
+                sinks_N=draw("N", 1),
+                w_o_NHD=draw("NHD", NH),
+                b_o_D=draw("D", bias),
+            ),
+            Moe(
+                norm_D=draw("D", scale, mean=1.0),
+                w_router_DE=draw("DE", D),
+                b_router_E=draw("E", bias),
+                w_gate_up_EDP=draw("EDP", D),
+                b_gate_up_EP=draw("EP", bias),
+                w_down_EFD=draw("EFD", F),
+                b_down_ED=draw("ED", bias),
+            ),
+        )
+        for _ in range(config.num_layers)
+    )
+    return Params(
+        embedding_VD=draw("VD", 1),
+        layers=layers,
+        norm_D=draw("D", scale, mean=1.0),
+        unembedding_DV=draw("DV", D),
+    )
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes that all arrays of a tree take together."""
+    return sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
