@@ -1,0 +1,350 @@
+"""Text and numbers: the o200k_harmony vocabulary, and subsets of it for small models.
+
+A tokenizer cuts UTF-8 bytes into pieces that occur often and numbers them. GPT-OSS uses OpenAI's
+o200k vocabulary plus control tokens (`<|start|>`, `<|message|>`, ...) that mark where a message
+begins and who speaks. Two numberings meet here. An *id* is the true o200k_harmony number, the only
+one shown to people; a *row* is a line of a model's embedding matrix. For GPT-OSS they are equal; a
+small model keeps a few thousand ids, and row r stands for id kept_ids[r].
+
+Nothing is downloaded: the vocabulary ships in this package, compressed, and `openai-harmony` does
+the encoding.
+
+Source: openai-harmony 0.0.8 and its vocabulary file `o200k_base.tiktoken`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import itertools
+import operator
+import os
+import re
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openai_harmony import HarmonyEncoding
+
+STARTOFTEXT, ENDOFTEXT = 199998, 199999
+RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = (
+    200002,
+    200003,
+    200005,
+    200006,
+    200007,
+    200008,
+    200012,
+)
+# Not END: it closes the analysis message, and the answer comes after it.
+STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
+
+# Rows of GPT-OSS's embedding. openai-harmony also knows id 201088, one past the last row, where JAX
+# would silently read row 201087 instead.
+FULL_VOCAB = 201088
+FIRST_CONTROL = 199998
+
+VOCABULARY_FILE = "o200k_base.tiktoken"
+VOCABULARY_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+VOCABULARY_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
+_ENVIRONMENT = threading.Lock()
+
+# Byte pair merging costs the square of the length of one uncut stretch: 30,000 equal letters take
+# 0.3 s, a million spaces end in a crash. 2,048 keeps a million characters under a second.
+MAX_RUN = 2048
+_LONG_RUN = re.compile(rf"\s{{{MAX_RUN + 1},}}|\S{{{MAX_RUN + 1},}}")
+
+
+def cache_folders() -> list[Path]:
+    """Where the unpacked vocabulary may live, best first: the user's cache, then a temporary one."""
+    folders = []
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        folders.append(Path(base) / "gptoss_edu")
+    else:
+        home = os.path.expanduser("~")
+        if os.path.isabs(home):
+            folders.append(Path(home) / ".cache" / "gptoss_edu")
+    user = getattr(os, "getuid", lambda: "user")()
+    return [*folders, Path(tempfile.gettempdir()) / f"gptoss_edu-{user}"]
+
+
+def _is_vocabulary(path: Path) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == VOCABULARY_SHA256
+    except OSError:
+        return False
+
+
+def _unpack(folder: Path) -> None:
+    """Writes the vocabulary into `folder`, under a temporary name first: readers see all or none."""
+    import lzma
+
+    packed = importlib.resources.files("gptoss_edu") / "data" / f"{VOCABULARY_FILE}.xz"
+    data = lzma.decompress(packed.read_bytes())
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{VOCABULARY_FILE}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, folder / VOCABULARY_FILE)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def vocabulary_folder() -> Path:
+    """The folder that holds the verified vocabulary file, unpacked now if it is not there yet.
+
+    Respects `TIKTOKEN_ENCODINGS_BASE` when that folder has the file. Raises ValueError when the
+    user's own file is damaged, OSError when there is no folder to write to.
+    """
+    if chosen := os.environ.get(VOCABULARY_VARIABLE):
+        file = Path(chosen) / VOCABULARY_FILE
+        if file.exists():
+            if not _is_vocabulary(file):
+                raise ValueError(
+                    f"{file} (named by {VOCABULARY_VARIABLE}) is not the o200k vocabulary: its "
+                    f"sha256 differs from {VOCABULARY_SHA256}. Unset {VOCABULARY_VARIABLE} to use "
+                    f"the copy that ships with this package."
+                )
+            return file.parent
+    failures = []
+    for folder in cache_folders():
+        try:
+            if not _is_vocabulary(folder / VOCABULARY_FILE):
+                _unpack(folder)
+            return folder
+        except OSError as error:
+            failures.append(f"{folder}: {error}")
+    raise OSError(
+        f"no folder to unpack the vocabulary ({VOCABULARY_FILE}, 3.6 MB) into; tried "
+        f"{'; '.join(failures)}. Set XDG_CACHE_HOME to a folder that can be written."
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def load_encoding() -> HarmonyEncoding:
+    """The openai-harmony encoding of GPT-OSS, loaded once per process (0.4 s) without a network."""
+    import openai_harmony
+
+    with _ENVIRONMENT:
+        before = os.environ.get(VOCABULARY_VARIABLE)
+        os.environ[VOCABULARY_VARIABLE] = str(vocabulary_folder())
+        try:
+            return openai_harmony.load_harmony_encoding("HarmonyGptOss")
+        finally:
+            if before is None:
+                del os.environ[VOCABULARY_VARIABLE]
+            else:
+                os.environ[VOCABULARY_VARIABLE] = before
+
+
+@functools.lru_cache(maxsize=FULL_VOCAB)
+def _bytes_of(token: int) -> bytes:
+    # surrogateescape is the round trip that keeps bytes which are no UTF-8 on their own.
+    text = load_encoding().decode([token], errors="surrogateescape")
+    return text.encode("utf-8", "surrogateescape")
+
+
+@functools.lru_cache(maxsize=1)
+def byte_ids() -> tuple[int, ...]:
+    """The ids of the 256 single-byte tokens: entry b is the id of byte b."""
+    by_byte = {_bytes_of(token): token for token in range(256)}
+    return tuple(by_byte[bytes([byte])] for byte in range(256))
+
+
+def _kind(character: str) -> str:
+    if character.isspace():
+        return "space"
+    category = unicodedata.category(character)[0]
+    return "letter" if category == "M" else {"L": "letter", "N": "number"}.get(category, "symbol")
+
+
+def bounded(text: str) -> Iterator[str]:
+    """Cuts `text` inside stretches of one kind longer than MAX_RUN characters; else yields it whole.
+
+    Kinds are spaces, letters, numbers and symbols: only within one kind is a stretch merged as a
+    whole. Ordinary text, however long, comes back in one piece, so its encoding is untouched. The
+    pieces always join to `text`.
+    """
+    start = 0
+    for candidate in _LONG_RUN.finditer(text):
+        end = candidate.start()
+        for _, group in itertools.groupby(candidate.group(), _kind):
+            begin, end = end, end + sum(1 for _ in group)
+            for cut in range(begin + MAX_RUN, end, MAX_RUN):
+                yield text[start:cut]
+                start = cut
+    if start < len(text) or not text:
+        yield text[start:]
+
+
+def check_text(text: object, what: str = "text") -> str:
+    """Returns `text`, or raises: TypeError if it is no str, ValueError on a lone surrogate."""
+    if not isinstance(text, str):
+        raise TypeError(
+            f"{what} is a {type(text).__name__}, but a str was expected; decode bytes with "
+            f".decode('utf-8') first"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has a lone surrogate, {text[error.start]!r} at position {error.start}, but "
+            f"only Unicode text that UTF-8 can write was expected; read the source with the right "
+            f"encoding, or clean it with text.encode('utf-8', 'replace').decode()"
+        ) from None
+    return text
+
+
+def _as_ints(numbers: Iterable[int], what: str) -> list[int]:
+    """Lists, NumPy and JAX arrays of whole numbers as a list of int."""
+    if hasattr(numbers, "tolist"):
+        numbers = numbers.tolist()
+    if isinstance(numbers, int):
+        numbers = [numbers]
+    try:
+        return [operator.index(number) for number in numbers]
+    except TypeError:
+        raise TypeError(
+            f"{what}s must be a sequence of whole numbers, found {str(numbers)[:60]!r}"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Text to ids and back, and ids to embedding rows and back.
+
+    `Tokenizer()` is the whole vocabulary: 201,088 rows, row == id. `Tokenizer(kept_ids=ids)` is a
+    subset whose row r is the o200k id `ids[r]`; a token it lacks is spelled with the 256 tokens that
+    stand for single bytes, so any text can be encoded. Two tokenizers are equal when their kept ids
+    are, and they hash, so a tokenizer may be a static argument of jit.
+
+    Raises ValueError for kept ids that repeat, lie outside 0..201087 or lack a byte token.
+    """
+
+    kept_ids: tuple[int, ...] | None = None
+    _row_of: dict[int, int] | None = dataclasses.field(default=None, init=False, repr=False)
+    _hash: int = dataclasses.field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kept_ids is not None:
+            kept = tuple(_as_ints(self.kept_ids, "kept id"))
+            outside = [token for token in kept if not 0 <= token < FULL_VOCAB]
+            if outside:
+                raise ValueError(f"kept id {outside[0]} is outside 0..{FULL_VOCAB - 1}")
+            row_of = {token: row for row, token in enumerate(kept)}
+            if len(row_of) != len(kept):
+                twice = next(t for row, t in enumerate(kept) if row_of[t] != row)
+                raise ValueError(f"kept id {twice} occurs twice, but each row needs its own id")
+            missing = [token for token in byte_ids() if token not in row_of]
+            if missing:
+                raise ValueError(
+                    f"kept ids lack {len(missing)} of the 256 single-byte tokens (first: id "
+                    f"{missing[0]}), without which not every text can be encoded; add byte_ids()"
+                )
+            object.__setattr__(self, "kept_ids", kept)
+            object.__setattr__(self, "_row_of", row_of)
+        object.__setattr__(self, "_hash", hash((Tokenizer, self.kept_ids)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        return self._hash == other._hash and self.kept_ids == other.kept_ids
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        rows = "whole o200k_harmony" if self.kept_ids is None else "subset of o200k_harmony"
+        return f"Tokenizer({rows}, {self.vocab_size:,} rows)"
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows."""
+        return FULL_VOCAB if self.kept_ids is None else len(self.kept_ids)
+
+    @property
+    def stop_rows(self) -> tuple[int, ...]:
+        """Rows of the tokens that end a completion: return, call, endoftext (those kept)."""
+        if self._row_of is None:
+            return STOP_TOKENS
+        return tuple(self._row_of[token] for token in STOP_TOKENS if token in self._row_of)
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> o200k ids. A control token written in the text is plain text, never a command.
+
+        Equal to openai-harmony's encoding, except that a stretch of more than MAX_RUN spaces,
+        letters or symbols is encoded in parts. `decode(encode(text)) == text` always.
+        Raises TypeError for what is no str, ValueError for a lone surrogate.
+        """
+        encoding = load_encoding()
+        ids = []
+        for piece in bounded(check_text(text)):
+            ids += encoding.encode(piece, disallowed_special=())
+        return self.fit(ids)
+
+    def fit(self, ids: Iterable[int]) -> list[int]:
+        """Ids -> ids of this vocabulary: a token it lacks becomes its bytes, one token each.
+
+        Raises ValueError for a control token it lacks: spelled out it would mean something else.
+        """
+        ids = self._checked_ids(ids)
+        if self._row_of is None:
+            return ids
+        fitted = []
+        for token in ids:
+            if token in self._row_of:
+                fitted.append(token)
+            elif token >= FIRST_CONTROL:
+                raise ValueError(
+                    f"control token {_bytes_of(token).decode()} (id {token}) is not among the "
+                    f"{self.vocab_size:,} kept ids of this model, and bytes cannot replace it"
+                )
+            else:
+                fitted += [byte_ids()[byte] for byte in _bytes_of(token)]
+        return fitted
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes one id stands for: not always UTF-8, a character may span several tokens."""
+        return _bytes_of(self._checked_ids([token])[0])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids -> text. Bytes that are no UTF-8 become U+FFFD; control tokens show as `<|start|>`."""
+        return b"".join(map(_bytes_of, self._checked_ids(ids))).decode("utf-8", "replace")
+
+    def to_rows(self, ids: Iterable[int]) -> list[int]:
+        """O200k ids -> embedding rows. Raises ValueError for an id without a row."""
+        ids = self._checked_ids(ids)
+        if self._row_of is None:
+            return ids
+        try:
+            return [self._row_of[token] for token in ids]
+        except KeyError as error:
+            raise ValueError(
+                f"id {error.args[0]} ({_bytes_of(error.args[0])!r}) has no row in this vocabulary "
+                f"of {self.vocab_size:,} tokens; pass ids through .fit(ids) first"
+            ) from None
+
+    def to_ids(self, rows: Iterable[int]) -> list[int]:
+        """Embedding rows -> o200k ids. Raises ValueError for a row outside 0..vocab_size-1."""
+        rows = _as_ints(rows, "row")
+        for row in rows:
+            if not 0 <= row < self.vocab_size:
+                raise ValueError(f"row {row} is outside 0..{self.vocab_size - 1}")
+        return rows if self.kept_ids is None else [self.kept_ids[row] for row in rows]
+
+    def _checked_ids(self, ids: Iterable[int]) -> list[int]:
+        ids = _as_ints(ids, "id")
+        for token in ids:
+            if not 0 <= token < FULL_VOCAB:
+                raise ValueError(
+                    f"token id {token} is outside the vocabulary 0..{FULL_VOCAB - 1} of GPT-OSS"
+                )
+        return ids
