@@ -90,7 +90,7 @@ def sink_softmax(
 
 
 def grouped_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
-    """Scaled dot products, scores_BNTS: query head n reads key head n // G, and no key is copied."""
+    """Scaled dot products, scores_BNTS: query head n reads key head n // G; no key is copied."""
     sizes = check_shapes(q_BTNH=q_BTNH, k_BSKH=k_BSKH)
     B, T, S, N, K, H = (sizes[letter] for letter in "BTSNKH")
     assert N % K == 0, f"{N} query heads cannot share {K} key heads evenly"

@@ -200,9 +200,9 @@ def _read(found: dict[str, Any], field: str, names: tuple[str, ...]) -> Any:
 
 def _cast(field: str, value: Any, kind: type) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is bool and isinstance(value, bool) or kind is tuple and isinstance(value, tuple):
+    if (kind is bool and isinstance(value, bool)) or (kind is tuple and isinstance(value, tuple)):
         return value
-    if kind is float and number or kind is int and number and value == int(value):
+    if (kind is float and number) or (kind is int and number and value == int(value)):
         return kind(value)
     raise ValueError(f"config.json: {field} is {value!r}, expected {kind.__name__}")
 

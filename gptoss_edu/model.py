@@ -119,6 +119,14 @@ def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.
     return cos_sin(position_BT, inv_C, concentration)
 
 
+def matmul_precision(dtype: Any) -> Any:
+    """Float32 must mean float32: TPUs and GPUs would round the operands of a product to fewer bits.
+
+    A context manager, for tracing under jit as well.
+    """
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else None)
+
+
 def run_blocks(
     params: Params,
     tokens_BT: jax.Array,
@@ -134,9 +142,11 @@ def run_blocks(
     cos_BTC, sin_BTC = rope_tables(position_BT, config)
     new_kvs, seen = [], []
     for index, (layer, kv) in enumerate(zip(params.layers, kvs, strict=True)):
-        x_BTD, kv, block_seen = block(
-            layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, config, config.window(index)
-        )
+        window = config.window(index)
+        with matmul_precision(dtype):
+            x_BTD, kv, block_seen = block(
+                layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, config, window
+            )
         new_kvs.append(kv)
         seen.append(block_seen)
     return x_BTD, tuple(new_kvs), tuple(seen)
@@ -144,7 +154,7 @@ def run_blocks(
 
 def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
     """Final norm, then one logit per vocabulary entry, logits_BTV in float32."""
-    with jax.named_scope("unembed"):
+    with jax.named_scope("unembed"), matmul_precision(x_BTD.dtype):
         normed_BTD = rms_norm(x_BTD, params.norm_D, eps)
         w_DV = params.unembedding_DV.astype(x_BTD.dtype)
         return jnp.einsum("BTD,DV->BTV", normed_BTD, w_DV).astype(jnp.float32)

@@ -55,7 +55,9 @@ def route(
     """
     check_shapes(x_BTD=x_BTD, w_router_DE=w_router_DE, b_router_E=b_router_E)
     dtype = x_BTD.dtype
-    logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, w_router_DE.astype(dtype)) + b_router_E.astype(dtype)
+    logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, w_router_DE.astype(dtype)) + b_router_E.astype(
+        dtype
+    )
     logit_BTX, expert_BTX = jax.lax.top_k(logits_BTE, experts_per_token)
     weight_BTX = jax.nn.softmax(logit_BTX.astype(jnp.float32), axis=-1).astype(dtype)
     return Routing(logits_BTE, expert_BTX, weight_BTX)

@@ -40,7 +40,7 @@ class Mxfp4:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(E, I, O) of the weights that are packed here."""
-        E, J, U, O = self.blocks_EJUO.shape  # noqa: E741
+        E, J, U, O = self.blocks_EJUO.shape
         return E, J * 2 * U, O
 
     @property
@@ -68,7 +68,7 @@ def dequantize(blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     low_JUO, high_JUO = blocks_JUO & 0xF, blocks_JUO >> 4
     nibble_JU2O = jnp.stack([low_JUO, high_JUO], axis=-2)
     w_JU2O = decode(nibble_JU2O, scales_JO[..., None, None, :])
-    *lead, J, U, two, O = w_JU2O.shape  # noqa: E741
+    *lead, J, U, two, O = w_JU2O.shape
     return w_JU2O.reshape(*lead, J * U * two, O)
 
 
@@ -123,7 +123,7 @@ def quantize(w_EIO: jax.Array) -> Mxfp4:
     largest number lands between 4 and 8 (what exceeds 6 becomes 6); each weight then goes to the
     nearest of the eight magnitudes, ties to the even code.
     """
-    E, I, O = w_EIO.shape  # noqa: E741
+    E, I, O = w_EIO.shape
     assert I % BLOCK == 0, f"the input dimension {I} is not a multiple of {BLOCK}"
     w_EJ32O = w_EIO.astype(jnp.float32).reshape(E, I // BLOCK, BLOCK, O)
     largest_EJO = jnp.max(jnp.abs(w_EJ32O), axis=2)

@@ -25,11 +25,17 @@ def ramp_bounds(
     """The pair indices (low, high) between which YaRN blends, not rounded.
 
     A pair with index c turns `initial_context / (2 pi theta^(2c/head_dim))` times within the
-    trained context; low is where that is `beta_fast`, high where it is `beta_slow`.
+    trained context; low is where that is `beta_fast`, high where it is `beta_slow`. ValueError
+    where the ramp leaves the head.
     """
     turns = [initial_context / (beta * 2 * math.pi) for beta in (beta_fast, beta_slow)]
     low, high = (head_dim * math.log(t) / (2 * math.log(theta)) for t in turns)
-    assert 0 < low < high < head_dim / 2 - 1, f"YaRN's ramp {low} to {high} leaves 0 to {head_dim / 2 - 1}"
+    if not 0 < low < high < head_dim / 2 - 1:
+        raise ValueError(
+            f"YaRN's ramp runs from pair {low:.2f} to {high:.2f}, expected both between 0 and"
+            f" {head_dim / 2 - 1}, in this order; check beta_fast, beta_slow and the initial"
+            " context in config.json"
+        )
     return low, high
 
 

@@ -32,7 +32,9 @@ def check_shapes(sizes: dict[str, int] | None = None, **arrays: Any) -> dict[str
         shape = tuple(array.shape)
         assert len(shape) == len(letters), f"{name}: {len(letters)} letters, but shape {shape}"
         for letter, size in zip(letters, shape, strict=True):
-            expected, source = (1, "unit axis") if letter == "1" else known.setdefault(letter, (size, name))
+            expected, source = (
+                (1, "unit axis") if letter == "1" else known.setdefault(letter, (size, name))
+            )
             assert size == expected, (
                 f"{name} has shape {shape}: {letter} is {size}, but {expected} in {source}"
             )

@@ -1,0 +1,189 @@
+"""The key-value cache: what earlier tokens left behind, so that each new token costs one step.
+
+Layers that see everything keep every key, in `FullKV`, whose room grows in steps. Sliding layers
+keep only the newest `window` keys, in `RingKV`: position p lives in slot p % window, where it
+overwrites the one key that just left the window. For GPT-OSS-20B at 131,072 tokens that halves the
+cache.
+
+XLA drops or shifts a write past the end without a word, so room is checked on the host, before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gptoss_edu.config import Config
+from gptoss_edu.shapes import check_shapes
+
+SMALLEST = 256  # tokens of room in the smallest cache
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FullKV:
+    """Keys and values of every position: slot = position. Empty slots have position -1."""
+
+    k_BSKH: jax.Array
+    v_BSKH: jax.Array
+    position_BS: jax.Array
+
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[FullKV, jax.Array, jax.Array, jax.Array]:
+        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
+
+        A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and
+        is overwritten before it could be.
+        """
+        slot_BT = jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
+        store = _write(self, slot_BT, k_BTKH, v_BTKH, position_BT)
+        return store, store.k_BSKH, store.v_BSKH, store.position_BS
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RingKV:
+    """Keys and values of the newest S positions, S = the window: slot = position % S."""
+
+    k_BSKH: jax.Array
+    v_BSKH: jax.Array
+    position_BS: jax.Array
+
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[RingKV, jax.Array, jax.Array, jax.Array]:
+        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
+
+        Of a chunk longer than the ring only the end is kept, yet its first queries still need the
+        keys that its last keys overwrite: so a chunk is handed the old ring and itself, side by
+        side. A single token can do without: the key it overwrites has just left its window.
+        """
+        S = self.position_BS.shape[1]
+        newest_B1 = jnp.max(position_BT, axis=1, keepdims=True)
+        kept_BT = (position_BT >= 0) & (position_BT > newest_B1 - S)
+        store = _write(self, jnp.where(kept_BT, position_BT % S, S), k_BTKH, v_BTKH, position_BT)
+        if position_BT.shape[1] == 1:
+            return store, store.k_BSKH, store.v_BSKH, store.position_BS
+        return (
+            store,
+            jnp.concatenate([self.k_BSKH, k_BTKH], axis=1),
+            jnp.concatenate([self.v_BSKH, v_BTKH], axis=1),
+            jnp.concatenate([self.position_BS, position_BT], axis=1),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """One store per layer, and how many tokens of each row they hold."""
+
+    layers: tuple[FullKV | RingKV, ...]
+    length_B: jax.Array
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that fit; None if every layer is a ring, which never fills up."""
+        rooms = [kv.position_BS.shape[1] for kv in self.layers if isinstance(kv, FullKV)]
+        return min(rooms) if rooms else None
+
+
+def _write(store: Any, slot_BT: jax.Array, k_BTKH: Any, v_BTKH: Any, position_BT: Any) -> Any:
+    """Scatter a chunk into its slots; a slot past the end means: drop it."""
+    check_shapes(slot_BT=slot_BT, k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+    row_B1 = jnp.arange(slot_BT.shape[0])[:, None]
+    return type(store)(
+        k_BSKH=store.k_BSKH.at[row_B1, slot_BT].set(k_BTKH, mode="drop"),
+        v_BSKH=store.v_BSKH.at[row_B1, slot_BT].set(v_BTKH, mode="drop"),
+        position_BS=store.position_BS.at[row_B1, slot_BT].set(position_BT, mode="drop"),
+    )
+
+
+def capacity_for(length: int, max_positions: int) -> int:
+    """Room for `length` tokens in steps: a power of two, so that few programs are compiled.
+
+    Raises ValueError when the model has fewer positions than that.
+    """
+    if length > max_positions:
+        raise ValueError(
+            f"{length} tokens do not fit: this model has {max_positions} positions;"
+            " shorten the prompt or lower max_tokens"
+        )
+    return min(max(SMALLEST, 1 << (length - 1).bit_length()), max_positions)
+
+
+def empty_cache(config: Config, batch: int, capacity: int, dtype: Any = jnp.float32) -> Cache:
+    """A cache without keys: room for `capacity` tokens on full layers, for a window on others."""
+
+    def store(window: int | None) -> FullKV | RingKV:
+        kind, room = (FullKV, capacity) if window is None else (RingKV, window)
+        shape = (batch, room, config.num_kv_heads, config.head_dim)
+        return kind(
+            k_BSKH=jnp.zeros(shape, dtype),
+            v_BSKH=jnp.zeros(shape, dtype),
+            position_BS=jnp.full((batch, room), -1, jnp.int32),
+        )
+
+    layers = tuple(store(config.window(layer)) for layer in range(config.num_layers))
+    return Cache(layers, jnp.zeros(batch, jnp.int32))
+
+
+def grow(cache: Cache, capacity: int) -> Cache:
+    """The same cache with room for `capacity` tokens on full layers; rings stay as they are."""
+
+    def wider(kv: FullKV | RingKV) -> FullKV | RingKV:
+        extra = capacity - kv.position_BS.shape[1]
+        if isinstance(kv, RingKV) or extra <= 0:
+            return kv
+        slots = ((0, 0), (0, extra))
+        return FullKV(
+            k_BSKH=jnp.pad(kv.k_BSKH, (*slots, (0, 0), (0, 0))),
+            v_BSKH=jnp.pad(kv.v_BSKH, (*slots, (0, 0), (0, 0))),
+            position_BS=jnp.pad(kv.position_BS, slots, constant_values=-1),
+        )
+
+    return Cache(tuple(wider(kv) for kv in cache.layers), cache.length_B)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnCache:
+    """What one turn of a conversation leaves to the next; a value, never changed by its use.
+
+    Harmony drops a turn's analysis from the history once it is answered, so the next prompt
+    usually agrees with this turn up to the end of its prompt and no further. Full layers can be
+    rewound to any earlier length; a ring has overwritten what it held there, so `prompt_rings`
+    keeps a copy of the rings as they were when the prompt had been read.
+    """
+
+    rows: tuple[int, ...]
+    prompt_length: int
+    prompt_rings: tuple[RingKV | None, ...]
+    cache: Cache
+
+    def resume(self, rows: list[int]) -> tuple[Cache, int] | None:
+        """(a copy of the cache, tokens it holds) for a prompt of `rows`; None if none can be kept.
+
+        At least the last token is left to be read again, since its logits are needed.
+        """
+        shared = 0
+        while shared < min(len(self.rows), len(rows) - 1) and self.rows[shared] == rows[shared]:
+            shared += 1
+        if shared == len(self.rows):
+            layers, length = self.cache.layers, shared
+        elif shared >= self.prompt_length:
+            pairs = zip(self.prompt_rings, self.cache.layers, strict=True)
+            layers, length = tuple(ring or full for ring, full in pairs), self.prompt_length
+        else:
+            return None
+        copied = jax.tree.map(jnp.copy, Cache(layers, jnp.array([length], jnp.int32)))
+        return copied, length
+
+
+def copy_rings(cache: Cache) -> tuple[RingKV | None, ...]:
+    """Copies of the ring layers, None in place of the full ones; see `TurnCache`."""
+    return tuple(
+        jax.tree.map(jnp.copy, kv) if isinstance(kv, RingKV) else None for kv in cache.layers
+    )
