@@ -1,0 +1,87 @@
+# Everything that a reader or a developer does here. Needs Python >= 3.11 and make, nothing else.
+
+VENV ?= .venv
+JOBS ?= 2
+PYTHON ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+UV := $(shell command -v uv 2>/dev/null)
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(RUN),$(RUN) -m pip install --quiet)
+NOTEBOOKS = $(wildcard notebooks/*.ipynb colab/*.ipynb)
+PYTEST = $(RUN) -m pytest -n $(JOBS) --dist loadfile
+
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test parity notebooks format lint clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open the course
+	$(RUN) -m gptoss_edu ask "How many r's are in strawberry?"
+	$(RUN) -m jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
+
+test: $(VENV)/.installed-test ## set up, check style, run every test and every notebook
+	$(LINT)
+	$(PYTEST) --nbval --nbval-current-env tests $(NOTEBOOKS)
+
+parity: $(VENV)/.installed-parity ## compare with the live references (installs torch)
+	$(PYTEST) -m parity tests
+
+notebooks: $(VENV)/.installed-test ## execute the notebooks again and write their outputs
+	$(RUN) tools/notebooks.py run $(NOTEBOOKS)
+
+format: $(VENV)/.installed-test ## put code and notebooks into the house style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lint: $(VENV)/.installed-test ## check style without running anything
+	$(LINT)
+
+clean: ## remove the environment and all that was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define LINT
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+endef
+
+# JupyterLab refuses root unless told, and cannot open a browser without a display: it prints its
+# address instead. macOS has a display that no variable names.
+LAB_FLAGS = $$([ "$$(id -u)" -ne 0 ] || echo --allow-root) \
+  $$([ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ] || echo --no-browser)
+
+# One stamp for each extra; a larger one covers the smaller. A changed pyproject.toml installs again.
+covers_course := course
+covers_test := course test
+covers_parity := course test parity
+STAMPS := $(VENV)/.installed-course $(VENV)/.installed-test $(VENV)/.installed-parity
+
+$(STAMPS): $(VENV)/.installed-%: pyproject.toml | $(RUN)
+	@echo "Installing gptoss-edu[$*] into $(VENV): a few minutes the first time"
+	$(INSTALL) --editable ".[$*]"
+	$(after_$*)
+	@touch $(covers_$*:%=$(VENV)/.installed-%)
+
+# OpenAI's package asks for Python >= 3.12 and for a server's dependencies; the torch model that we
+# compare with needs neither.
+after_parity = $(RUN) -m pip install --quiet --no-deps --ignore-requires-python gpt-oss==0.0.9
+
+# A name on the PATH may be a shim that fails or an old version: only running it tells. Debian's
+# python3 comes without its venv module: then the next one is tried.
+CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python
+$(RUN):
+	@for python in $(CANDIDATES); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	  echo "Creating $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv $(VENV) && exit 0; \
+	  rm -rf $(VENV); \
+	done; \
+	echo "No Python >= 3.11 with a working venv module (tried: $(CANDIDATES))." >&2; \
+	echo "Install one (on Debian: apt-get install python3-venv), or name it:" >&2; \
+	echo "  make PYTHON=/usr/local/bin/python3.12" >&2; \
+	exit 1
