@@ -1,0 +1,564 @@
+"""From a folder of safetensors to `Params`, and back.
+
+One name map says where every field of our parameter tree lies in each published layout, and in
+which order of axes. Every name, shape and dtype is checked against it from the files' headers, the
+memory is checked against the sum, and only then are weights read: one tensor at a time, straight
+from the file into the array that the model will use.
+
+Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/gpt-oss-120b.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from gptoss_edu.attention import Attention
+from gptoss_edu.config import GPT_OSS_20B, Config
+from gptoss_edu.hub import check_disk, download
+from gptoss_edu.model import Layer, Model, Params
+from gptoss_edu.moe import Moe
+from gptoss_edu.mxfp4 import BLOCK, Mxfp4
+from gptoss_edu.shards import (
+    DTYPES,
+    INDEX,
+    Pending,
+    Tensor,
+    find_tensors,
+    mapped,
+    write_shards,
+)
+from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
+
+PRECISIONS = ("auto", "mxfp4", "bf16", "f32")
+POCKET = Path(__file__).parent / "data" / "pocket"
+CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
+MXFP4_FIELDS = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}
+
+
+class Entry(NamedTuple):
+    """Where a field lies: tensor name ({n} is the layer) and its axes on disk, slowest first.
+
+    Axes are separated by blanks. `NH` is one axis that fuses two, head by head; `NH+KH+KH` is one
+    axis along which three parts follow one another, of which the field is number `part`. The
+    letters are those of the dimension key, and J blocks of 32 along D, L blocks of 32 along F.
+    """
+
+    name: str
+    axes: str
+    part: int = 0
+
+
+# Field of our tree -> Entry. The field's own suffix says the order in memory, so the turn between
+# the two follows from the letters and is written nowhere. On disk a matrix is [output, input].
+_HF = "model.layers.{n}."
+HF = {
+    "embedding_VD": Entry("model.embed_tokens.weight", "V D"),
+    "unembedding_DV": Entry("lm_head.weight", "V D"),
+    "norm_D": Entry("model.norm.weight", "D"),
+    "attention.norm_D": Entry(_HF + "input_layernorm.weight", "D"),
+    "attention.w_q_DNH": Entry(_HF + "self_attn.q_proj.weight", "NH D"),
+    "attention.b_q_NH": Entry(_HF + "self_attn.q_proj.bias", "NH"),
+    "attention.w_k_DKH": Entry(_HF + "self_attn.k_proj.weight", "KH D"),
+    "attention.b_k_KH": Entry(_HF + "self_attn.k_proj.bias", "KH"),
+    "attention.w_v_DKH": Entry(_HF + "self_attn.v_proj.weight", "KH D"),
+    "attention.b_v_KH": Entry(_HF + "self_attn.v_proj.bias", "KH"),
+    "attention.sinks_N": Entry(_HF + "self_attn.sinks", "N"),
+    "attention.w_o_NHD": Entry(_HF + "self_attn.o_proj.weight", "D NH"),
+    "attention.b_o_D": Entry(_HF + "self_attn.o_proj.bias", "D"),
+    "moe.norm_D": Entry(_HF + "post_attention_layernorm.weight", "D"),
+    "moe.w_router_DE": Entry(_HF + "mlp.router.weight", "E D"),
+    "moe.b_router_E": Entry(_HF + "mlp.router.bias", "E"),
+    "moe.b_gate_up_EP": Entry(_HF + "mlp.experts.gate_up_proj_bias", "E P"),
+    "moe.b_down_ED": Entry(_HF + "mlp.experts.down_proj_bias", "E D"),
+}
+HF_PACKED = HF | {
+    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_HF + "mlp.experts.gate_up_proj_blocks", "E P J U"),
+    "moe.w_gate_up_EDP.scales_EJP": Entry(_HF + "mlp.experts.gate_up_proj_scales", "E P J"),
+    "moe.w_down_EFD.blocks_ELUD": Entry(_HF + "mlp.experts.down_proj_blocks", "E D L U"),
+    "moe.w_down_EFD.scales_ELD": Entry(_HF + "mlp.experts.down_proj_scales", "E D L"),
+}
+HF_PLAIN = HF | {  # re-exports: the one place where the input axis comes first on disk, too
+    "moe.w_gate_up_EDP": Entry(_HF + "mlp.experts.gate_up_proj", "E D P"),
+    "moe.w_down_EFD": Entry(_HF + "mlp.experts.down_proj", "E F D"),
+}
+
+_OAI = "block.{n}."
+ORIGINAL = {
+    "embedding_VD": Entry("embedding.weight", "V D"),
+    "unembedding_DV": Entry("unembedding.weight", "V D"),
+    "norm_D": Entry("norm.scale", "D"),
+    "attention.norm_D": Entry(_OAI + "attn.norm.scale", "D"),
+    "attention.w_q_DNH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 0),
+    "attention.b_q_NH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 0),
+    "attention.w_k_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 1),
+    "attention.b_k_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 1),
+    "attention.w_v_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 2),
+    "attention.b_v_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 2),
+    "attention.sinks_N": Entry(_OAI + "attn.sinks", "N"),
+    "attention.w_o_NHD": Entry(_OAI + "attn.out.weight", "D NH"),
+    "attention.b_o_D": Entry(_OAI + "attn.out.bias", "D"),
+    "moe.norm_D": Entry(_OAI + "mlp.norm.scale", "D"),
+    "moe.w_router_DE": Entry(_OAI + "mlp.gate.weight", "E D"),
+    "moe.b_router_E": Entry(_OAI + "mlp.gate.bias", "E"),
+    "moe.b_gate_up_EP": Entry(_OAI + "mlp.mlp1_bias", "E P"),
+    "moe.b_down_ED": Entry(_OAI + "mlp.mlp2_bias", "E D"),
+}
+ORIGINAL_PACKED = ORIGINAL | {
+    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_OAI + "mlp.mlp1_weight.blocks", "E P J U"),
+    "moe.w_gate_up_EDP.scales_EJP": Entry(_OAI + "mlp.mlp1_weight.scales", "E P J"),
+    "moe.w_down_EFD.blocks_ELUD": Entry(_OAI + "mlp.mlp2_weight.blocks", "E D L U"),
+    "moe.w_down_EFD.scales_ELD": Entry(_OAI + "mlp.mlp2_weight.scales", "E D L"),
+}
+ORIGINAL_PLAIN = ORIGINAL | {
+    "moe.w_gate_up_EDP": Entry(_OAI + "mlp.mlp1_weight", "E P D"),
+    "moe.w_down_EFD": Entry(_OAI + "mlp.mlp2_weight", "E D F"),
+}
+Layout = dict[str, Entry]
+
+
+def load_model(
+    path_or_id: str | Path | None = None, *, precision: str = "auto"
+) -> tuple[Model, Params]:
+    """Load a checkpoint: (what is not an array, the arrays).
+
+    `path_or_id`: None for the pocket model of this package; a folder in the Hugging Face layout
+    (one file or shards, experts packed or bf16) or in OpenAI's `original/` layout; or a Hub id like
+    "openai/gpt-oss-20b", downloaded once and resumed where it broke off.
+
+    `precision`: "auto" keeps everything as stored and computes in float32. "mxfp4" is the same with
+    dense weights in bf16; it refuses checkpoints whose experts are not packed, since packing them
+    would change the model. "bf16" turns everything to bf16, activations included, and "f32"
+    everything to float32; both unpack the experts, which is exact.
+
+    `Model.tokenizer` is None when the vocabulary is neither o200k_harmony's 201,088 rows nor
+    described by an o200k_ids.json: rows can still be computed with, but not read as text.
+
+    Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
+    a Hub out of reach, MemoryError before allocating what does not fit.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    folder = find_folder(path_or_id)
+    config = read_config(folder)
+    tensors = find_tensors(folder)
+    layout = find_layout(tensors, config)
+    check_tensors(tensors, layout, config, folder)
+    tokenizer = read_tokenizer(folder, config)
+    params = read_params(tensors, layout, config, precision)
+    dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+    return Model(config, tokenizer, precision, dtype), params
+
+
+def find_folder(path_or_id: str | Path | None) -> Path:
+    """The folder with the weights: of the pocket model, on this disk, or from the Hub."""
+    if path_or_id is None:
+        path_or_id = POCKET
+    folder = Path(path_or_id).expanduser()
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, expected its folder: pass {folder.parent}")
+    if folder.is_dir():
+        inner = folder / "original"
+        only_inner = not any(folder.glob("*.safetensors*")) and inner.is_dir()
+        return inner if only_inner else folder
+    if isinstance(path_or_id, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id):
+        return download(path_or_id)
+    raise FileNotFoundError(
+        f"there is no folder {str(path_or_id)!r}; expected a folder that holds config.json and"
+        " *.safetensors, or a Hub id such as 'openai/gpt-oss-20b'"
+    )
+
+
+def read_config(folder: Path) -> Config:
+    """config.json of a checkpoint's folder, in either dialect."""
+    return Config.from_dict(_read_json(folder / CONFIG))
+
+
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
+    """The vocabulary that the embedding's rows stand for; None where nothing says so."""
+    if not (folder / KEPT_IDS).is_file():
+        return Tokenizer() if config.vocab_size == GPT_OSS_20B.vocab_size else None
+    ids = _read_json(folder / KEPT_IDS)
+    if not isinstance(ids, list) or len(ids) != config.vocab_size:
+        found = f"{len(ids)} ids" if isinstance(ids, list) else f"a {type(ids).__name__}"
+        raise ValueError(
+            f"{folder / KEPT_IDS} holds {found}, expected a list of {config.vocab_size}, one per"
+            " row of the embedding; take it and config.json from the same checkpoint"
+        )
+    return Tokenizer(kept_ids=tuple(ids))
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path.name} in {path.parent}, expected beside the weights;"
+            " copy it from where the weights came from"
+        )
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); download or copy it again") from error
+
+
+def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
+    """Which layout these tensors are in, judged by their names and not by their folder's.
+
+    Raises ValueError for names of no layout, and for packed experts whose input dimension is not a
+    multiple of 32.
+    """
+    hf = any(name.startswith("model.layers.") for name in tensors)
+    if not hf and not any(name.startswith("block.") for name in tensors):
+        raise ValueError(
+            f"these are no GPT-OSS weights: found {sorted(tensors)[:3]}, expected names like"
+            " model.layers.0.self_attn.q_proj.weight or block.0.attn.qkv.weight"
+        )
+    if not any(name.endswith(("_blocks", ".blocks")) for name in tensors):
+        return HF_PLAIN if hf else ORIGINAL_PLAIN
+    if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
+        raise ValueError(
+            f"experts are packed in blocks of {BLOCK}, but config.json says hidden_size"
+            f" {config.hidden_size} and intermediate_size {config.intermediate_size}; take weights"
+            " and config.json from the same checkpoint"
+        )
+    return HF_PACKED if hf else ORIGINAL_PACKED
+
+
+def places(layout: Layout, layer: int | None) -> Iterator[tuple[str, Entry]]:
+    """(field, entry with its final name) of one layer, or of what belongs to no layer (None)."""
+    for field, entry in layout.items():
+        if ("{n}" in entry.name) == (layer is not None):
+            yield field, entry._replace(name=entry.name.format(n=layer))
+
+
+def sizes_of(config: Config) -> dict[str, int]:
+    """Letter -> size, with those that only the name map uses."""
+    return config.sizes | {
+        "J": config.hidden_size // BLOCK,
+        "L": config.intermediate_size // BLOCK,
+    }
+
+
+def shape_on_disk(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    """Sizes of the axes of an `Entry`: "NH+KH+KH D" is (N*H + K*H + K*H, D)."""
+    return tuple(
+        sum(math.prod(sizes[letter] for letter in part) for part in axis.split("+"))
+        for axis in axes.split()
+    )
+
+
+def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, folder: Path) -> None:
+    """Compare headers with the name map: nothing missing, nothing more, every shape and dtype.
+
+    A tensor that nobody asked for is an error: whatever it is for, the numbers would be wrong
+    without it. Only rotary frequencies, which some exporters add, are computed here anyway.
+    """
+    sizes = sizes_of(config)
+    expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
+    for layer in (None, *range(config.num_layers)):
+        for field, entry in places(layout, layer):
+            dtypes = ("U8",) if is_packed(field) else ("BF16", "F16", "F32")
+            expected[entry.name] = shape_on_disk(entry.axes, sizes), dtypes
+    extra = [n for n in tensors if n not in expected and not n.endswith("rotary_emb.inv_freq")]
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in extra]
+    for name, (shape, dtypes) in expected.items():
+        tensor = tensors.get(name)
+        if tensor and tensor.shape != shape:
+            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        if tensor and tensor.dtype not in dtypes:
+            problems.append(f"{name} has dtype {tensor.dtype}, expected {' or '.join(dtypes)}")
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"weights and config.json in {folder} do not fit together: {'; '.join(problems[:5])}"
+            f"{more}. Take all files from one checkpoint, and all of its shards"
+        )
+
+
+def is_packed(field: str) -> bool:
+    """Is this field half of an `Mxfp4`: its blocks or its scales?"""
+    return field.count(".") == 2
+
+
+def read_params(
+    tensors: dict[str, Tensor], layout: Layout, config: Config, precision: str
+) -> Params:
+    """Read all weights, one tensor at a time, after making sure that they fit.
+
+    Embedding and unembedding come first. A tensor is in memory twice while it is copied from its
+    file; theirs are larger than a layer, but at that time nothing else is there.
+    """
+    if precision == "mxfp4" and not any(is_packed(field) for field in layout):
+        raise ValueError(
+            "precision 'mxfp4' needs experts that are packed on disk, but these are stored"
+            " unpacked, and packing them now would change the model's numbers; use precision"
+            " 'auto' or 'bf16', or the packed checkpoint"
+        )
+    sizes = sizes_of(config)
+    check_memory(*bytes_needed(tensors, layout, config, precision))
+    total = sum(tensor.num_bytes for tensor in tensors.values())
+    bar = tqdm(
+        total=total, unit="B", unit_scale=True, desc="loading", delay=2, disable=None, leave=False
+    )
+
+    def read_group(layer: int | None) -> dict[str, jax.Array]:
+        arrays = {}
+        for field, entry in places(layout, layer):
+            array = read(tensors[entry.name], field, entry, sizes)
+            bar.update(array.nbytes)
+            target = target_dtype(array.dtype, precision)
+            arrays[field] = array if array.dtype == target else array.astype(target)
+        return arrays
+
+    with bar:
+        top = read_group(None)
+        layers = tuple(
+            build_layer(read_group(layer), precision) for layer in range(config.num_layers)
+        )
+    return Params(layers=layers, **top)
+
+
+def target_dtype(stored: Any, precision: str) -> Any:
+    """The dtype in which a tensor of dtype `stored` is kept. Packed bytes stay bytes."""
+    if stored == jnp.uint8 or precision == "auto":
+        return jnp.dtype(stored)
+    return jnp.dtype(jnp.float32 if precision == "f32" else jnp.bfloat16)
+
+
+def read(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> jax.Array:
+    """One field: map its tensor, cut out its part, turn its axes, copy to the device.
+
+    JAX is handed the turned view itself and copies it in cache-sized tiles, 2 GB/s on two cores,
+    with nothing in between. A view that needs no turn must be copied first: JAX would adopt the
+    mapped pages as they are, and the weights would then change when the file does.
+    """
+    axes = [axis.split("+") for axis in entry.axes.split()]
+    on_disk = "".join(axis[entry.part % len(axis)] for axis in axes)
+    in_memory = field.rsplit("_", 1)[-1]
+    lengths = [math.prod(sizes[letter] for letter in part) for part in axes[0]]
+    with mapped(tensor) as stored:
+        begin = sum(lengths[: entry.part])
+        part = stored[begin : begin + lengths[entry.part]]
+        view = part.reshape([sizes[letter] for letter in on_disk])
+        view = view.transpose([on_disk.index(letter) for letter in in_memory])
+        if view.flags.c_contiguous:
+            view = np.array(view)
+        return jax.block_until_ready(jax.device_put(view))
+
+
+def build_layer(arrays: dict[str, jax.Array], precision: str) -> Layer:
+    """One layer from its fields; pairs of blocks and scales become `Mxfp4`, or are unpacked."""
+    parts: dict[str, dict[str, Any]] = {"attention": {}, "moe": {}}
+    pairs: dict[str, dict[str, jax.Array]] = {}
+    for field, array in arrays.items():
+        if is_packed(field):
+            _, name, half = field.split(".")
+            pairs.setdefault(name, {})[MXFP4_FIELDS[half.split("_")[0]]] = array
+        else:
+            part, name = field.split(".")
+            parts[part][name] = array
+    for name, pair in pairs.items():
+        w: Any = Mxfp4(**pair)
+        if precision in ("bf16", "f32"):
+            w = unpack(w, target_dtype(w.dtype, precision))
+        parts["moe"][name] = w
+    return Layer(Attention(**parts["attention"]), Moe(**parts["moe"]))
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def unpack(w: Mxfp4, dtype: Any) -> jax.Array:
+    """Packed experts as one plain array [E, I, O], decoded one expert at a time. Exact."""
+    return jax.lax.map(lambda expert: w[expert].astype(dtype), jnp.arange(w.shape[0]))
+
+
+def bytes_needed(
+    tensors: dict[str, Tensor], layout: Layout, config: Config, precision: str
+) -> tuple[int, int]:
+    """(bytes of all weights once they are loaded, of these the bytes of one layer)."""
+    sizes = sizes_of(config)
+
+    def in_memory(layer: int | None) -> int:
+        total = 0
+        for field, entry in places(layout, layer):
+            stored = DTYPES[tensors[entry.name].dtype]
+            count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
+            if not is_packed(field) or precision in ("auto", "mxfp4"):
+                total += count * target_dtype(stored, precision).itemsize
+            elif ".blocks" in field:  # a byte holds two weights, and the scales are multiplied in
+                total += 2 * count * target_dtype(jnp.bfloat16, precision).itemsize
+        return total
+
+    layer = in_memory(0)
+    return in_memory(None) + config.num_layers * layer, layer
+
+
+def check_memory(weights: int, layer: int) -> None:
+    """Refuse with MemoryError, before anything is allocated, what the default device cannot hold.
+
+    Linux would rather let the allocation succeed and kill the process when the pages are touched.
+    """
+    available, where = available_memory()
+    if available is not None and weights + layer > available:
+        raise MemoryError(
+            f"too little memory: {where} has {available / 2**30:.2f} GiB available, but this"
+            f" checkpoint needs {(weights + layer) / 2**30:.2f} GiB in this precision"
+            f" ({weights / 2**30:.2f} for the weights, and one layer while loading); free some"
+            " memory, or choose precision 'auto' on a checkpoint with packed experts"
+        )
+
+
+def available_memory() -> tuple[int | None, str]:
+    """(bytes that can still be allocated where JAX puts arrays, name of that place).
+
+    None where the system does not say. In a container the limit is the container's.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None, device.device_kind
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind
+    limits = [limit for limit in (_meminfo(), _cgroup()) if limit is not None]
+    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(limits, default=None), "this machine"
+
+
+def _meminfo() -> int | None:
+    try:
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(match[1]) * 1024 if match else None
+    except OSError:
+        return None
+
+
+def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container may still allocate: its limit, less what it uses and cannot drop."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            allowed = int((root / limit).read_text())  # "max", no limit, is no number
+            stat = dict(
+                map(str.split, (root / limit).with_name("memory.stat").read_text().splitlines())
+            )
+            return allowed - int((root / used).read_text()) + int(stat.get(cache, 0))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def save_checkpoint(
+    params: Params,
+    config: Config,
+    folder: str | Path,
+    *,
+    kept_ids: Sequence[int] | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write the Hugging Face layout: packed experts as blocks and scales, the rest as it is.
+
+    `kept_ids`: for a vocabulary that is a subset of o200k_harmony, the id of each row. One file
+    up to `shard_bytes`, shards and an index above.
+
+    All or nothing: everything is written beside `folder` and takes its place at the end. A
+    checkpoint that was there is replaced; other files in the folder stay.
+
+    Raises ValueError for a dtype that safetensors files of GPT-OSS do not hold, OSError before
+    writing to a disk that is too full.
+    """
+    folder = Path(folder).expanduser().resolve()
+    tensors = pending_tensors(params, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_disk(folder.parent, sum(tensor.num_bytes for tensor in tensors.values()))
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
+    try:
+        draft.mkdir()
+        write_shards(draft, tensors, shard_bytes)
+        for name, content in side_files(params, config, kept_ids).items():
+            (draft / name).write_text(json.dumps(content, indent=2) + "\n")
+        _take_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def pending_tensors(params: Params, config: Config) -> dict[str, Pending]:
+    """Every tensor of the Hugging Face layout, with a function that yields it in disk order."""
+    packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4)
+    layout = HF_PACKED if packed else HF_PLAIN
+    sizes = sizes_of(config)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    tensors = {}
+    for layer in (None, *range(config.num_layers)):
+        for field, entry in places(layout, layer):
+            leaf = params if layer is None else params.layers[layer]
+            for name in field.split("."):
+                leaf = getattr(leaf, MXFP4_FIELDS.get(name.split("_")[0], name))
+            expected = tuple(sizes[letter] for letter in field.rsplit("_", 1)[-1])
+            assert leaf.shape == expected, f"layer {layer}: {field} is {leaf.shape}, not {expected}"
+            if leaf.dtype not in names:
+                raise ValueError(f"{field} is {leaf.dtype}, expected {', '.join(map(str, names))}")
+            shape = shape_on_disk(entry.axes, sizes)
+            values = functools.partial(disk_order, leaf, field, entry.axes, shape)
+            tensors[entry.name] = Pending(names[leaf.dtype], shape, values)
+    return tensors
+
+
+def disk_order(leaf: jax.Array, field: str, axes: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A field's values with the axes of its `Entry`: the inverse of `read`."""
+    in_memory, on_disk = field.rsplit("_", 1)[-1], axes.replace(" ", "")
+    return np.asarray(leaf).transpose([in_memory.index(c) for c in on_disk]).reshape(shape)
+
+
+def side_files(params: Params, config: Config, kept_ids: Sequence[int] | None) -> dict[str, Any]:
+    """The small JSON files beside the weights: name -> content."""
+    if kept_ids is not None and len(kept_ids) != config.vocab_size:
+        raise ValueError(
+            f"kept_ids has {len(kept_ids)} ids, expected one per row: {config.vocab_size}"
+        )
+    written = config.to_dict() | {"dtype": str(params.embedding_VD.dtype)}
+    if isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4):
+        dense = ["model.layers.*.self_attn", "model.layers.*.mlp.router"]
+        dense += ["model.embed_tokens", "lm_head"]
+        written["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": dense}
+    files: dict[str, Any] = {CONFIG: written}
+    if kept_ids is not None:
+        files[KEPT_IDS] = [int(i) for i in kept_ids]
+    ids = range(GPT_OSS_20B.vocab_size) if kept_ids is None else list(kept_ids)
+    if len(ids) == config.vocab_size:  # otherwise nobody knows which row means "stop"
+        stops = [ids.index(stop) for stop in STOP_TOKENS if stop in ids]
+        files[GENERATION] = {"do_sample": True, "eos_token_id": stops}
+    return files
+
+
+def _take_place(draft: Path, folder: Path) -> None:
+    """Put `draft` where `folder` is. Files there that are no part of a checkpoint move over."""
+    old = draft.with_suffix(".old")
+    if not folder.exists():
+        os.rename(draft, folder)
+        return
+    os.rename(folder, old)
+    try:
+        os.rename(draft, folder)
+    except BaseException:
+        os.rename(old, folder)
+        raise
+    ours = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+    for path in old.iterdir():
+        if path.name not in (CONFIG, KEPT_IDS, GENERATION, INDEX) and not ours.fullmatch(path.name):
+            os.rename(path, folder / path.name)
+    shutil.rmtree(old)
