@@ -58,11 +58,10 @@ _ENVIRONMENT = threading.Lock()
 # Byte pair merging costs the square of the length of one uncut stretch: 30,000 equal letters take
 # 0.3 s, a million spaces end in a crash. 2,048 keeps a million characters under a second.
 MAX_RUN = 2048
-_LONG_RUN = re.compile(rf"\s{{{MAX_RUN + 1},}}|\S{{{MAX_RUN + 1},}}")
 
 
 def cache_folders() -> list[Path]:
-    """Where the unpacked vocabulary may live, best first: the user's cache, then a temporary one."""
+    """Where the unpacked vocabulary may live: the user's cache, else a temporary folder."""
     folders = []
     if base := os.environ.get("XDG_CACHE_HOME"):
         folders.append(Path(base) / "gptoss_edu")
@@ -82,7 +81,7 @@ def _is_vocabulary(path: Path) -> bool:
 
 
 def _unpack(folder: Path) -> None:
-    """Writes the vocabulary into `folder`, under a temporary name first: readers see all or none."""
+    """Writes the vocabulary under a temporary name, then renames: readers see all or nothing."""
     import lzma
 
     packed = importlib.resources.files("gptoss_edu") / "data" / f"{VOCABULARY_FILE}.xz"
@@ -166,19 +165,21 @@ def _kind(character: str) -> str:
     return "letter" if category == "M" else {"L": "letter", "N": "number"}.get(category, "symbol")
 
 
-def bounded(text: str) -> Iterator[str]:
-    """Cuts `text` inside stretches of one kind longer than MAX_RUN characters; else yields it whole.
+def bounded(text: str, limit: int = MAX_RUN) -> Iterator[str]:
+    """Cuts `text` inside stretches of one kind longer than `limit`; other text stays whole.
 
-    Kinds are spaces, letters, numbers and symbols: only within one kind is a stretch merged as a
-    whole. Ordinary text, however long, comes back in one piece, so its encoding is untouched. The
-    pieces always join to `text`.
+    Kinds are spaces, letters and symbols: only within one kind is a stretch merged as a whole
+    (digits never are: they go in threes). Ordinary text, however long, comes back in one piece, so
+    its encoding is untouched. The pieces always join to `text`.
     """
     start = 0
-    for candidate in _LONG_RUN.finditer(text):
+    # The lookbehinds let a match start only where a stretch does: linear time on any text.
+    long = rf"(?<!\s)\s{{{limit + 1},}}|(?<!\S)\S{{{limit + 1},}}"
+    for candidate in re.finditer(long, text):
         end = candidate.start()
-        for _, group in itertools.groupby(candidate.group(), _kind):
+        for kind, group in itertools.groupby(candidate.group(), _kind):
             begin, end = end, end + sum(1 for _ in group)
-            for cut in range(begin + MAX_RUN, end, MAX_RUN):
+            for cut in range(begin + limit, end, limit) if kind != "number" else ():
                 yield text[start:cut]
                 start = cut
     if start < len(text) or not text:
@@ -222,9 +223,9 @@ class Tokenizer:
     """Text to ids and back, and ids to embedding rows and back.
 
     `Tokenizer()` is the whole vocabulary: 201,088 rows, row == id. `Tokenizer(kept_ids=ids)` is a
-    subset whose row r is the o200k id `ids[r]`; a token it lacks is spelled with the 256 tokens that
-    stand for single bytes, so any text can be encoded. Two tokenizers are equal when their kept ids
-    are, and they hash, so a tokenizer may be a static argument of jit.
+    subset whose row r is the o200k id `ids[r]`; a token it lacks is spelled with the 256 tokens
+    that stand for single bytes, so any text can be encoded. Two tokenizers are equal when their
+    kept ids are, and they hash, so a tokenizer may be a static argument of jit.
 
     Raises ValueError for kept ids that repeat, lie outside 0..201087 or lack a byte token.
     """
@@ -316,7 +317,7 @@ class Tokenizer:
         return _bytes_of(self._checked_ids([token])[0])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text. Bytes that are no UTF-8 become U+FFFD; control tokens show as `<|start|>`."""
+        """Ids -> text. Bytes that are no UTF-8 become U+FFFD; control tokens show by name."""
         return b"".join(map(_bytes_of, self._checked_ids(ids))).decode("utf-8", "replace")
 
     def to_rows(self, ids: Iterable[int]) -> list[int]:
