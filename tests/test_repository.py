@@ -1,0 +1,171 @@
+"""What stands beside the code agrees with it: metadata, commands, the README's words and paths."""
+
+import ast
+import hashlib
+import importlib
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import gptoss_edu
+
+ROOT = Path(__file__).resolve().parent.parent
+APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+DOCUMENTS = [
+    path
+    for path in sorted(ROOT.rglob("*.md"))
+    if not any(part in {".venv", "build", "runs"} for part in path.relative_to(ROOT).parts)
+]
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def canonical(requirement: str) -> str:
+    """`Huggingface_Hub >=0.30` and `huggingface-hub>=0.30` are the same requirement."""
+    name, specifier = re.fullmatch(r"\s*([\w.-]+)\s*([^;]*)", requirement).groups()
+    return re.sub(r"[-_.]+", "-", name).lower() + ",".join(sorted(specifier.split(",")))
+
+
+def disagreement(project: dict, environment: dict) -> set[str]:
+    """Requirements that stand in one of pyproject.toml and environment.yml only."""
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["course"], *extras["test"]]
+    declared = {canonical(line) for line in declared if not line.startswith(project["name"])}
+    declared.add(canonical("python" + project["requires-python"]))
+    conda = [line for line in environment["dependencies"] if isinstance(line, str)]
+    (pip,) = [line["pip"] for line in environment["dependencies"] if isinstance(line, dict)]
+    assert pip.pop() == "--editable ." and "pip" in conda
+    return declared ^ {canonical(line) for line in [*conda, *pip] if line != "pip"}
+
+
+def test_conda_environment_agrees_with_pyproject():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    assert disagreement(project, yaml.safe_load(read("environment.yml"))) == set()
+    other = yaml.safe_load(read("environment.yml").replace("numpy>=2.0", "numpy>=1.26"))
+    assert disagreement(project, other) == {"numpy>=2.0", "numpy>=1.26"}
+
+
+def test_license_is_apache_2():
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2
+    assert tomllib.loads(read("pyproject.toml"))["project"]["license"] == "Apache-2.0"
+
+
+def test_version_stands_in_one_place_and_the_citation_follows():
+    pyproject = tomllib.loads(read("pyproject.toml"))
+    assert "version" in pyproject["project"]["dynamic"]
+    assert pyproject["tool"]["hatch"]["version"]["path"] == "gptoss_edu/__init__.py"
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == gptoss_edu.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):.*## ", read("Makefile"), re.MULTILINE))
+
+
+def make_commands(text: str) -> set[str]:
+    """Targets that a text tells its reader to make: `make test`, or a line of a code block."""
+    return set(re.findall(r"(?:^|`|\$ )make ([a-z]+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_commands_exist(path):
+    unknown = make_commands(path.read_text(encoding="utf-8")) - make_targets()
+    assert not unknown, f"{path.name} says `make {unknown}`, the Makefile has {make_targets()}"
+
+
+def test_makefile_explains_itself():
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"make ([a-z]+)", shown)) == make_targets()
+    assert {"lab", "test", "parity"} <= make_targets()
+
+
+def test_ci_runs_what_the_readme_tells():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK), ".ci/run is not executable, expected mode 755"
+    text = script.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash\n") and "set -euo pipefail" in text
+    assert re.findall(r"^make (\w+)$", text, re.MULTILINE) == ["test", "parity"]
+    assert {"lab", "test", "parity"} <= make_commands(read("README.md"))
+    assert ".ci/run" in read(".github/workflows/test.yml")
+
+
+def test_default_pytest_needs_no_torch():
+    options = tomllib.loads(read("pyproject.toml"))["tool"]["pytest"]["ini_options"]["addopts"]
+    assert options[options.index("-m") + 1] == "not parity"
+    assert "--strict-markers" in options
+
+
+def broken_links(text: str, folder: Path) -> list[str]:
+    """Relative targets of markdown links and images, and #headings, that lead nowhere."""
+    headings = {
+        re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        if not (folder / path).exists() or (not path and anchor not in headings):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_resolve(path):
+    assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_broken_link_is_noticed():
+    text = "# A b\n[x](#a-b) [y](#c) [z](no/such.md) [w](https://example.org) ![v](README.md)\n"
+    assert broken_links(text, ROOT) == ["#c", "no/such.md"]
+
+
+def tree_paths(readme: str) -> set[str]:
+    """Paths of the README's tree: a line each, a purpose after the name, folders end in /."""
+    (block,) = re.findall(r"^```text\n(gptoss_edu/.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    paths, folder = set(), ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        indented = line.startswith(" ")
+        paths.add(folder + name if indented else name)
+        folder = folder if indented else name
+    return paths
+
+
+def test_tree_in_readme_is_the_tree():
+    shown = tree_paths(read("README.md"))
+    missing = sorted(path for path in shown if not (ROOT / path).exists())
+    assert not missing, f"the README's tree names {missing}, which are not there"
+    modules = {f"gptoss_edu/{path.name}" for path in ROOT.glob("gptoss_edu/*.py")}
+    assert not modules - shown, f"the README's tree leaves out {sorted(modules - shown)}"
+
+
+def test_readme_code_is_valid_and_imports_what_exists():
+    blocks = re.findall(r"^```python\n(.*?)^```$", read("README.md"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+def test_chapters_in_readme_are_the_notebooks():
+    linked = set(re.findall(r"\]\(((?:notebooks|colab)/[^)]+\.ipynb)\)", read("README.md")))
+    there = {
+        str(path.relative_to(ROOT))
+        for folder in ("notebooks", "colab")
+        for path in (ROOT / folder).glob("*.ipynb")
+    }
+    assert linked == there, "the README's chapter table and the notebooks differ"
