@@ -113,8 +113,8 @@ def _as_dicts(prompt: Any) -> list[dict[str, Any]]:
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, (list, tuple)):
         raise ValueError(
-            f'prompt is a {type(prompt).__name__}, but a str, a list of {{"role": …, "content": …}} '
-            f"messages or an openai_harmony.Conversation was expected"
+            f"prompt is a {type(prompt).__name__}, but a str, a list of messages "
+            f'{{"role": …, "content": …}} or an openai_harmony.Conversation was expected'
         )
     if not prompt:
         raise ValueError('prompt is an empty list; give it at least {"role": "user", "content": …}')
@@ -603,8 +603,9 @@ class StreamParser:
             recipient = recipient or late
             rest = leftover + b" " + rest if leftover else rest
         if not finished:
+            kind, rest = _parse_content_type(rest, alone=recipient is not None)
             text = rest.lstrip() if channels or recipient else rest
-            return Message(role, channel, recipient, None, "", name), text
+            return Message(role, channel, recipient, kind, "", name), text
         words = rest.replace(b"<|constrain|>", b" <|constrain|>").decode("utf-8", "replace").split()
         # `commentary functions.f` without "to=" is a call, `commentary json` names a type.
         if recipient is None and words and words[0].startswith("functions."):
@@ -632,12 +633,26 @@ def _parse_recipient(header: bytes) -> tuple[str | None, bytes]:
 
 
 def _parse_channel(header: bytes, finished: bool) -> tuple[str | None, bytes]:
-    """The part after `<|channel|>` -> channel, rest. Without `<|message|>` only known channels."""
-    pattern = rb"\s*([^\s<]+)" if finished else rb"\s*(analysis|commentary|final)"
+    """The part after `<|channel|>` -> channel, rest.
+
+    Without `<|message|>` text may follow directly: then only a known channel, or a word that is all
+    there is (a header cut short), is taken for one.
+    """
+    pattern = rb"\s*([^\s<]+)" if finished else rb"\s*(analysis|commentary|final|[^\s<]+\s*$)"
     match = re.match(pattern, header)
     if not match:
         return None, header
-    return match.group(1).decode("utf-8", "replace"), header[match.end() :]
+    return match.group(1).decode("utf-8", "replace").strip(), header[match.end() :]
+
+
+def _parse_content_type(header: bytes, alone: bool) -> tuple[str | None, bytes]:
+    """A content type in a header without `<|message|>`: marked, or (alone) all that is left."""
+    match = re.match(rb"\s*(<\|constrain\|>)\s*([A-Za-z]*)", header)
+    if not match and alone:
+        match = re.match(rb"\s*()([a-z]+)\s*$", header)
+    if not match:
+        return None, header
+    return (match.group(1) + match.group(2)).decode(), header[match.end() :]
 
 
 # --------------------------------------------------------------------------------------- replies
@@ -737,7 +752,7 @@ def make_reply(
     assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
-    spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all")]
+    spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
     calls = [m for m in messages if _is_call(m)]
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
