@@ -86,7 +86,8 @@ def filter_logits(logits_BV: jax.Array, top_k: Any, top_p: Any, min_p: Any) -> j
     kept_BV = jnp.arange(V) < jnp.where(top_k == 0, V, top_k)
     p_BV = jax.nn.softmax(jnp.where(kept_BV, sorted_BV, -jnp.inf), axis=-1)
     before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    kept_BV &= (before_BV < top_p) & (p_BV >= min_p * p_BV[:, :1])
+    # A sum of many small numbers may pass 1 too early, so 1 is asked for by itself.
+    kept_BV &= ((before_BV < top_p) | (top_p >= 1)) & (p_BV >= min_p * p_BV[:, :1])
     kept_BV = kept_BV.at[:, 0].set(True)
     row_B1 = jnp.arange(logits_BV.shape[0])[:, None]
     allowed_BV = jnp.zeros(logits_BV.shape, bool).at[row_B1, order_BV].set(kept_BV)
@@ -102,7 +103,7 @@ def filter_obvious(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float)
     filtered_V = np.full(len(logits_V), -np.inf)
     total = 0.0
     for token, probability in zip(ranked, p, strict=True):
-        if token == ranked[0] or (total < top_p and probability >= min_p * p[0]):
+        if token == ranked[0] or ((total < top_p or top_p == 1) and probability >= min_p * p[0]):
             filtered_V[token] = logits_V[token]
         total += probability
     return filtered_V
