@@ -41,7 +41,8 @@ def disagreement(project: dict, environment: dict) -> set[str]:
     declared.add(canonical("python" + project["requires-python"]))
     conda = [line for line in environment["dependencies"] if isinstance(line, str)]
     (pip,) = [line["pip"] for line in environment["dependencies"] if isinstance(line, dict)]
-    assert pip.pop() == "--editable ." and "pip" in conda
+    assert pip.pop() == "--editable ."
+    assert "pip" in conda
     return declared ^ {canonical(line) for line in [*conda, *pip] if line != "pip"}
 
 
@@ -92,7 +93,8 @@ def test_ci_runs_what_the_readme_tells():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK), ".ci/run is not executable, expected mode 755"
     text = script.read_text(encoding="utf-8")
-    assert text.startswith("#!/usr/bin/env bash\n") and "set -euo pipefail" in text
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in text
     assert re.findall(r"^make (\w+)$", text, re.MULTILINE) == ["test", "parity"]
     assert {"lab", "test", "parity"} <= make_commands(read("README.md"))
     assert ".ci/run" in read(".github/workflows/test.yml")
