@@ -310,7 +310,7 @@ def answer(
         cache=options.cache,
         clock=clock,
     )
-    parsers = [StreamParser(tokenizer) for _ in prompts]
+    parsers = [StreamParser() for _ in prompts]
     token_ids: list[list[int]] = [[] for _ in prompts]
     kept = None
     while True:
