@@ -22,7 +22,7 @@ help: ## say what there is
 
 lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open the course
 	$(RUN) -m gptoss_edu ask "How many r's are in strawberry?"
-	$(RUN) -m jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
+	$(RUN) -m jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: $(VENV)/.installed-test ## set up, check style, run every test and every notebook
 	$(LINT)
