@@ -17,8 +17,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.resources
 import itertools
+import lzma
 import operator
 import os
 import re
@@ -80,12 +80,19 @@ def _is_vocabulary(path: Path) -> bool:
         return False
 
 
-def _unpack(folder: Path) -> None:
-    """Writes the vocabulary under a temporary name, then renames: readers see all or nothing."""
-    import lzma
+def _shipped() -> bytes:
+    """The vocabulary that comes with this package."""
+    path = Path(__file__).parent / "data" / f"{VOCABULARY_FILE}.xz"
+    try:
+        return lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        raise FileNotFoundError(
+            f"{path} is missing or damaged ({error}); it belongs to this package: install it again"
+        ) from error
 
-    packed = importlib.resources.files("gptoss_edu") / "data" / f"{VOCABULARY_FILE}.xz"
-    data = lzma.decompress(packed.read_bytes())
+
+def _unpack(data: bytes, folder: Path) -> None:
+    """Writes the vocabulary under a temporary name, then renames: readers see all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{VOCABULARY_FILE}.")
     try:
@@ -101,7 +108,7 @@ def vocabulary_folder() -> Path:
     """The folder that holds the verified vocabulary file, unpacked now if it is not there yet.
 
     Respects `TIKTOKEN_ENCODINGS_BASE` when that folder has the file. Raises ValueError when the
-    user's own file is damaged, OSError when there is no folder to write to.
+    user's own file is damaged, OSError when no folder can be written to.
     """
     if chosen := os.environ.get(VOCABULARY_VARIABLE):
         file = Path(chosen) / VOCABULARY_FILE
@@ -113,11 +120,13 @@ def vocabulary_folder() -> Path:
                     f"the copy that ships with this package."
                 )
             return file.parent
-    failures = []
+    for folder in cache_folders():
+        if _is_vocabulary(folder / VOCABULARY_FILE):
+            return folder
+    data, failures = _shipped(), []
     for folder in cache_folders():
         try:
-            if not _is_vocabulary(folder / VOCABULARY_FILE):
-                _unpack(folder)
+            _unpack(data, folder)
             return folder
         except OSError as error:
             failures.append(f"{folder}: {error}")
