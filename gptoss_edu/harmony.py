@@ -436,7 +436,10 @@ def _check_template(value: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """New text as it comes: its channel, its recipient if any, and the ids that spelled it."""
+    """New text as it comes: its channel, its recipient if any, and the ids that spelled it.
+
+    An id may end inside a character: it is told with the first piece that has text of it.
+    """
 
     channel: str | None
     text: str
