@@ -77,7 +77,8 @@ def render(
     - assistant: "content" goes to "channel" (final; commentary beside tool calls), "thinking" goes
       to analysis, "tool_calls" to commentary; tool: "name" or "tool_call_id" says which function.
     `tools` are OpenAI function schemas. `current_date` is "YYYY-MM-DD", a date, or None: left out.
-    Old analysis is dropped as openai-harmony does once an answer was given.
+    Once the last answer was given, openai-harmony drops the analysis before the *first* answer;
+    `Reply.to_messages` leaves out the rest.
     Raises ValueError with what was found, what was expected and what to do.
     Source: openai-harmony 0.0.8, `render_conversation_for_completion`.
     """
@@ -438,13 +439,15 @@ def _check_template(value: Any) -> None:
 class Piece:
     """New text as it comes: its channel, its recipient if any, and the ids that spelled it.
 
-    An id may end inside a character: it is told with the first piece that has text of it.
+    An id may end inside a character: it is told with the first piece that has text of it. The role
+    is assistant, unless the model makes up what a user or a tool says.
     """
 
     channel: str | None
     text: str
     token_ids: tuple[int, ...]
     recipient: str | None = None
+    role: str = "assistant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -463,19 +466,25 @@ class Message:
     def function(self) -> str | None:
         """NAME when the recipient is functions.NAME: then this message is a tool call."""
         prefix, _, name = (self.recipient or "").partition(".")
-        return name if prefix == "functions" and name and self.role == "assistant" else None
+        is_call = prefix == "functions" and self.role == "assistant"
+        return name if is_call and _FUNCTION_NAME.fullmatch(name) else None
 
     def to_dict(self, call_id: str | None = None) -> dict[str, Any]:
-        """The message in OpenAI's chat format, as `render` reads it."""
+        """The message in OpenAI's chat format, as `render` reads it; malformed fields left out."""
         if self.function is not None:
             function = {"name": self.function, "arguments": self.text}
             call = {"type": "function", "function": function} | ({"id": call_id} if call_id else {})
             return {"role": "assistant", "content": None, "tool_calls": [call]}
-        known = self.channel in CHANNELS
-        fields = {"channel": self.channel if known else None, "name": self.name}
-        if self.role == "assistant":
-            fields |= {"recipient": self.recipient, "content_type": self.content_type}
-        fields = {key: value for key, value in fields.items() if value is not None}
+        fields = {"channel": self.channel, "name": self.name}
+        fields |= {"recipient": self.recipient, "content_type": self.content_type}
+        if self.role != "assistant":
+            fields = {"name": self.name} if self.role in ("user", "tool") else {}
+        elif self.channel not in CHANNELS:
+            del fields["channel"]
+        for key, value in fields.items():
+            if value and _HEADER_WORD.fullmatch(value.removeprefix("<|constrain|>")) is None:
+                fields[key] = None
+        fields = {key: value for key, value in fields.items() if value}
         return {"role": self.role, "content": self.text, **fields}
 
 
@@ -499,7 +508,7 @@ class StreamParser:
     def __init__(self) -> None:
         self._tokenizer = Tokenizer()
         self._messages: list[Message] = []
-        self._header: list[int] | None = []
+        self._header: list[int] = []
         self._explicit = False
         self._open: Message | None = None
         self._texts: list[str] = []
@@ -558,7 +567,7 @@ class StreamParser:
             return []
         ids, self._pending = tuple(self._pending), []
         self._texts.append(text)
-        return [Piece(self._open.channel, text, ids, self._open.recipient)]
+        return [Piece(self._open.channel, text, ids, self._open.recipient, self._open.role)]
 
     def _take(self, token: int) -> list[Piece]:
         self._pending.append(token)
@@ -610,9 +619,11 @@ class StreamParser:
             text = rest.lstrip() if channels or recipient else rest
             return Message(role, channel, recipient, kind, "", name), text
         words = rest.replace(b"<|constrain|>", b" <|constrain|>").decode("utf-8", "replace").split()
-        # `commentary functions.f` without "to=" is a call, `commentary json` names a type.
-        if recipient is None and words and words[0].startswith("functions."):
-            recipient = words.pop(0)
+        # `functions.f` is a call even without "to=", or after the type; `json` alone is a type.
+        calls = [word for word in words if word.startswith(("to=", "functions."))]
+        if recipient is None and calls:
+            words.remove(calls[0])
+            recipient = calls[0].removeprefix("to=") or None
         return Message(role, channel, recipient, " ".join(words) or None, "", name), b""
 
     def _parse_role(self, header: bytes) -> tuple[str, str | None, bytes]:
@@ -734,7 +745,7 @@ class Reply:
         return history
 
     def _repr_html_(self) -> str:
-        rows = [_message_html(message) for message in self.messages]
+        rows = [_message_html(message) for message in self.messages] or ["(no message)"]
         footer = html.escape(_footer(self))
         return (
             f'<div style="max-width:60em">{"".join(rows)}'

@@ -220,6 +220,8 @@ def _as_ints(numbers: Iterable[int], what: str) -> list[int]:
     if isinstance(numbers, int):
         numbers = [numbers]
     try:
+        if isinstance(numbers, (str, bytes)):
+            raise TypeError
         return [operator.index(number) for number in numbers]
     except TypeError:
         raise TypeError(

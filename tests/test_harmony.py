@@ -542,6 +542,9 @@ MALFORMED = {
     "<|channel|>commentary functions.f<|message|>{}<|call|>": [
         ("commentary", "functions.f", None, "{}")
     ],
+    "<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "<|constrain|>json", "{}")
+    ],
     "<|channel|>commentary json<|message|>{}<|call|>": [("commentary", None, "json", "{}")],
     # messages that do not end, or do not begin
     "<|channel|>analysis<|message|>hm<|start|>assistant<|channel|>final<|message|>x": [
@@ -643,13 +646,18 @@ def test_no_ids_at_all_raise():
     draw = random.Random(3)
     control = [START, END, CHANNEL, MESSAGE, RETURN, CALL, 200003, 199998, 199999]
     words = [173781, 35644, 17196, *ids_of(" to=functions.f commentary json user tool Hello 🤖")]
-    for length in range(400):
+    for length in range(200):
         choices = [control, words, list(range(256)), [201_088, -5, 10**9]]
         weights = draw.choice([(5, 5, 1, 0), (1, 5, 5, 1), (9, 1, 1, 1)])
         drawn = draw.choices(choices, weights, k=length % 90)
         ids = [draw.choice(group) for group in drawn]
         pieces, messages = parse(ids)
-        make_reply(_fed(ids), prompt_ids=[], token_ids=ids, finish_reason="length", stats=None)
+        reply = make_reply(
+            _fed(ids), prompt_ids=[], token_ids=ids, finish_reason="length", stats=None
+        )
+        Reader(reply._repr_html_())
+        for analysis in (True, False, None):  # whatever was sampled, the conversation goes on
+            render([USER, *reply.to_messages(analysis=analysis), USER])
         # Text comes message by message, in order: what was shown is what is kept.
         texts, shown = [m.text for m in messages if m.text], iter(pieces)
         for text in texts:
@@ -770,6 +778,24 @@ def test_a_tool_call_is_history():
         result("noon", "now"),
     ]
     assert render(history, tools=[NOW]) == directly(messages)
+
+
+def test_a_malformed_header_does_not_end_the_conversation():
+    for header in ("to=functions.a:b c d", "to=<b> json", "to=x>y", "<|constrain|>", "a b c"):
+        (message,) = reply_to(f"<|channel|>odd {header}<|message|>x<|end|>").to_messages()
+        assert "channel" not in message
+        assert render([USER, message, USER])
+
+
+def test_pieces_tell_who_speaks():
+    text = f"{THOUGHT[:-9]}user<|message|>me<|end|><|start|>functions.f<|message|>made up"
+    pieces, messages = parse(ids_of(text))
+    assert {(p.role, p.channel) for p in pieces} == {
+        ("assistant", "analysis"),
+        ("user", None),
+        ("tool", None),
+    }
+    assert [m.name for m in messages] == [None, None, "functions.f"]
 
 
 def test_history_leaves_out_what_the_model_made_up():

@@ -206,7 +206,7 @@ def test_rows_outside_the_vocabulary_are_refused():
         SUBSET.to_rows([9999])
 
 
-@pytest.mark.parametrize("ids", [[1.5], ["a"], [None], "abc", 2.0, np.array([0.5])])
+@pytest.mark.parametrize("ids", [[1.5], ["a"], [None], "abc", b"abc", 2.0, [[1]], np.array([0.5])])
 def test_what_is_no_whole_number_is_refused(ids):
     for method in (WHOLE.to_rows, WHOLE.to_ids, WHOLE.decode, SUBSET.fit):
         with pytest.raises(TypeError, match="whole numbers, found"):
