@@ -22,7 +22,7 @@ from gptoss_edu.config import Config
 from gptoss_edu.harmony import Piece, Reply, StreamParser, make_reply, render
 from gptoss_edu.model import Model, Params, run_blocks, unembed
 from gptoss_edu.sampling import GREEDY, Sampling, sample
-from gptoss_edu.tokenizer import CALL
+from gptoss_edu.tokenizer import CALL, Tokenizer
 
 CHUNK = 256  # tokens that prefill reads at once, at most
 SMALLEST_CHUNK = 16
@@ -287,17 +287,9 @@ def answer(
     model: Model, params: Params, prompts: Sequence[Any], options: Options
 ) -> Iterator[tuple[int, Piece]]:
     """Yield (prompt index, piece) as text comes; the return value is one Reply per prompt."""
-    clock, tokenizer = Clock(), model.tokenizer
-    if tokenizer is None:
-        raise ValueError(
-            f"this checkpoint's {model.config.vocab_size} vocabulary rows have no text: expected"
-            " o200k_harmony's 201088 or an o200k_ids.json beside the weights;"
-            " generate_tokens works on rows"
-        )
-    settings = {
-        name: getattr(options, name)
-        for name in ("reasoning_effort", "instructions", "tools", "current_date")
-    }
+    clock, tokenizer = Clock(), _tokenizer(model)
+    names = ("reasoning_effort", "instructions", "tools", "current_date")
+    settings = {name: getattr(options, name) for name in names}
     prompt_ids = [tokenizer.fit(render(prompt, **settings)) for prompt in prompts]
     steps = generate_tokens(
         model,
@@ -312,18 +304,7 @@ def answer(
     )
     parsers = [StreamParser() for _ in prompts]
     token_ids: list[list[int]] = [[] for _ in prompts]
-    kept = None
-    while True:
-        try:
-            token_B = next(steps)
-        except StopIteration as end:
-            kept = end.value
-            break
-        for index in np.flatnonzero(token_B >= 0).tolist():
-            token_ids[index] += tokenizer.to_ids([int(token_B[index])])
-            yield from ((index, piece) for piece in parsers[index].feed(token_ids[index][-1]))
-    for index, parser in enumerate(parsers):
-        yield from ((index, piece) for piece in parser.finish())
+    kept = yield from _pieces(steps, tokenizer, parsers, token_ids)
     return [
         make_reply(
             parsers[index],
@@ -337,7 +318,38 @@ def answer(
     ]
 
 
-def _finish_reason(last_id: int, tokenizer: Any) -> str:
+def _tokenizer(model: Model) -> Tokenizer:
+    if model.tokenizer is None:
+        raise ValueError(
+            f"this checkpoint's {model.config.vocab_size} vocabulary rows have no text: expected"
+            " o200k_harmony's 201088 or an o200k_ids.json beside the weights;"
+            " generate_tokens works on rows"
+        )
+    return model.tokenizer
+
+
+def _pieces(
+    steps: Iterator[np.ndarray],
+    tokenizer: Tokenizer,
+    parsers: list[StreamParser],
+    token_ids: list[list[int]],
+) -> Iterator[tuple[int, Piece]]:
+    """Note and parse each row's tokens as they come; the return value is that of `steps`."""
+    while True:
+        try:
+            token_B = next(steps)
+        except StopIteration as end:
+            kept = end.value
+            break
+        for index in np.flatnonzero(token_B >= 0).tolist():
+            token_ids[index] += tokenizer.to_ids([int(token_B[index])])
+            yield from ((index, piece) for piece in parsers[index].feed(token_ids[index][-1]))
+    for index, parser in enumerate(parsers):
+        yield from ((index, piece) for piece in parser.finish())
+    return kept
+
+
+def _finish_reason(last_id: int, tokenizer: Tokenizer) -> str:
     if last_id == CALL:
         return "tool_call"
     return "stop" if tokenizer.to_rows([last_id])[0] in tokenizer.stop_rows else "length"

@@ -29,7 +29,7 @@ class Mxfp4:
     """E packed matrices [I, O] that answer `w[expert]` like an array of shape [E, I, O].
 
     In memory the output dimension comes last: blocks_EJUO holds byte u of block j (I = 32 * J,
-    U = 16) and scales_EJO its exponent. Neighbouring outputs are then neighbours in memory, and one
+    U = 16) and scales_EJO its exponent. Adjacent outputs are then adjacent in memory, and one
     vector instruction decodes many of them; the published layout [E, O, J, U] has them 1,440 bytes
     apart.
     """
