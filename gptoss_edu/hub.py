@@ -1,9 +1,99 @@
-"""Checkpoints from the Hugging Face Hub."""
+"""A checkpoint from the Hugging Face Hub: one copy of it, resumed, verified, in the usual cache.
+
+`huggingface_hub` knows repositories, revisions, accounts and the cache that all programs share, but
+a file whose connection breaks it may start over. A shard has 5 GB, so shards are fetched here:
+appended to what is already there, compared with their published sha256, and put into that cache
+under the name by which it knows them.
+
+Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache for the cache's layout.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import huggingface_hub.errors
+
+from gptoss_edu.shards import INDEX, find_tensors
+
+# Of the top folder only: `original/` and `metal/` hold the same 13.8 GB again.
+WANTED = ("config.json", "generation_config.json", "o200k_ids.json", INDEX, "*.safetensors")
+
+
+def download(repo_id: str) -> Path:
+    """The folder of a Hub repository's checkpoint, downloaded now if it is not in the cache.
+
+    A complete copy in the cache is used as it is, without asking the network. Raises
+    FileNotFoundError if there is no such repository, ValueError if it holds no safetensors or a
+    file arrives damaged, ConnectionError if the Hub is out of reach or the connection breaks (call
+    again to go on from there), OSError before fetching if the disk has too little room.
+    """
+    cached = find_cached(repo_id)
+    if cached is not None:
+        return cached
+    revision, files = describe(repo_id)
+    blobs = cache_folder() / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    large = [file for file in files if file.lfs and not _is_whole(blobs / file.lfs.sha256, file)]
+    partial = [path for file in large if (path := _partial(blobs, file)).exists()]
+    present = sum(path.stat().st_size for path in partial)
+    check_disk(blobs, sum(file.size for file in large) - present)
+    for file in large:
+        fetch(huggingface_hub.hf_hub_url(repo_id, file.rfilename, revision=revision), file, blobs)
+    return _assemble(repo_id, files)
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it downloads; HF_HOME and HF_HUB_CACHE move it."""
+    return Path(huggingface_hub.constants.HF_HUB_CACHE)
+
+
+def find_cached(repo_id: str) -> Path | None:
+    """The folder of a complete copy in the cache, or None. Asks no network."""
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo_id, local_files_only=True, allow_patterns=list(WANTED), ignore_patterns=["*/*"]
+        )
+        find_tensors(Path(folder))
+    except (OSError, ValueError):  # not there, or not all of it
+        return None
+    return Path(folder) if (Path(folder) / "config.json").is_file() else None
+
+
+def describe(repo_id: str) -> tuple[str, list[Any]]:
+    """(newest revision, its wanted files: each with `rfilename`, `size` and, if large, `lfs`)."""
+    try:
+        info = huggingface_hub.HfApi().model_info(repo_id, files_metadata=True)
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"found neither a folder {repo_id!r} here nor a repository of that name on the Hub,"
+            " expected one of them; check the spelling, or `hf auth login` if it is private"
+        ) from error
+    except Exception as error:  # the HTTP library underneath has changed twice
+        raise ConnectionError(
+            f"found no complete copy of {repo_id!r} in {cache_folder()}, and the Hub is out of"
+            f" reach ({type(error).__name__}: {error}). Connect once, or on another machine run `hf"
+            f" download {repo_id} --exclude 'original/*' 'metal/*' --local-dir FOLDER` and load the"
+            " folder"
+        ) from error
+    names = [file.rfilename for file in info.siblings or []]
+    files = [
+        file
+        for file in info.siblings or []
+        if "/" not in file.rfilename
+        and any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in WANTED)
+    ]
+    if not any(file.rfilename.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"the repository {repo_id!r} has no *.safetensors in its top folder, only"
+            f" {names[:5]}; expected a GPT-OSS checkpoint such as 'openai/gpt-oss-20b'"
+        )
+    return info.sha, files
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -12,10 +102,81 @@ def check_disk(folder: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"too little disk: {folder} has {free / 1e9:.2f} GB free, but {needed / 1e9:.2f} GB are"
-            " needed; free some space, or choose another disk"
+            " needed; free some space, or set HF_HOME (downloads) to a folder on a larger disk"
         )
 
 
-def download(repo_id: str) -> Path:
-    """Folder with the files of a Hub repository."""
-    raise FileNotFoundError(repo_id)
+def fetch(url: str, file: Any, blobs: Path) -> None:
+    """Fetch one large file to blobs/<its sha256>, going on from what an earlier call left there."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    name, size, sha256 = file.rfilename, file.size, file.lfs.sha256
+    partial = _partial(blobs, file)
+    with open(partial, "ab") as out:
+        _lock(out)
+        if _is_whole(blobs / sha256, file):  # by another process, while this one waited
+            return
+        if out.tell() > size:
+            out.truncate(0)
+        try:
+            http_get(
+                url,
+                out,
+                resume_size=out.tell(),
+                headers=build_hf_headers(),
+                expected_size=size,
+                displayed_filename=name,
+            )
+        except Exception as error:
+            out.flush()
+            raise ConnectionError(
+                f"the download of {name} broke off after {out.tell():,} of {size:,} bytes"
+                f" ({type(error).__name__}: {error}); what came is kept, call again to go on"
+            ) from error
+    with open(partial, "rb") as received:
+        found = hashlib.file_digest(received, "sha256").hexdigest()
+    if found != sha256:
+        partial.unlink()
+        raise ValueError(
+            f"{name} arrived damaged: found sha256 {found}, expected {sha256};"
+            " it was deleted, call again to download it anew"
+        )
+    partial.replace(blobs / sha256)
+
+
+def _partial(blobs: Path, file: Any) -> Path:
+    return blobs / f"{file.lfs.sha256}.gptoss_edu"
+
+
+def _is_whole(path: Path, file: Any) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def _lock(file: Any) -> None:
+    """Wait until no other process writes this file, where the system can tell (not on Windows)."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        pass
+
+
+def _assemble(repo_id: str, files: list[Any]) -> Path:
+    """Let huggingface_hub fetch the small files and put all of them into one folder."""
+    names = [file.rfilename for file in files]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=names))
+    except Exception as error:
+        raise ConnectionError(
+            f"could not complete {repo_id} in {cache_folder()} ({type(error).__name__}: {error});"
+            " call again"
+        ) from error
+    for file in files:
+        if not _is_whole(folder / file.rfilename, file):
+            raise ValueError(
+                f"{folder / file.rfilename} does not have its {file.size:,} bytes; delete"
+                f" {folder.parent.parent} and call again"
+            )
+    return folder
