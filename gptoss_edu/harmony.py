@@ -592,7 +592,6 @@ class StreamParser:
             self._messages.append(dataclasses.replace(self._open, text=text, complete=complete))
         self._open, self._texts, self._pending, self._header = None, [], [], []
         self._explicit = False
-        self._decoder.reset()
         return pieces
 
     def _parse_header(self, *, finished: bool) -> tuple[Message, bytes]:
