@@ -32,7 +32,7 @@ CHAPTERS = {
     "precision": 7, "sharding": 7, "fit": 7,
 }  # fmt: skip
 # They import the rest and nothing imports them; the package's front door is for its users.
-OUTSIDE = {"__init__", "__main__", "cli", "viz", "checks"}
+OUTSIDE = {"__init__", "__main__", "cli", "doctor", "viz", "checks"}
 MAY_PRINT = {"cli"}
 # Nothing to test beyond what test_cli.py does (`python -m` and the exported names).
 UNTESTED = {"__init__", "__main__"}
