@@ -100,6 +100,11 @@ def test_ci_runs_what_the_readme_tells():
     assert ".ci/run" in read(".github/workflows/test.yml")
 
 
+def test_lab_opens_a_notebook_that_exists():
+    (path,) = re.findall(r"/lab/tree/(\S+\.ipynb)", read("Makefile"))
+    assert (ROOT / path).is_file()
+
+
 def test_default_pytest_needs_no_torch():
     options = tomllib.loads(read("pyproject.toml"))["tool"]["pytest"]["ini_options"]["addopts"]
     assert options[options.index("-m") + 1] == "not parity"
