@@ -1,0 +1,73 @@
+"""From a run's state to a checkpoint in the Hugging Face layout: MXFP4 experts, the rest in bf16.
+
+What is written is the moving average of the weights, which is better than the last step's.
+`python -m pocket.export --run main` writes the checkpoint that ships inside the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gptoss_edu.checkpoint import POCKET, save_checkpoint
+from gptoss_edu.config import Config
+from gptoss_edu.model import Layer, Params
+from gptoss_edu.mxfp4 import quantize
+from gptoss_edu.tokenizer import Tokenizer
+from pocket import train
+
+
+def packed(params: Params) -> Params:
+    """Experts in MXFP4, everything else in bf16: how the published models are stored."""
+
+    def layer_of(layer: Layer) -> Layer:
+        attention, moe = jax.tree.map(lambda w: w.astype(jnp.bfloat16), layer.attention), layer.moe
+        rest: dict[str, Any] = {
+            field.name: getattr(moe, field.name).astype(jnp.bfloat16)
+            for field in dataclasses.fields(moe)
+        }
+        rest["w_gate_up_EDP"] = quantize(moe.w_gate_up_EDP)
+        rest["w_down_EFD"] = quantize(moe.w_down_EFD)
+        return Layer(attention, type(moe)(**rest))
+
+    top = {
+        name: getattr(params, name).astype(jnp.bfloat16)
+        for name in ("embedding_VD", "norm_D", "unembedding_DV")
+    }
+    return Params(layers=tuple(layer_of(layer) for layer in params.layers), **top)
+
+
+def read_run(name: str) -> tuple[train.State, Config, Tokenizer]:
+    """A run's state, its sizes and its vocabulary."""
+    run = train.RUNS / name
+    if not (run / "state.npz").exists():
+        raise FileNotFoundError(f"there is no {run / 'state.npz'}; start one with pocket.train")
+    tok = Tokenizer(kept_ids=train.vocabulary(run))
+    config = train.pocket_config(tok.vocab_size)
+    state = jax.eval_shape(
+        lambda: train.start(config, 0, train.make_optimizer(train.optimizer_of(run), 0.0))
+    )
+    return train.restore(state, run / "state.npz"), config, tok
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export a run."""
+    parser = argparse.ArgumentParser(prog="python -m pocket.export", description=__doc__)
+    parser.add_argument("--run", default="main", help="name of the folder in pocket/runs/")
+    parser.add_argument("--to", type=Path, default=POCKET, help="folder to write")
+    parser.add_argument("--last", action="store_true", help="the last step's weights, no average")
+    options = parser.parse_args(arguments)
+    state, config, tok = read_run(options.run)
+    params = state.params if options.last else state.average
+    save_checkpoint(packed(params), config, options.to, kept_ids=tok.kept_ids)
+    size = sum(path.stat().st_size for path in options.to.iterdir())
+    print(f"step {int(state.step)}: {size / 1e6:.2f} MB in {options.to}")
+
+
+if __name__ == "__main__":
+    main()
