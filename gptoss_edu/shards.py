@@ -92,15 +92,19 @@ def _no_header(path: Path, size: int, length: int) -> str:
 
 
 def _check_ranges(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
-            continue  # refused by whoever expects a certain dtype, with a better message
+    """The tensors' bytes must follow one another without gap or overlap, as the format says."""
+    expected = 0
+    for name in sorted(tensors, key=lambda name: header[name]["data_offsets"]):
         begin, end = header[name]["data_offsets"]
-        if not 0 <= begin <= end or end - begin != tensor.num_bytes:
+        known = tensors[name].dtype in DTYPES  # if not, whoever needs this tensor refuses it
+        size = tensors[name].num_bytes if known else end - begin
+        if begin != expected or size < 0 or end - begin != size:
             raise ValueError(
-                f"{path}: {name} takes bytes {begin} to {end}, but {tensor.dtype} of shape"
-                f" {list(tensor.shape)} takes {tensor.num_bytes}; {AGAIN}"
+                f"{path}: {name} takes bytes {begin} to {end}, expected {expected} to"
+                f" {expected + size} for {tensors[name].dtype} of shape"
+                f" {list(tensors[name].shape)}; {AGAIN}"
             )
+        expected = end
 
 
 def find_tensors(folder: Path) -> dict[str, Tensor]:
@@ -192,7 +196,11 @@ class Pending(NamedTuple):
 
 
 def write_file(path: Path, tensors: dict[str, Pending]) -> None:
-    """Write one safetensors file, one tensor in memory at a time, and wait until it is on disk."""
+    """Write one safetensors file, one tensor in memory at a time, and wait until it is on disk.
+
+    Large items come first, so that every tensor starts at a multiple of its item's size.
+    """
+    tensors = dict(sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers asks for
     end = 0
     for name, tensor in tensors.items():

@@ -13,20 +13,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import safetensors
+from safetensors.numpy import save_file
 
 from gptoss_edu.config import Config
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import Mxfp4
 
 LAYOUTS = ("hf_packed", "hf_sharded", "hf_plain", "original_packed", "original_plain")
-NAMES = {
-    np.dtype(ml_dtypes.bfloat16): "bfloat16",
-    np.dtype(np.float32): "float32",
-    np.dtype(np.float16): "float16",
-    np.dtype(np.uint8): "uint8",
-    np.dtype(np.int64): "int64",
-}
 
 
 def random_params(
@@ -160,11 +153,7 @@ def original_config(config: Config) -> dict:
 
 def write_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """One safetensors file, by the safetensors package."""
-    entries = {
-        name: {"dtype": NAMES[value.dtype], "shape": value.shape, "data": value.tobytes()}
-        for name, value in tensors.items()
-    }
-    safetensors.serialize_file(entries, str(path), None)
+    save_file(tensors, path)
 
 
 def write_shards(folder: Path, tensors: dict[str, np.ndarray], count: int) -> None:
