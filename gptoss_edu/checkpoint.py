@@ -198,7 +198,10 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
             f"{folder / KEPT_IDS} holds {found}, expected a list of {config.vocab_size}, one per"
             " row of the embedding; take it and config.json from the same checkpoint"
         )
-    return Tokenizer(kept_ids=tuple(ids))
+    try:
+        return Tokenizer(kept_ids=tuple(ids))
+    except ValueError as error:
+        raise ValueError(f"{folder / KEPT_IDS}: {error}") from error
 
 
 def _read_json(path: Path) -> Any:
