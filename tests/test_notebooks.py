@@ -20,6 +20,7 @@ IGNORED = {"nbval-ignore-output", "nbval-skip", "pytest-validate-ignore-output"}
 IGNORE_COMMENT = re.compile(r"^\s*#+\s*(NBVAL_IGNORE_OUTPUT|NBVAL_SKIP|PYTEST_VALIDATE_\w+)", re.M)
 NEVER_COMPARED = {"image/png", "image/jpeg"}  # nbval skips them: fonts differ between machines
 SAYS_NOTHING = re.compile(r"<Figure size|<[\w.]+ at 0x|Text\(|\[<matplotlib")
+LIVE_BAR = re.compile(r"tqdm\.(auto|notebook)|tqdm_notebook")  # deaf to TQDM_DISABLE
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 _spec = importlib.util.spec_from_file_location("notebook_tool", ROOT / "tools" / "notebooks.py")
@@ -50,6 +51,8 @@ def complaints(notebook) -> list[str]:
             found.append(f"{where} ended in an error")
         if any(WIDGET in output.get("data", {}) for output in cell["outputs"]):
             found.append(f"{where} shows a live widget, expected its static panel")
+        if LIVE_BAR.search(_source(cell)):
+            found.append(f"{where} has a bar that tests cannot silence, expected `tqdm.tqdm`")
     return found + _not_compared(code)
 
 
@@ -185,6 +188,7 @@ PLANTED = {
     "missing": lambda nb: nb["cells"][2].pop("id"),
     "ended in an error": lambda nb: nb["cells"][2].update(outputs=[ERROR]),
     "live widget": lambda nb: nb["cells"][2].update(outputs=[LIVE]),
+    "cannot silence": lambda nb: nb["cells"][2].update(source=["import tqdm.auto"]),
     "nothing would": lambda nb: [cell.update(outputs=[]) for cell in nb["cells"][1:]],
     "compares 3 of 5": lambda nb: [
         nb["cells"][1]["metadata"].update(tags=["nbval-skip"]),
