@@ -70,9 +70,9 @@ def test_packed_experts_equal_their_decoded_twin(weights, x_BTD):
     packed = dataclasses.replace(weights, w_gate_up_EDP=gate_up, w_down_EFD=down)
     decoded = dataclasses.replace(weights, w_gate_up_EDP=gate_up[:], w_down_EFD=down[:])
     for x in (x_BTD, x_BTD[:, :1]):  # grouped, gathered
-        np.testing.assert_array_equal(
-            moe(packed, x, 2, LIMIT, ALPHA)[0], moe(decoded, x, 2, LIMIT, ALPHA)[0]
-        )
+        # Equal numbers, but XLA may add them up in another order: jax 0.7.2 does, 0.10.2 does not.
+        got, expected = (moe(p, x, 2, LIMIT, ALPHA)[0] for p in (packed, decoded))
+        np.testing.assert_allclose(got, expected, atol=3e-5)
 
 
 def test_router_softmax_is_over_the_chosen_only(weights, x_BTD):
