@@ -38,7 +38,7 @@ from gptoss_edu.shards import (
     Pending,
     Tensor,
     find_tensors,
-    mapped,
+    map_array,
     write_shards,
 )
 from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
@@ -301,6 +301,9 @@ def read_params(
 ) -> Params:
     """Read all weights, one tensor at a time, after making sure that they fit.
 
+    JAX works behind our back: without `block_until_ready` at each step, inputs of layers that are
+    still to be cast or unpacked would pile up in memory.
+
     Embedding and unembedding come first. A tensor is in memory twice while it is copied from its
     file; theirs are larger than a layer, but at that time nothing else is there.
     """
@@ -320,10 +323,9 @@ def read_params(
     def read_group(layer: int | None) -> dict[str, jax.Array]:
         arrays = {}
         for field, entry in places(layout, layer):
-            array = read(tensors[entry.name], field, entry, sizes)
-            bar.update(array.nbytes)
-            target = target_dtype(array.dtype, precision)
-            arrays[field] = array if array.dtype == target else array.astype(target)
+            tensor = tensors[entry.name]
+            arrays[field] = read(tensor, field, entry, sizes, precision)
+            bar.update(arrays[field].size * DTYPES[tensor.dtype].itemsize)
         return arrays
 
     with bar:
@@ -341,25 +343,41 @@ def target_dtype(stored: Any, precision: str) -> Any:
     return jnp.dtype(jnp.float32 if precision == "f32" else jnp.bfloat16)
 
 
-def read(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> jax.Array:
-    """One field: map its tensor, cut out its part, turn its axes, copy to the device.
+def read(
+    tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], precision: str
+) -> jax.Array:
+    """One field: map its tensor, cut out its part, turn its axes, copy to the device, cast.
 
     JAX is handed the turned view itself and copies it in cache-sized tiles, 2 GB/s on two cores,
-    with nothing in between. A view that needs no turn must be copied first: JAX would adopt the
-    mapped pages as they are, and the weights would then change when the file does.
+    with nothing in between.
     """
     axes = [axis.split("+") for axis in entry.axes.split()]
     on_disk = "".join(axis[entry.part % len(axis)] for axis in axes)
     in_memory = field.rsplit("_", 1)[-1]
     lengths = [math.prod(sizes[letter] for letter in part) for part in axes[0]]
-    with mapped(tensor) as stored:
-        begin = sum(lengths[: entry.part])
-        part = stored[begin : begin + lengths[entry.part]]
-        view = part.reshape([sizes[letter] for letter in on_disk])
-        view = view.transpose([on_disk.index(letter) for letter in in_memory])
-        if view.flags.c_contiguous:
-            view = np.array(view)
-        return jax.block_until_ready(jax.device_put(view))
+    begin = sum(lengths[: entry.part])
+    view = map_array(tensor)[begin : begin + lengths[entry.part]]
+    view = view.reshape([sizes[letter] for letter in on_disk])
+    view = view.transpose([on_disk.index(letter) for letter in in_memory])
+    if view.flags.c_contiguous:
+        view = aligned_copy(view)
+    array = jax.block_until_ready(jax.device_put(view))
+    del view  # unmaps the file
+    target = target_dtype(array.dtype, precision)
+    return array if array.dtype == target else jax.block_until_ready(array.astype(target))
+
+
+def aligned_copy(view: np.ndarray) -> np.ndarray:
+    """A copy that JAX can adopt without copying it again.
+
+    On CPU, JAX adopts contiguous arrays that start at a multiple of 64 bytes and copies others. It
+    would adopt mapped pages, too, and then the weights would change when the file does.
+    """
+    raw = np.empty(view.nbytes + 64, np.uint8)
+    begin = -raw.ctypes.data % 64
+    copy = raw[begin : begin + view.nbytes].view(view.dtype).reshape(view.shape)
+    np.copyto(copy, view)
+    return copy
 
 
 def build_layer(arrays: dict[str, jax.Array], precision: str) -> Layer:
@@ -376,7 +394,7 @@ def build_layer(arrays: dict[str, jax.Array], precision: str) -> Layer:
     for name, pair in pairs.items():
         w: Any = Mxfp4(**pair)
         if precision in ("bf16", "f32"):
-            w = unpack(w, target_dtype(w.dtype, precision))
+            w = jax.block_until_ready(unpack(w, target_dtype(w.dtype, precision)))
         parts["moe"][name] = w
     return Layer(Attention(**parts["attention"]), Moe(**parts["moe"]))
 

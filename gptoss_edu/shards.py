@@ -10,12 +10,11 @@ Source: the safetensors format description, https://github.com/huggingface/safet
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,21 +164,19 @@ def _merge(headers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return merged
 
 
-@contextlib.contextmanager
-def mapped(tensor: Tensor) -> Iterator[np.ndarray]:
+def map_array(tensor: Tensor) -> np.ndarray:
     """The tensor as a read-only NumPy view of its file; copy out what is to be kept.
 
     Pages are read as they are touched, and count as this process's memory while they are mapped.
-    Mapping one tensor at a time, not the file, is what lets go of them.
+    Mapping one tensor at a time, not the file, lets go of them as soon as the view is dropped.
     """
     start = tensor.begin - tensor.begin % mmap.ALLOCATIONGRANULARITY
     length = tensor.begin - start + tensor.num_bytes
     with open(tensor.path, "rb") as file:
         pages = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
-    dtype = DTYPES[tensor.dtype]
-    flat = np.frombuffer(pages, dtype, math.prod(tensor.shape), tensor.begin - start)
-    del pages  # the view holds it, and unmaps it when it goes
-    yield flat.reshape(tensor.shape)
+    count = math.prod(tensor.shape)
+    flat = np.frombuffer(pages, DTYPES[tensor.dtype], count, tensor.begin - start)
+    return flat.reshape(tensor.shape)
 
 
 class Pending(NamedTuple):

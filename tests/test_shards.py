@@ -11,7 +11,7 @@ import safetensors
 from layouts import write_file as reference_write
 
 from gptoss_edu import shards
-from gptoss_edu.shards import Pending, find_tensors, mapped, read_header
+from gptoss_edu.shards import Pending, find_tensors, map_array, read_header
 
 ARRAYS = {
     "odd": np.arange(7, dtype=np.uint8),
@@ -49,10 +49,10 @@ def test_what_the_safetensors_package_writes_is_read(tmp_path):
     found = read_header(tmp_path / "x.safetensors")
     assert found.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
-        with mapped(found[name]) as view:
-            assert view.dtype == value.dtype
-            assert not view.flags.writeable
-            np.testing.assert_array_equal(view, value)
+        view = map_array(found[name])
+        assert view.dtype == value.dtype
+        assert not view.flags.writeable
+        np.testing.assert_array_equal(view, value)
 
 
 def test_every_tensor_starts_at_a_multiple_of_its_item_size(path):
