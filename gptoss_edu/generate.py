@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from gptoss_edu.cache import Cache, TurnCache, capacity_for, copy_rings, empty_cache, grow
 from gptoss_edu.clock import Clock
 from gptoss_edu.config import Config
-from gptoss_edu.harmony import Piece, Reply, StreamParser, make_reply, render
+from gptoss_edu.harmony import Message, Piece, Reply, StreamParser, make_reply, render
 from gptoss_edu.model import Model, Params, run_blocks, unembed
 from gptoss_edu.sampling import GREEDY, Sampling, sample
 from gptoss_edu.tokenizer import CALL, Tokenizer
@@ -93,8 +93,7 @@ def prefill(
     """
     config = model.config
     check_rows(prompts, config.vocab_size)
-    length_B = np.asarray(cache.length_B)
-    _check_room(cache, int(max(n + len(p) for n, p in zip(length_B, prompts, strict=True))), config)
+    _check_room(cache, [len(prompt) for prompt in prompts], config)
     B, longest = len(prompts), max(map(len, prompts))
     size = chunk_size(config, B, cache.capacity or config.max_positions)
     last_BD = jnp.zeros((B, config.hidden_size), model.dtype)
@@ -120,7 +119,7 @@ def decode_step(
     outside the vocabulary; XLA would say nothing and compute something else.
     """
     check_rows([[int(token)] for token in np.asarray(token_B)], model.config.vocab_size)
-    _check_room(cache, int(np.max(cache.length_B)) + 1, model.config)
+    _check_room(cache, [1] * len(token_B), model.config)
     token_B = jnp.asarray(token_B, jnp.int32)
     return _decode(params, token_B, cache, config=model.config, dtype=model.dtype)
 
@@ -141,12 +140,18 @@ def check_rows(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
             )
 
 
-def _check_room(cache: Cache, length: int, config: Config) -> None:
-    room = cache.capacity or config.max_positions
+def _check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
+    """Raise ValueError unless row b of the cache has room for added[b] tokens more."""
     if cache.length_B.is_deleted():
         raise ValueError(
             "this cache was used up by an earlier call; go on with the one it returned"
         )
+    if len(added) != len(cache.length_B):
+        raise ValueError(
+            f"found {len(added)} rows for a cache of {len(cache.length_B)}, expected as many"
+        )
+    length = int(np.max(np.asarray(cache.length_B) + np.asarray(added)))
+    room = cache.capacity or config.max_positions
     if length > room:
         raise ValueError(
             f"the cache is full: {length} tokens would have to fit, it has room for {room};"
@@ -270,7 +275,8 @@ class Options:
 
     def seeds(self, batch: int) -> list[int]:
         """One seed per prompt; a single one serves all, as it would serve each alone."""
-        seeds = [self.seed] * batch if _is_int(self.seed) else list(self.seed)
+        many = isinstance(self.seed, (Sequence, np.ndarray)) and not isinstance(self.seed, str)
+        seeds = list(self.seed) if many else [self.seed] * batch
         if len(seeds) != batch or not all(_is_int(s) and 0 <= s < 2**32 for s in seeds):
             raise ValueError(
                 f"seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1,"
@@ -422,5 +428,7 @@ def generate(
 
 
 def _is_batch(prompt: Any) -> bool:
-    """A list of prompts, as against a list of messages, which are dictionaries."""
-    return isinstance(prompt, (list, tuple)) and not any(isinstance(p, dict) for p in prompt)
+    """A list of prompts, as against a list of messages."""
+    if not isinstance(prompt, (list, tuple)):
+        return False
+    return not any(isinstance(entry, (Mapping, Message)) for entry in prompt)

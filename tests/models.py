@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptoss_edu.config import TINY
 from gptoss_edu.model import Model, Params, init_params
@@ -33,8 +34,19 @@ MODEL = Model(CONFIG, TOKENIZER)
 
 @functools.lru_cache
 def random_params(seed: int = 0) -> Params:
-    """Weights that mean nothing: the answers are noise, but every branch is taken."""
-    return init_params(CONFIG, jax.random.key(seed))
+    """Weights that mean nothing: the answers are noise, but every branch is taken.
+
+    `init_params` says the shapes; NumPy draws the numbers, since that compiles nothing.
+    """
+    source = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        mean = 1.0 if "norm" in path[-1].name else 0.0
+        std = 0.1 if mean or leaf.ndim == 1 else 1.0 if leaf.shape[0] == CONFIG.vocab_size else 0.08
+        return jnp.asarray(source.normal(mean, std, leaf.shape), leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def following(successor: dict[int, int], seed: int = 0) -> Params:
@@ -45,23 +57,23 @@ def following(successor: dict[int, int], seed: int = 0) -> Params:
     """
     params = random_params(seed)
     before, after = (TOKENIZER.to_rows(ids) for ids in (successor, successor.values()))
-    unembedding_DV = jnp.zeros_like(params.unembedding_DV)
-    unembedding_DV = unembedding_DV.at[:, jnp.array(after)].set(
-        params.embedding_VD[jnp.array(before)].T
-    )
+    unembedding_DV = np.array(params.unembedding_DV)
+    unembedding_DV[:, after] = np.array(params.embedding_VD)[before].T
+
+    def zeroed(part, *names):
+        zeros = {name: np.zeros_like(getattr(part, name)) for name in names}
+        return dataclasses.replace(part, **{name: jnp.asarray(zeros[name]) for name in names})
 
     def without_output(layer):
-        silent = {"w_o_NHD": 0 * layer.attention.w_o_NHD, "b_o_D": 0 * layer.attention.b_o_D}
-        still = {"w_down_EFD": 0 * layer.moe.w_down_EFD, "b_down_ED": 0 * layer.moe.b_down_ED}
         return dataclasses.replace(
             layer,
-            attention=dataclasses.replace(layer.attention, **silent),
-            moe=dataclasses.replace(layer.moe, **still),
+            attention=zeroed(layer.attention, "w_o_NHD", "b_o_D"),
+            moe=zeroed(layer.moe, "w_down_EFD", "b_down_ED"),
         )
 
     return dataclasses.replace(
         params,
         layers=tuple(map(without_output, params.layers)),
-        norm_D=jnp.ones_like(params.norm_D),
-        unembedding_DV=unembedding_DV,
+        norm_D=jnp.asarray(np.ones_like(params.norm_D)),
+        unembedding_DV=jnp.asarray(unembedding_DV),
     )
