@@ -13,8 +13,9 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import huggingface_hub.constants
 import huggingface_hub.errors
@@ -23,6 +24,7 @@ from gptoss_edu.shards import INDEX, find_tensors
 
 # Of the top folder only: `original/` and `metal/` hold the same 13.8 GB again.
 WANTED = ("config.json", "generation_config.json", "o200k_ids.json", INDEX, "*.safetensors")
+ATTEMPTS = 100  # per file, and each must bring something
 
 
 def download(repo_id: str) -> Path:
@@ -75,12 +77,7 @@ def describe(repo_id: str) -> tuple[str, list[Any]]:
             " expected one of them; check the spelling, or `hf auth login` if it is private"
         ) from error
     except Exception as error:  # the HTTP library underneath has changed twice
-        raise ConnectionError(
-            f"found no complete copy of {repo_id!r} in {cache_folder()}, and the Hub is out of"
-            f" reach ({type(error).__name__}: {error}). Connect once, or on another machine run `hf"
-            f" download {repo_id} --exclude 'original/*' 'metal/*' --local-dir FOLDER` and load the"
-            " folder"
-        ) from error
+        raise _out_of_reach(repo_id, error) from error
     names = [file.rfilename for file in info.siblings or []]
     files = [
         file
@@ -96,6 +93,14 @@ def describe(repo_id: str) -> tuple[str, list[Any]]:
     return info.sha, files
 
 
+def _out_of_reach(repo_id: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"found no complete copy of {repo_id!r} in {cache_folder()}, and the Hub is out of reach"
+        f" ({type(error).__name__}: {error}). Connect once, or on another machine run `hf download"
+        f" {repo_id} --exclude 'original/*' 'metal/*' --local-dir FOLDER` and load the folder"
+    )
+
+
 def check_disk(folder: Path, needed: int) -> None:
     """Refuse with OSError to write `needed` bytes to a disk that has less room."""
     free = shutil.disk_usage(folder).free
@@ -108,32 +113,13 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def fetch(url: str, file: Any, blobs: Path) -> None:
     """Fetch one large file to blobs/<its sha256>, going on from what an earlier call left there."""
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
     name, size, sha256 = file.rfilename, file.size, file.lfs.sha256
     partial = _partial(blobs, file)
     with open(partial, "ab") as out:
         _lock(out)
         if _is_whole(blobs / sha256, file):  # by another process, while this one waited
             return
-        if out.tell() > size:
-            out.truncate(0)
-        try:
-            http_get(
-                url,
-                out,
-                resume_size=out.tell(),
-                headers=build_hf_headers(),
-                expected_size=size,
-                displayed_filename=name,
-            )
-        except Exception as error:
-            out.flush()
-            raise ConnectionError(
-                f"the download of {name} broke off after {out.tell():,} of {size:,} bytes"
-                f" ({type(error).__name__}: {error}); what came is kept, call again to go on"
-            ) from error
+        append(url, out, name, size)
     with open(partial, "rb") as received:
         found = hashlib.file_digest(received, "sha256").hexdigest()
     if found != sha256:
@@ -143,6 +129,36 @@ def fetch(url: str, file: Any, blobs: Path) -> None:
             " it was deleted, call again to download it anew"
         )
     partial.replace(blobs / sha256)
+
+
+def append(url: str, out: BinaryIO, name: str, size: int) -> None:
+    """Append to `out` what it lacks of `size` bytes, as long as each attempt brings some."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    for attempt in range(ATTEMPTS):
+        if out.tell() > size:  # a server that cannot resume sent everything once more
+            out.seek(0)
+            out.truncate()
+        before = out.tell()
+        try:
+            return http_get(
+                url,
+                out,
+                resume_size=before,
+                headers=build_hf_headers(),
+                expected_size=size,
+                displayed_filename=name,
+            )
+        except Exception as error:
+            out.flush()
+            if out.tell() == before or attempt == ATTEMPTS - 1:
+                raise ConnectionError(
+                    f"the download of {name} broke off after {out.tell():,} of {size:,} bytes"
+                    f" ({type(error).__name__}: {error}); what came is kept, call again to go on"
+                ) from error
+        time.sleep(1)
+    return None
 
 
 def _partial(blobs: Path, file: Any) -> Path:
@@ -169,10 +185,7 @@ def _assemble(repo_id: str, files: list[Any]) -> Path:
     try:
         folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=names))
     except Exception as error:
-        raise ConnectionError(
-            f"could not complete {repo_id} in {cache_folder()} ({type(error).__name__}: {error});"
-            " call again"
-        ) from error
+        raise _out_of_reach(repo_id, error) from error
     for file in files:
         if not _is_whole(folder / file.rfilename, file):
             raise ValueError(

@@ -102,7 +102,8 @@ def test_all_layouts_give_the_same_logits(tmp_path):
         logits[layout] = np.asarray(compute(params, np.array([[5, 17, 29, 108]]), config))
     assert np.ptp(logits["hf_packed"]) > 1
     for layout, found in logits.items():
-        np.testing.assert_array_equal(found, logits["hf_packed"], err_msg=layout)
+        # Same numbers; whether XLA sums them in the same order depends on how they are packed.
+        np.testing.assert_allclose(found, logits["hf_packed"], rtol=0, atol=1e-5, err_msg=layout)
 
 
 def decoded(params: Params, dtype) -> Params:
