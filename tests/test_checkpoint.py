@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -138,6 +139,21 @@ def test_parameters_do_not_depend_on_the_file_once_loaded(folder, packed):
     with open(path, "r+b") as file:  # in place: the same pages that were mapped
         file.write(bytes(path.stat().st_size))
     assert_same(params, packed)
+
+
+@pytest.mark.parametrize("layout", ["hf_packed", "original_packed"])
+def test_the_progress_bar_ends_at_its_total(tmp_path, packed, layout, monkeypatch):
+    bars = []
+
+    class Bar(checkpoint.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(checkpoint, "tqdm", Bar)
+    load_model(write_layout(tmp_path, packed, CONFIG, layout))
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
+    assert len(bars) == 1
 
 
 # Precisions
