@@ -315,7 +315,9 @@ def read_params(
         )
     sizes = sizes_of(config)
     check_memory(*bytes_needed(tensors, layout, config, precision))
-    total = sum(tensor.num_bytes for tensor in tensors.values())
+    groups = (None, *range(config.num_layers))
+    used = {entry.name for layer in groups for _, entry in places(layout, layer)}
+    total = sum(tensors[name].num_bytes for name in used)
     bar = tqdm(
         total=total, unit="B", unit_scale=True, desc="loading", delay=2, disable=None, leave=False
     )
@@ -330,9 +332,7 @@ def read_params(
 
     with bar:
         top = read_group(None)
-        layers = tuple(
-            build_layer(read_group(layer), precision) for layer in range(config.num_layers)
-        )
+        layers = tuple(build_layer(read_group(layer), precision) for layer in groups[1:])
     return Params(layers=layers, **top)
 
 

@@ -127,9 +127,10 @@ def test_the_hf_copy_is_taken_where_both_are(tmp_path, packed):
     assert_same(load_model(str(tmp_path))[1], packed)
 
 
-def test_rotary_frequencies_of_an_exporter_are_ignored(folder, packed):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rotary_frequencies_of_an_exporter_are_ignored(folder, packed, dtype):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    change_tensors(folder, lambda tensors: tensors.update({name: np.zeros(10, np.float32)}))
+    change_tensors(folder, lambda tensors: tensors.update({name: np.zeros(10, dtype)}))
     assert_same(load_model(folder)[1], packed)
 
 
