@@ -5,6 +5,7 @@ All tests of generation share them and their shapes, since compiling is what cos
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,11 @@ import numpy as np
 
 from gptoss_edu.config import TINY
 from gptoss_edu.model import Model, Params, init_params
-from gptoss_edu.tokenizer import Tokenizer, byte_ids
+from gptoss_edu.tokenizer import CHANNEL, END, MESSAGE, RETURN, START, Tokenizer, byte_ids
 
 CONTROL = range(199998, 200020)
-WORDS = (17360, 1428, 173781, 35644, 17196)  # system, user, assistant, analysis, final
-KEPT_IDS = tuple(sorted({*byte_ids(), *CONTROL, *WORDS}))
+SYSTEM, USER, ASSISTANT, ANALYSIS, FINAL = 17360, 1428, 173781, 35644, 17196
+KEPT_IDS = tuple(sorted({*byte_ids(), *CONTROL, SYSTEM, USER, ASSISTANT, ANALYSIS, FINAL}))
 TOKENIZER = Tokenizer(kept_ids=KEPT_IDS)
 # One sliding layer, one full. A prompt of bytes has some 250 tokens: beyond window and context.
 CONFIG = dataclasses.replace(
@@ -77,3 +78,23 @@ def following(successor: dict[int, int], seed: int = 0) -> Params:
         norm_D=jnp.asarray(np.ones_like(params.norm_D)),
         unembedding_DV=jnp.asarray(unembedding_DV),
     )
+
+
+def say(analysis: str, final: str) -> list[int]:
+    """Ids of a proper answer, as a model would sample them."""
+    thinking = [CHANNEL, ANALYSIS, MESSAGE, *TOKENIZER.encode(analysis), END]
+    answer = [START, ASSISTANT, CHANNEL, FINAL, MESSAGE, *TOKENIZER.encode(final), RETURN]
+    return thinking + answer
+
+
+def dictate(monkeypatch, ids: list[int]) -> None:
+    """Let the model read and write as ever, but choose its first tokens for it."""
+    module = importlib.import_module("gptoss_edu.generate")
+    pick, rows = module._pick, TOKENIZER.to_rows(ids)
+
+    def dictated(logits_BV, seed_B, step, active, seen_BV):
+        if step < len(rows):
+            return jnp.full(logits_BV.shape[0], rows[step], jnp.int32), seen_BV
+        return pick(logits_BV, seed_B, step, active, seen_BV)
+
+    monkeypatch.setattr(module, "_pick", dictated)

@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import CONFIG, MODEL, TOKENIZER, following, random_params
+from models import (
+    ANALYSIS,
+    ASSISTANT,
+    CONFIG,
+    MODEL,
+    TOKENIZER,
+    dictate,
+    following,
+    random_params,
+    say,
+)
 
 from gptoss_edu.cache import empty_cache, grow
 from gptoss_edu.config import FULL, GPT_OSS_20B
@@ -26,7 +36,6 @@ TOLERANCE = 2e-5
 LENGTHS = (1, 127, 128, 129, 300)  # the window is 128, the initial context 256
 ROOM = 512
 SAMPLED = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01)
-ANALYSIS, FINAL, ASSISTANT = 35644, 17196, 173781
 
 # The package offers a function of the same name.
 generate_module = importlib.import_module("gptoss_edu.generate")
@@ -241,37 +250,8 @@ def test_max_tokens_cuts_and_says_so(params):
     assert (len(reply.token_ids), reply.finish_reason) == (3, "length")
 
 
-@pytest.fixture
-def dictate(monkeypatch):
-    """Let the model read its own tokens as ever, but choose them for it; None: choose itself."""
-    pick = generate_module._pick
-
-    def choose(*texts):
-        ids = [i for text in texts for i in (text if isinstance(text, list) else [text])]
-        rows = TOKENIZER.to_rows(ids)
-
-        def dictated(logits_BV, seed_B, step, active, seen_BV):
-            if step < len(rows):
-                return jnp.full(logits_BV.shape[0], rows[step], jnp.int32), seen_BV
-            return pick(logits_BV, seed_B, step, active, seen_BV)
-
-        monkeypatch.setattr(generate_module, "_pick", dictated)
-
-    return choose
-
-
-def spell(text):
-    return TOKENIZER.encode(text)
-
-
-def say(analysis, final):
-    """Ids of a proper answer."""
-    thinking = [CHANNEL, ANALYSIS, MESSAGE, *spell(analysis), END]
-    return [*thinking, START, ASSISTANT, CHANNEL, FINAL, MESSAGE, *spell(final), RETURN]
-
-
-def test_streamed_pieces_join_to_the_reply(params, dictate):
-    dictate(say("2 + 2: vier → 4", "four ✓"))
+def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
+    dictate(monkeypatch, say("2 + 2: vier → 4", "four ✓"))
     pieces = stream(MODEL, params, "2 + 2?")
     assert pieces.reply is None
     text = {"analysis": "", "final": ""}
@@ -286,8 +266,8 @@ def test_streamed_pieces_join_to_the_reply(params, dictate):
     assert dataclasses.replace(again, stats=None) == dataclasses.replace(reply, stats=None)
 
 
-def test_streaming_comes_token_by_token(params, dictate):
-    dictate(say("ab", "cd"))
+def test_streaming_comes_token_by_token(params, monkeypatch):
+    dictate(monkeypatch, say("ab", "cd"))
     pieces = stream(MODEL, params, "hi")
     assert [next(pieces).text for _ in range(3)] == ["a", "b", "c"]
     assert pieces.reply is None
@@ -339,11 +319,11 @@ def tokens_read(reply):
     return round(reply.stats.prefill_tokens_per_s * reply.stats.time_to_first_token_s)
 
 
-def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, dictate):
+def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, monkeypatch):
     first = [{"role": "user", "content": "2 + 2?"}]
-    dictate(say("2 + 2 is 4", "four"))
-    reply = generate(MODEL, params, first)
-    dictate()
+    with monkeypatch.context() as patch:
+        dictate(patch, say("2 + 2 is 4", "four"))
+        reply = generate(MODEL, params, first)
     second = [*first, *reply.to_messages(), {"role": "user", "content": "and 5?"}]
     fresh = generate(MODEL, params, second, max_tokens=6)
     reused = generate(MODEL, params, second, max_tokens=6, cache=reply.cache)
@@ -355,21 +335,21 @@ def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, dicta
     assert once_more.token_ids == fresh.token_ids
 
 
-def test_a_cache_of_another_conversation_does_no_harm(params, dictate):
-    dictate(say("?", "!"))
-    other = generate(MODEL, params, "something else", reasoning_effort="high").cache
-    dictate()
+def test_a_cache_of_another_conversation_does_no_harm(params, monkeypatch):
+    with monkeypatch.context() as patch:
+        dictate(patch, say("?", "!"))
+        other = generate(MODEL, params, "something else", reasoning_effort="high").cache
     fresh = generate(MODEL, params, "hi", max_tokens=4)
     reused = generate(MODEL, params, "hi", max_tokens=4, cache=other)
     assert reused.token_ids == fresh.token_ids
     assert tokens_read(reused) == len(fresh.prompt_ids)
 
 
-def test_a_conversation_of_three_turns_reads_each_text_once(params, dictate):
+def test_a_conversation_of_three_turns_reads_each_text_once(params, monkeypatch):
+    dictate(monkeypatch, say("let me see", "it is so"))
     talk, cache, read_so_far, longest = [], None, 0, 0
     for question in ("2 + 2?", "and 5?", "and 6?"):
         talk.append({"role": "user", "content": question})
-        dictate(say("let me see", "it is so"))
         reply = generate(MODEL, params, talk, cache=cache)
         talk, cache = talk + reply.to_messages(), reply.cache
         read_so_far += tokens_read(reply)
