@@ -25,7 +25,9 @@ from gptoss_edu import __version__
 from gptoss_edu.checkpoint import PRECISIONS, load_model
 from gptoss_edu.doctor import describe, survey
 from gptoss_edu.generate import Options, Stream, generate, stream
-from gptoss_edu.harmony import EFFORTS, Piece, Reply, Stats, render
+from gptoss_edu.harmony import EFFORTS, render
+from gptoss_edu.parser import Piece
+from gptoss_edu.reply import Reply, Stats
 
 NAME = "gptoss_edu"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for a program that the signal ended

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from gptoss_edu.harmony import Stats
+from gptoss_edu.reply import Stats
 
 # (begin, end) of each compilation in this process, as jax reports them.
 _compilations: collections.deque[tuple[float, float]] = collections.deque(maxlen=10_000)

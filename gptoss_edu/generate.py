@@ -17,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.cache import Cache, TurnCache, capacity_for, copy_rings, empty_cache, grow
+from gptoss_edu.checkpoint import available_memory
 from gptoss_edu.clock import Clock
-from gptoss_edu.config import Config
-from gptoss_edu.harmony import Message, Piece, Reply, StreamParser, make_reply, render
+from gptoss_edu.config import FULL, Config
+from gptoss_edu.harmony import render
 from gptoss_edu.model import Model, Params, run_blocks, unembed
+from gptoss_edu.parser import Message, Piece, StreamParser
+from gptoss_edu.reply import Reply, make_reply
 from gptoss_edu.sampling import GREEDY, Sampling, sample
 from gptoss_edu.tokenizer import CALL, Tokenizer
 
@@ -219,17 +222,53 @@ def _start(
     room = capacity_for(
         min(longest + min(max_tokens, 256), config.max_positions), config.max_positions
     )
-    resumed = kept.resume(list(prompts[0])) if kept is not None and len(prompts) == 1 else None
+    resumed = None if kept is None else _resume(model, prompts, kept)
     if resumed is None:
+        _check_memory(config, len(prompts), room, model.dtype)
         return empty_cache(config, len(prompts), room, model.dtype), 0, [list(p) for p in prompts]
     state, held = resumed
-    return grow(state, room), held, [list(prompts[0][held:])]
+    return _with_room(state, room, config), held, [list(prompts[0][held:])]
+
+
+def _resume(
+    model: Model, prompts: Sequence[Sequence[int]], kept: TurnCache
+) -> tuple[Cache, int] | None:
+    """`TurnCache.resume`, where the cache is one that this model could have made."""
+    if len(prompts) != 1:
+        raise ValueError(f"found a cache and {len(prompts)} prompts, expected one: it holds one")
+    made = empty_cache(model.config, 1, 1, model.dtype).layers
+    if [kv.k_BSKH.shape[2:] for kv in made] != [kv.k_BSKH.shape[2:] for kv in kept.cache.layers]:
+        raise ValueError(
+            "this cache is of a model with other layers, heads or sizes; leave it out, or pass the"
+            " `cache` of this model's last reply"
+        )
+    if made[0].k_BSKH.dtype != (found := kept.cache.layers[0].k_BSKH.dtype):
+        raise ValueError(
+            f"this cache holds {found}, but this model computes in {model.dtype}; leave it out,"
+            " or pass the `cache` of this model's last reply"
+        )
+    return kept.resume(list(prompts[0]))
 
 
 def _with_room(state: Cache, length: int, config: Config) -> Cache:
     if state.capacity is None or length <= state.capacity:
         return state
-    return grow(state, capacity_for(length, config.max_positions))
+    room = capacity_for(length, config.max_positions)
+    _check_memory(config, len(state.length_B), room, state.layers[0].k_BSKH.dtype)
+    return grow(state, room)
+
+
+def _check_memory(config: Config, batch: int, room: int, dtype: Any) -> None:
+    """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
+    full_layers = config.layer_types.count(FULL)
+    per_token = 2 * full_layers * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
+    needed, (available, where) = batch * room * per_token, available_memory()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"too little memory: keys and values of {batch} x {room:,} tokens take"
+            f" {needed / 2**30:.2f} GiB, {where} has {available / 2**30:.2f} GiB available;"
+            " shorten the prompt, lower max_tokens, or answer fewer prompts at once"
+        )
 
 
 def _seen(prompts: Sequence[Sequence[int]], vocab_size: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Messages and ids: the Harmony format that GPT-OSS was trained to read and write.
+"""Messages to ids: the Harmony format that GPT-OSS was trained to read and write.
 
 A conversation is one string of tokens. Every message has a header (who speaks, on which channel, to
 whom) and a body, set apart by control tokens:
@@ -7,56 +7,31 @@ whom) and a body, set apart by control tokens:
     <|start|>assistant<|channel|>final<|message|>Three.<|return|>
 
 The model thinks on `analysis`, calls tools on `commentary`, answers on `final`. `render` turns a
-conversation into ids that end in `<|start|>assistant`, where the model takes over. `StreamParser`
-turns the ids it samples back into pieces of text with their channel, one token at a time. A sampled
-header may be malformed in any way, so the parser never raises and never drops text.
+conversation into ids that end in `<|start|>assistant`, where the model takes over; `StreamParser`
+in parser.py reads what it then writes.
 
-Source: openai-harmony 0.0.8, which does the rendering; the parser here is our own, because the
-library's either raises on malformed output or loses it.
+Source: openai-harmony 0.0.8, which does the rendering.
 """
 
 from __future__ import annotations
 
-import codecs
-import dataclasses
 import datetime
-import html
 import json
-import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gptoss_edu.tokenizer import (
-    CALL,
-    CHANNEL,
-    END,
-    ENDOFTEXT,
-    FULL_VOCAB,
-    MESSAGE,
-    RETURN,
-    START,
-    Tokenizer,
-    bounded,
-    check_text,
-    load_encoding,
-)
+from gptoss_edu.parser import CHANNELS, FUNCTION_NAME, HEADER_WORD, Message
+from gptoss_edu.tokenizer import bounded, check_text, load_encoding
 
 if TYPE_CHECKING:
     import openai_harmony
 
-CHANNELS = ("analysis", "commentary", "final")
 EFFORTS = ("low", "medium", "high")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Instructions and tool schemas are rendered as one text, which cannot be cut without copying the
 # template: 20,000 equal characters in a row cost 0.1 s, a million crash the encoder.
 MAX_TEMPLATE_RUN = 20_000
-
-_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_HEADER_WORD = re.compile(r"[^\s<>]{1,128}")
-
-
-# ------------------------------------------------------------------------------------- rendering
 
 
 def render(
@@ -256,7 +231,7 @@ def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | N
     if not isinstance(function, Mapping):
         raise ValueError(f"{where}['function'] is a {type(function).__name__}, not a dict")
     name, parameters = function.get("name"), function.get("parameters")
-    if not (isinstance(name, str) and _FUNCTION_NAME.fullmatch(name)):
+    if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
         raise ValueError(
             f"{where} has name {name!r}, but 1 to 64 letters, digits, '_' or '-' were expected"
         )
@@ -369,7 +344,7 @@ def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
     for index, call in enumerate(calls):
         function = call.get("function", call) if isinstance(call, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if not (isinstance(name, str) and _FUNCTION_NAME.fullmatch(name)):
+        if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
             raise ValueError(
                 f"tool call {index} of {where} is {str(call)[:80]!r}, but "
                 f'{{"id", "type": "function", "function": {{"name", "arguments"}}}} was expected'
@@ -384,7 +359,7 @@ def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
 
 def _word(word: Any, what: str) -> str:
     """A name that goes into a header: a space would end it, and `<|` would read as a command."""
-    if not (isinstance(word, str) and _HEADER_WORD.fullmatch(word)):
+    if not (isinstance(word, str) and HEADER_WORD.fullmatch(word)):
         raise ValueError(
             f"{what} is {str(word)[:80]!r}, but one word without spaces, '<' or '>' was expected"
         )
@@ -430,400 +405,3 @@ def _check_template(value: Any) -> None:
                 f"instructions or tools have more than {MAX_TEMPLATE_RUN:,} spaces, letters or "
                 f"symbols in one stretch; shorten it, or move it into a user message"
             )
-
-
-# --------------------------------------------------------------------------------------- parsing
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """New text as it comes: its channel, its recipient if any, and the ids that spelled it.
-
-    An id may end inside a character: it is told with the first piece that has text of it. The role
-    is assistant, unless the model makes up what a user or a tool says.
-    """
-
-    channel: str | None
-    text: str
-    token_ids: tuple[int, ...]
-    recipient: str | None = None
-    role: str = "assistant"
-
-
-@dataclasses.dataclass(frozen=True)
-class Message:
-    """One parsed message. `complete` is False when the ids ended before the message did."""
-
-    role: str
-    channel: str | None
-    recipient: str | None
-    content_type: str | None
-    text: str
-    name: str | None = None
-    complete: bool = True
-
-    @property
-    def function(self) -> str | None:
-        """NAME when the recipient is functions.NAME: then this message is a tool call."""
-        prefix, _, name = (self.recipient or "").partition(".")
-        is_call = prefix == "functions" and self.role == "assistant"
-        return name if is_call and _FUNCTION_NAME.fullmatch(name) else None
-
-    def to_dict(self, call_id: str | None = None) -> dict[str, Any]:
-        """The message in OpenAI's chat format, as `render` reads it; malformed fields left out."""
-        if self.function is not None:
-            function = {"name": self.function, "arguments": self.text}
-            call = {"type": "function", "function": function} | ({"id": call_id} if call_id else {})
-            return {"role": "assistant", "content": None, "tool_calls": [call]}
-        fields = {"channel": self.channel, "name": self.name}
-        fields |= {"recipient": self.recipient, "content_type": self.content_type}
-        if self.role != "assistant":
-            fields = {"name": self.name} if self.role in ("user", "tool") else {}
-        elif self.channel not in CHANNELS:
-            del fields["channel"]
-        for key, value in fields.items():
-            if value and _HEADER_WORD.fullmatch(value.removeprefix("<|constrain|>")) is None:
-                fields[key] = None
-        fields = {key: value for key, value in fields.items() if value}
-        return {"role": self.role, "content": self.text, **fields}
-
-
-class StreamParser:
-    """Sampled ids -> pieces of text, one id at a time, in constant time, without ever raising.
-
-    Starts where `render` stops: after `<|start|>assistant`. What a model may do wrong, and what
-    becomes of it:
-    - no `<|message|>`: what follows the channel (or, without one, everything) is the text;
-    - `<|start|>` or `<|channel|>` inside a text: a new message begins;
-    - `<|end|>` twice, or no `<|start|>` after it: ignored, or understood;
-    - unknown channel or recipient: kept as it is; other control tokens in a text: shown as text;
-    - bytes that are no UTF-8, ids outside the vocabulary: U+FFFD, once no later byte can help.
-    The texts of the pieces of a message always join to the message's text.
-    """
-
-    # A header is about ten tokens. Beyond 64 it is no header but text, to be shown as it comes.
-    MAX_HEADER = 64
-    CLOSING = frozenset((END, RETURN, CALL, ENDOFTEXT))
-
-    def __init__(self) -> None:
-        self._tokenizer = Tokenizer()
-        self._messages: list[Message] = []
-        self._header: list[int] = []
-        self._explicit = False
-        self._open: Message | None = None
-        self._texts: list[str] = []
-        self._pending: list[int] = []
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    @property
-    def messages(self) -> list[Message]:
-        """The messages that are over; after `finish`, all of them."""
-        return list(self._messages)
-
-    @property
-    def channel(self) -> str | None:
-        """The channel of the message whose text is coming now."""
-        return self._open.channel if self._open else None
-
-    def feed(self, token: int) -> list[Piece]:
-        """Takes one sampled id; returns the pieces of text that it completed, often one or none."""
-        token = operator.index(token)
-        if token in self.CLOSING:
-            return self._close()
-        if token == START:
-            pieces = self._close()
-            self._explicit = True
-            return pieces
-        if token == CHANNEL and self._is_new_message():
-            pieces = self._close()
-            self._header = [token]
-            return pieces
-        if self._open is not None:
-            return self._take(token)
-        if token == MESSAGE:
-            self._open, _ = self._parse_header(finished=True)
-            self._header = []
-            return []
-        self._header.append(token)
-        return self._give_up_header() if len(self._header) > self.MAX_HEADER else []
-
-    def finish(self) -> list[Piece]:
-        """No more ids: returns the held back rest, and closes the last message as incomplete."""
-        return self._close(complete=False)
-
-    def _is_new_message(self) -> bool:
-        """A channel is named: does that open a message, after a text without its proper end?"""
-        if self._open is not None or CHANNEL in self._header:
-            return True
-        message, text = self._parse_header(finished=False)
-        return message.recipient is None and bool(text.strip())
-
-    def _bytes(self, token: int) -> bytes:
-        inside = 0 <= token < FULL_VOCAB
-        return self._tokenizer.token_bytes(token) if inside else "\ufffd".encode()
-
-    def _piece(self, text: str) -> list[Piece]:
-        if not text:
-            return []
-        ids, self._pending = tuple(self._pending), []
-        self._texts.append(text)
-        return [Piece(self._open.channel, text, ids, self._open.recipient, self._open.role)]
-
-    def _take(self, token: int) -> list[Piece]:
-        self._pending.append(token)
-        return self._piece(self._decoder.decode(self._bytes(token)))
-
-    def _give_up_header(self) -> list[Piece]:
-        """Without `<|message|>`: what does not belong to a header is the text."""
-        self._open, text = self._parse_header(finished=False)
-        self._pending, self._header = self._header, []
-        # The header may end inside a character: bytes, not text, go to the decoder.
-        return self._piece(self._decoder.decode(text))
-
-    def _close(self, *, complete: bool = True) -> list[Piece]:
-        pieces = []
-        if self._open is None and self._header:
-            pieces = self._give_up_header()
-            if not pieces and not self._decoder.getstate()[0]:
-                self._open = None  # nothing but a header, cut short: no message
-        if self._open is not None:
-            pieces += self._piece(self._decoder.decode(b"", True))
-            text = "".join(self._texts)
-            self._messages.append(dataclasses.replace(self._open, text=text, complete=complete))
-        self._open, self._texts, self._pending, self._header = None, [], [], []
-        self._explicit = False
-        return pieces
-
-    def _parse_header(self, *, finished: bool) -> tuple[Message, bytes]:
-        """Header ids -> the message they announce, and the bytes that belong to its text.
-
-        With `<|message|>` (finished) every word has its place: role, channel, to=recipient, content
-        type. Without it only what is certain is taken, and the rest is text.
-        """
-        ids = self._header
-        channels = [index for index, token in enumerate(ids) if token == CHANNEL]
-        before = ids[: channels[0]] if channels else ids
-        after = ids[channels[-1] + 1 :] if channels else []
-        role, name, rest = self._parse_role(b"".join(map(self._bytes, before)))
-        recipient, rest = _parse_recipient(rest)
-        channel = None
-        if channels:
-            leftover = rest.strip()
-            channel, rest = _parse_channel(b"".join(map(self._bytes, after)), finished)
-            late, rest = _parse_recipient(rest)
-            recipient = recipient or late
-            rest = leftover + b" " + rest if leftover else rest
-        if not finished:
-            kind, rest = _parse_content_type(rest, alone=recipient is not None)
-            text = rest.lstrip() if channels or recipient else rest
-            return Message(role, channel, recipient, kind, "", name), text
-        words = rest.replace(b"<|constrain|>", b" <|constrain|>").decode("utf-8", "replace").split()
-        # `functions.f` is a call even without "to=", or after the type; `json` alone is a type.
-        calls = [word for word in words if word.startswith(("to=", "functions."))]
-        if recipient is None and calls:
-            words.remove(calls[0])
-            recipient = calls[0].removeprefix("to=") or None
-        return Message(role, channel, recipient, " ".join(words) or None, "", name), b""
-
-    def _parse_role(self, header: bytes) -> tuple[str, str | None, bytes]:
-        """The part before the channel -> role, name of the author, rest."""
-        match = re.match(rb"\s*(assistant|user|system|developer)(?::([^\s]+))?(?=\s|$)", header)
-        if match:
-            name = match.group(2).decode("utf-8", "replace") if match.group(2) else None
-            return match.group(1).decode(), name, header[match.end() :]
-        # After <|start|> a tool speaks under its own name: `functions.f to=assistant`.
-        tool = re.match(rb"\s*([^\s]+)", header) if self._explicit else None
-        if tool and not tool.group(1).startswith(b"to="):
-            return "tool", tool.group(1).decode("utf-8", "replace"), header[tool.end() :]
-        return "assistant", None, header
-
-
-def _parse_recipient(header: bytes) -> tuple[str | None, bytes]:
-    match = re.match(rb"\s*to=([^\s<]+)", header)
-    if not match:
-        return None, header
-    return match.group(1).decode("utf-8", "replace"), header[match.end() :]
-
-
-def _parse_channel(header: bytes, finished: bool) -> tuple[str | None, bytes]:
-    """The part after `<|channel|>` -> channel, rest.
-
-    Without `<|message|>` text may follow directly: then only a known channel, or a word that is all
-    there is (a header cut short), is taken for one.
-    """
-    pattern = rb"\s*([^\s<]+)" if finished else rb"\s*(analysis|commentary|final|[^\s<]+\s*$)"
-    match = re.match(pattern, header)
-    if not match:
-        return None, header
-    return match.group(1).decode("utf-8", "replace").strip(), header[match.end() :]
-
-
-def _parse_content_type(header: bytes, alone: bool) -> tuple[str | None, bytes]:
-    """A content type in a header without `<|message|>`: marked, or (alone) all that is left."""
-    match = re.match(rb"\s*(<\|constrain\|>)\s*([A-Za-z]*)", header)
-    if not match and alone:
-        match = re.match(rb"\s*()([a-z]+)\s*$", header)
-    if not match:
-        return None, header
-    return (match.group(1) + match.group(2)).decode(), header[match.end() :]
-
-
-# --------------------------------------------------------------------------------------- replies
-
-
-@dataclasses.dataclass(frozen=True)
-class ToolCall:
-    """The model asks for a function: its name, the arguments as JSON text, an id to answer to."""
-
-    name: str
-    arguments: str
-    id: str
-
-    def parsed(self) -> Any:
-        """The arguments as Python values. Raises ValueError when the model wrote no valid JSON."""
-        try:
-            return json.loads(self.arguments)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; "
-                f"tell the model so in a tool message, and let it try again"
-            ) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """Counts, and speeds without compilation, whose seconds stand apart."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    time_to_first_token_s: float
-    prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-    compile_s: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """What the model answered. `print(reply)` shows the final channel; notebooks show all in color.
-
-    `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
-    cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
-    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`.
-    """
-
-    final: str
-    analysis: str
-    tool_calls: tuple[ToolCall, ...]
-    finish_reason: str
-    stats: Stats | None = None
-    token_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
-    prompt_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
-    messages: tuple[Message, ...] = dataclasses.field(default=(), repr=False)
-    cache: Any = dataclasses.field(default=None, repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return self.final
-
-    def to_messages(self, *, analysis: bool | None = None) -> list[dict[str, Any]]:
-        """The reply as history: dicts in OpenAI's chat format, which `render` takes.
-
-        `analysis` None keeps the thinking only while there is no final answer (a tool call needs
-        it): GPT-OSS was trained to see old answers without it. True and False decide by force.
-        """
-        answered = any(message.channel == "final" for message in self.messages)
-        keep = not answered if analysis is None else analysis
-        call_ids = iter(call.id for call in self.tool_calls)
-        history = []
-        for message in self.messages:
-            if _is_call(message):
-                history.append(message.to_dict(next(call_ids)))
-            elif message.role != "assistant" or message.function:
-                continue  # a tool's answer made up by the model; a call cut short, never made
-            elif message.text and (keep or message.channel != "analysis"):
-                history.append(message.to_dict())
-        return history
-
-    def _repr_html_(self) -> str:
-        rows = [_message_html(message) for message in self.messages] or ["(no message)"]
-        footer = html.escape(_footer(self))
-        return (
-            f'<div style="max-width:60em">{"".join(rows)}'
-            f'<div style="font-size:85%;opacity:0.75">{footer}</div></div>'
-        )
-
-
-def make_reply(
-    parser: StreamParser,
-    *,
-    prompt_ids: Iterable[int],
-    token_ids: Iterable[int],
-    finish_reason: str,
-    stats: Stats | None,
-    cache: Any = None,
-) -> Reply:
-    """Finishes `parser` and gathers what it saw. A call cut short is no tool call: it might run."""
-    assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
-    parser.finish()
-    messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
-    spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
-    calls = [m for m in messages if _is_call(m)]
-    # Without any channel (a small model that forgot it) the text still is the answer.
-    answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
-    # Unique in a conversation, because every later turn has a longer prompt.
-    tool_calls = tuple(
-        ToolCall(m.function, m.text, f"call_{len(prompt_ids)}_{index}")
-        for index, m in enumerate(calls)
-    )
-    return Reply(
-        final="\n\n".join(m.text for m in answers),
-        analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
-        tool_calls=tool_calls,
-        finish_reason=finish_reason,
-        stats=stats,
-        token_ids=tuple(token_ids),
-        prompt_ids=prompt_ids,
-        messages=messages,
-        cache=cache,
-    )
-
-
-def _is_call(message: Message) -> bool:
-    return message.function is not None and message.complete
-
-
-# White on each is at least 4.5 to 1, so labels read alike on light and dark pages; the text itself
-# keeps the page's own color.
-_COLORS = {"analysis": "#6b4fbb", "commentary": "#9a5b00", "final": "#1a7340"}
-
-
-def _message_html(message: Message) -> str:
-    color = _COLORS.get(message.channel or "final", "#5c5c5c")
-    label = message.channel or "no channel"
-    if message.role != "assistant":
-        label = f"{message.name or message.role} · {label}"
-    if message.recipient:
-        label += f" → {message.recipient}"
-    if not message.complete:
-        label += " (cut off)"
-    label, text = html.escape(label), html.escape(message.text)
-    return (
-        f'<div role="group" aria-label="{label}" style="border-left:4px solid {color};'
-        f'margin:0 0 0.6em 0;padding:0.1em 0 0.1em 0.8em">'
-        f'<span style="background:{color};color:#ffffff;border-radius:3px;padding:0.1em 0.5em;'
-        f'font-size:85%">{label}</span>'
-        f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere;margin-top:0.3em">'
-        f"{text}</div></div>"
-    )
-
-
-def _footer(reply: Reply) -> str:
-    parts = [
-        {"length": "stopped at the token limit", "tool_call": "waits for a tool"}.get(
-            reply.finish_reason, "finished"
-        )
-    ]
-    if reply.stats is not None:
-        parts.append(f"{reply.stats.completion_tokens:,} tokens")
-        parts.append(f"{reply.stats.decode_tokens_per_s:.1f} tokens/s")
-        parts.append(f"first after {reply.stats.time_to_first_token_s:.2f} s")
-    return " · ".join(parts)

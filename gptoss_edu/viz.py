@@ -23,7 +23,8 @@ import numpy as np
 
 from gptoss_edu.cache import FullKV, RingKV
 from gptoss_edu.config import Config
-from gptoss_edu.harmony import Piece, Reply, StreamParser
+from gptoss_edu.parser import Piece, StreamParser
+from gptoss_edu.reply import COLORS, Reply
 from gptoss_edu.sampling import Sampling, filter_logits
 from gptoss_edu.tokenizer import FIRST_CONTROL, STOP_TOKENS, Tokenizer
 
@@ -31,7 +32,6 @@ PAPER, INK, PALE, LINE = "#fcfbf8", "#1f1f1f", "#e9e6df", "#8a867d"
 BLUE, SKY, ORANGE, VERMILION = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
 GREEN, PINK = "#009e73", "#cc79a7"
 # The colors of `Reply`; white and black text are both readable on the tints.
-CHANNELS = {"analysis": "#6b4fbb", "commentary": "#9a5b00", "final": "#1a7340"}
 TINTS = {"analysis": "#d9d0f2", "commentary": "#f3dcb5", "final": "#c3e6cf", None: PALE}
 ANSI = {"analysis": "\x1b[35m", "commentary": "\x1b[33m", "final": "\x1b[32m"}
 RESET = "\x1b[0m"
@@ -157,7 +157,7 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
     token, from the first sampled to the stop.
     """
     ids, lanes = reply.token_ids, _lanes(reply.token_ids)
-    channels = [name for name in CHANNELS if any(lane == name for lane, _ in lanes)]
+    channels = [name for name in COLORS if any(lane == name for lane, _ in lanes)]
     names = [*reversed(channels), "header"]
     rows = max(1, -(-len(ids) // per_row))
     per_row = max(1, -(-len(ids) // rows))  # rows of equal length
@@ -197,7 +197,7 @@ def _token_box(axes: Any, x: int, y: int, token: int, channel: str | None) -> No
         0.84,
         boxstyle="round,pad=0,rounding_size=0.12",
         facecolor=VERMILION if stops else TINTS.get(channel, PALE),
-        edgecolor=CHANNELS.get(channel, LINE),
+        edgecolor=COLORS.get(channel, LINE),
         linewidth=0.8,
     )
     axes.add_patch(box)

@@ -26,9 +26,10 @@ from models import (
 from gptoss_edu.cache import empty_cache, grow
 from gptoss_edu.config import FULL, GPT_OSS_20B
 from gptoss_edu.generate import Options, decode_step, generate, generate_tokens, prefill, stream
-from gptoss_edu.harmony import Message, render
+from gptoss_edu.harmony import render
 from gptoss_edu.model import forward
 from gptoss_edu.mxfp4 import quantize
+from gptoss_edu.parser import Message
 from gptoss_edu.sampling import GREEDY, Sampling
 from gptoss_edu.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
 

@@ -22,7 +22,7 @@ MAX_BYTES = 8_000_000
 # The syllabus. A module imports only modules of its own or earlier chapters.
 CHAPTERS = {
     "config": 0, "shapes": 0,
-    "tokenizer": 1, "harmony": 1,
+    "tokenizer": 1, "parser": 1, "reply": 1, "harmony": 1,
     "rope": 2,
     "attention": 3,
     "moe": 4,

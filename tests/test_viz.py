@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptoss_edu import harmony, viz
+from gptoss_edu import viz
 from gptoss_edu.cache import FullKV, RingKV
 from gptoss_edu.config import GPT_OSS_20B, TINY
-from gptoss_edu.harmony import Piece, StreamParser, make_reply
+from gptoss_edu.parser import Piece, StreamParser
+from gptoss_edu.reply import make_reply
 from gptoss_edu.sampling import Sampling
 from gptoss_edu.tokenizer import CHANNEL, END, MESSAGE, RETURN, START, Tokenizer
 
@@ -194,7 +195,6 @@ def test_text_stands_out_from_what_it_is_written_on():
         assert contrast(viz.INK, ground) >= 7, ground
     assert contrast("#ffffff", viz.VERMILION) >= 3  # bold, in the one box that stops
     assert contrast(viz.INK, viz.PAPER) >= 7
-    assert viz.CHANNELS == harmony._COLORS
 
 
 def without_green_cones(color):

@@ -1,0 +1,169 @@
+"""What the model answered: final text, thinking, tool calls and figures, with a rich display."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from gptoss_edu.parser import Message, StreamParser
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """The model asks for a function: its name, the arguments as JSON text, an id to answer to."""
+
+    name: str
+    arguments: str
+    id: str
+
+    def parsed(self) -> Any:
+        """The arguments as Python values. Raises ValueError when the model wrote no valid JSON."""
+        try:
+            return json.loads(self.arguments)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; "
+                f"tell the model so in a tool message, and let it try again"
+            ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Counts, and speeds without compilation, whose seconds stand apart."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    time_to_first_token_s: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    compile_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What the model answered. `print(reply)` shows the final channel; notebooks show all in color.
+
+    `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
+    cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
+    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`.
+    """
+
+    final: str
+    analysis: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    stats: Stats | None = None
+    token_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+    prompt_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+    messages: tuple[Message, ...] = dataclasses.field(default=(), repr=False)
+    cache: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.final
+
+    def to_messages(self, *, analysis: bool | None = None) -> list[dict[str, Any]]:
+        """The reply as history: dicts in OpenAI's chat format, which `render` takes.
+
+        `analysis` None keeps the thinking only while there is no final answer (a tool call needs
+        it): GPT-OSS was trained to see old answers without it. True and False decide by force.
+        """
+        answered = any(message.channel == "final" for message in self.messages)
+        keep = not answered if analysis is None else analysis
+        call_ids = iter(call.id for call in self.tool_calls)
+        history = []
+        for message in self.messages:
+            if is_call(message):
+                history.append(message.to_dict(next(call_ids)))
+            elif message.role != "assistant" or message.function:
+                continue  # a tool's answer made up by the model; a call cut short, never made
+            elif message.text and (keep or message.channel != "analysis"):
+                history.append(message.to_dict())
+        return history
+
+    def _repr_html_(self) -> str:
+        rows = [_message_html(message) for message in self.messages] or ["(no message)"]
+        footer = html.escape(_footer(self))
+        return (
+            f'<div style="max-width:60em">{"".join(rows)}'
+            f'<div style="font-size:85%;opacity:0.75">{footer}</div></div>'
+        )
+
+
+def make_reply(
+    parser: StreamParser,
+    *,
+    prompt_ids: Iterable[int],
+    token_ids: Iterable[int],
+    finish_reason: str,
+    stats: Stats | None,
+    cache: Any = None,
+) -> Reply:
+    """Finishes `parser` and gathers what it saw. A call cut short is no tool call: it might run."""
+    assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
+    parser.finish()
+    messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
+    spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
+    calls = [m for m in messages if is_call(m)]
+    # Without any channel (a small model that forgot it) the text still is the answer.
+    answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
+    # Unique in a conversation, because every later turn has a longer prompt.
+    tool_calls = tuple(
+        ToolCall(m.function, m.text, f"call_{len(prompt_ids)}_{index}")
+        for index, m in enumerate(calls)
+    )
+    return Reply(
+        final="\n\n".join(m.text for m in answers),
+        analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
+        tool_calls=tool_calls,
+        finish_reason=finish_reason,
+        stats=stats,
+        token_ids=tuple(token_ids),
+        prompt_ids=prompt_ids,
+        messages=messages,
+        cache=cache,
+    )
+
+
+def is_call(message: Message) -> bool:
+    return message.function is not None and message.complete
+
+
+# White on each is at least 4.5 to 1, so labels read alike on light and dark pages; the text itself
+# keeps the page's own color.
+COLORS = {"analysis": "#6b4fbb", "commentary": "#9a5b00", "final": "#1a7340"}
+
+
+def _message_html(message: Message) -> str:
+    color = COLORS.get(message.channel or "final", "#5c5c5c")
+    label = message.channel or "no channel"
+    if message.role != "assistant":
+        label = f"{message.name or message.role} · {label}"
+    if message.recipient:
+        label += f" → {message.recipient}"
+    if not message.complete:
+        label += " (cut off)"
+    label, text = html.escape(label), html.escape(message.text)
+    return (
+        f'<div role="group" aria-label="{label}" style="border-left:4px solid {color};'
+        f'margin:0 0 0.6em 0;padding:0.1em 0 0.1em 0.8em">'
+        f'<span style="background:{color};color:#ffffff;border-radius:3px;padding:0.1em 0.5em;'
+        f'font-size:85%">{label}</span>'
+        f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere;margin-top:0.3em">'
+        f"{text}</div></div>"
+    )
+
+
+def _footer(reply: Reply) -> str:
+    parts = [
+        {"length": "stopped at the token limit", "tool_call": "waits for a tool"}.get(
+            reply.finish_reason, "finished"
+        )
+    ]
+    if reply.stats is not None:
+        parts.append(f"{reply.stats.completion_tokens:,} tokens")
+        parts.append(f"{reply.stats.decode_tokens_per_s:.1f} tokens/s")
+        parts.append(f"first after {reply.stats.time_to_first_token_s:.2f} s")
+    return " · ".join(parts)

@@ -1,0 +1,246 @@
+"""Streams of ids: well formed ones as openai-harmony reads them, malformed ones without a loss."""
+
+import numpy as np
+import openai_harmony as oh
+import pytest
+from openai_harmony import Role
+from test_harmony import CASES
+
+from gptoss_edu.parser import StreamParser
+from gptoss_edu.tokenizer import (
+    CHANNEL,
+    END,
+    MESSAGE,
+    RETURN,
+    START,
+    Tokenizer,
+    load_encoding,
+)
+
+
+def ids_of(text: str) -> list[int]:
+    """Text -> ids, with control tokens written by name."""
+    return load_encoding().encode(text, allowed_special="all")
+
+
+def fed(ids) -> StreamParser:
+    parser = StreamParser()
+    for token in ids:
+        parser.feed(token)
+    return parser
+
+
+def parse(ids, finish=True):
+    """Feeds ids one by one; checks what must hold for any ids; -> pieces, messages."""
+    parser, pieces = StreamParser(), []
+    for token in ids:
+        pieces += parser.feed(token)
+    if finish:
+        pieces += parser.finish()
+        assert parser.finish() == []
+        assert "".join(p.text for p in pieces) == "".join(m.text for m in parser.messages)
+    assert all(piece.text for piece in pieces)
+    later = iter(ids)  # every id is told once, in order
+    assert all(token in later for piece in pieces for token in piece.token_ids)
+    return pieces, parser.messages
+
+
+def brief(messages) -> list[tuple]:
+    return [(m.channel, m.recipient, m.content_type, m.text) for m in messages]
+
+
+WELL_FORMED = [
+    "<|channel|>final<|message|>Three.<|return|>",
+    "<|channel|>analysis<|message|>Count: s-t-r 🍓 日本<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Three.\n\n**3**<|return|>",
+    "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary"
+    ' to=functions.get_weather <|constrain|>json<|message|>{"city":"Oslo"}<|call|>',
+    ' to=functions.f<|channel|>commentary <|constrain|>json<|message|>{"a": [1]}<|call|>',
+    ' to=functions.f<|channel|>commentary json<|message|>{"a": [1]}<|call|>',
+    "<|channel|>commentary to=functions.f<|message|>{}<|call|>",
+    "<|channel|>commentary<|message|>I will look.<|end|><|start|>assistant"
+    "<|channel|>analysis to=python code<|message|>1+1<|call|>",
+    "<|channel|>unheard<|message|>x<|end|>",
+    "<|message|>no channel<|end|>",
+    "<|channel|>final<|message|><|return|>",
+    "<|channel|>final<|message|>written <|message|> again<|return|>",
+    "<|channel|>analysis<|message|>a<|end|><|start|>functions.f to=assistant<|channel|>commentary"
+    "<|message|>made up<|end|><|start|>user<|message|>me too<|end|>",
+]
+
+
+@pytest.mark.parametrize("text", WELL_FORMED)
+def test_parses_like_openai_harmony(text):
+    ids = ids_of(text)
+    _, messages = parse(ids)
+    official = load_encoding().parse_messages_from_completion_tokens(ids, Role.ASSISTANT)
+    assert len(messages) == len(official)
+    for ours, theirs in zip(messages, official, strict=True):
+        assert ours.complete
+        assert (ours.role, ours.name) == (theirs.author.role.value, theirs.author.name)
+        assert (ours.channel, ours.recipient) == (theirs.channel, theirs.recipient)
+        assert ours.content_type == theirs.content_type
+        assert ours.text == theirs.content[0].text
+
+
+@pytest.mark.parametrize("text", WELL_FORMED)
+def test_streams_like_openai_harmony(text):
+    official = oh.StreamableParser(load_encoding(), Role.ASSISTANT)
+    parser = StreamParser()
+    for token in ids_of(text):
+        delta = official.process(token).last_content_delta
+        pieces = parser.feed(token)
+        if "made up" not in text:
+            assert "".join(piece.text for piece in pieces) == (delta or "")
+        for piece in pieces:
+            assert piece.token_ids[-1] == token
+            assert (piece.channel, piece.recipient) == (
+                official.current_channel,
+                official.current_recipient,
+            )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reads_back_what_was_rendered(name):
+    """Each assistant message of a rendered conversation, parsed as if it had been sampled."""
+    messages = [m for m in CASES[name][2] if m.author.role == Role.ASSISTANT]
+    for message in messages:
+        ids = load_encoding().render(message)
+        _, (parsed,) = parse(ids[2:])  # after <|start|>assistant
+        kind, text = message.content_type, message.content[0].text
+        assert brief([parsed]) == [(message.channel, message.recipient, kind, text)]
+
+
+MALFORMED = {
+    # no <|message|>: the text is kept, and so is the next message
+    "<|channel|>final Hello<|return|>": [("final", None, None, "Hello")],
+    "<|channel|>analysis hm<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "<|channel|>analysis hm<|channel|>final<|message|>x": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    '<|channel|>commentary to=functions.f <|constrain|>json{"a":1}<|call|>': [
+        ("commentary", "functions.f", "<|constrain|>json", '{"a":1}')
+    ],
+    # no header at all
+    "Hello there": [(None, None, None, "Hello there")],
+    "  Hello <|return|>": [(None, None, None, "  Hello ")],
+    "Hello there<|channel|>final<|message|>x<|return|>": [
+        (None, None, None, "Hello there"),
+        ("final", None, None, "x"),
+    ],
+    # a marker in the recipient's place, or glued to it
+    "<|channel|>final <|constrain|>json<|message|>{}<|return|>": [
+        ("final", None, "<|constrain|>json", "{}")
+    ],
+    "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "<|constrain|>json", "{}")
+    ],
+    "<|channel|>commentary functions.f<|message|>{}<|call|>": [
+        ("commentary", "functions.f", None, "{}")
+    ],
+    "<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "<|constrain|>json", "{}")
+    ],
+    "<|channel|>commentary json<|message|>{}<|call|>": [("commentary", None, "json", "{}")],
+    # messages that do not end, or do not begin
+    "<|channel|>analysis<|message|>hm<|start|>assistant<|channel|>final<|message|>x": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "<|channel|>analysis<|message|>hm<|channel|>final<|message|>x<|return|>": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "<|channel|>analysis<|message|>hm<|end|>assistant<|channel|>final<|message|>x<|return|>": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "<|channel|>analysis<|message|>hm<|end|><|end|><|end|><|channel|>final<|message|>x": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "<|start|>assistant<|channel|>final<|message|>x<|return|><|return|>": [
+        ("final", None, None, "x")
+    ],
+    "<|channel|>final<|message|>x<|endoftext|>": [("final", None, None, "x")],
+    "<|channel|><|message|>x<|end|>": [(None, None, None, "x")],
+    "<|channel|><|channel|>final<|message|>x<|end|>": [("final", None, None, "x")],
+    # cut short within a header: no message, so no text either
+    "": [],
+    "<|channel|>": [],
+    "<|channel|>fin": [],
+    "<|channel|>final": [],
+    "<|channel|>commentary to=functions.": [],
+    "<|channel|>commentary to=functions.f <|constrain|>": [],
+    "<|channel|>commentary to=functions.f <|constrain|>json": [],
+    " to=functions.f<|channel|>commentary json": [],
+    "<|channel|>analysis<|message|>hm<|end|><|start|>": [("analysis", None, None, "hm")],
+    "<|channel|>analysis<|message|>hm<|end|><|start|>assistant": [("analysis", None, None, "hm")],
+    # other control tokens, and markers spelled in letters, are text
+    "<|channel|>final<|message|>a<|constrain|>b<|reserved_200013|><|startoftext|>": [
+        ("final", None, None, "a<|constrain|>b<|reserved_200013|><|startoftext|>")
+    ],
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_streams(text):
+    assert brief(parse(ids_of(text))[1]) == MALFORMED[text]
+
+
+def test_plain_text_shows_before_it_ends():
+    ids = ids_of("word " * 200)
+    pieces, messages = parse(ids, finish=False)
+    assert not messages
+    assert len("".join(piece.text for piece in pieces)) > 600
+    assert brief(parse(ids)[1]) == [(None, None, None, "word " * 200)]
+
+
+def single(data: bytes) -> list[int]:
+    return [Tokenizer().encode(chr(b))[0] if b < 128 else BYTE_IDS[b] for b in data]
+
+
+BYTE_IDS = {Tokenizer().token_bytes(token)[0]: token for token in range(256)}
+FINAL = [CHANNEL, 17196, MESSAGE]
+
+
+def test_a_character_over_several_tokens_comes_whole():
+    ids = [BYTE_IDS[byte] for byte in "🤖é".encode()]
+    pieces, _ = parse([*FINAL, *ids, RETURN])
+    assert [(p.text, p.token_ids) for p in pieces] == [
+        ("🤖", tuple(ids[:4])),
+        ("é", tuple(ids[4:])),
+    ]
+
+
+@pytest.mark.parametrize("closing", [[RETURN], [END], [START], [CHANNEL], [], [MESSAGE]])
+def test_half_a_character_is_never_lost(closing):
+    ids = [BYTE_IDS[byte] for byte in b"ok\xf0\x9f"]
+    _, messages = parse([*FINAL, *ids, *closing])
+    assert messages[0].text == "ok\ufffd" + ("<|message|>" if closing == [MESSAGE] else "")
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe", b"\xe6\x97A", b"a\x80\x80b", b"\xf0\x9f\xf0\x9f\xa4\x96", b"\xc3\xc3\xa9"]
+)
+def test_bytes_that_are_no_utf8(data):
+    expected = data.decode("utf-8", "replace")
+    for ids in ([*FINAL, *(BYTE_IDS[b] for b in data), RETURN], [BYTE_IDS[b] for b in data]):
+        assert parse(ids)[1][0].text == expected
+    header = [CHANNEL, 17196, BYTE_IDS[0xE6], BYTE_IDS[0x97], END]  # half a character in a header
+    assert parse(header)[1][0].text == "\ufffd"
+
+
+@pytest.mark.parametrize("token", [201_088, 999_999, -1, 2**70, np.int64(201_088)])
+def test_an_id_outside_the_vocabulary_is_a_replacement(token):
+    ids = [*FINAL, *ids_of("before"), token, *ids_of(" after"), RETURN]
+    assert brief(parse(ids)[1]) == [("final", None, None, "before\ufffd after")]
+
+
+def test_what_is_no_id_is_refused():
+    with pytest.raises(TypeError):
+        StreamParser().feed(1.5)
