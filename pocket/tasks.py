@@ -160,14 +160,14 @@ def add(a: int, b: int, effort: str) -> tuple[str, str]:
         columns.append(f"{x}+{y}+{carry}={total}")
         carry = total // 10
         named.append(f"{PLACES[index]} {columns[-1]} write {total % 10} carry {carry}")
-    analysis = ", ".join(named if effort == "high" else columns) + "."
-    return analysis, f"{a} + {b} = {grouped(a + b)}."
+    analysis = ", ".join(named if effort == "high" else columns)
+    return f"{a}+{b}: {analysis}.", f"{a} + {b} = {grouped(a + b)}."
 
 
 def subtract(a: int, b: int, effort: str) -> tuple[str, str]:
     """(analysis, final) for a - b; where b is larger, for -(b - a)."""
     final = f"{a} - {b} = {grouped(a - b)}."
-    x, y, lead = (a, b, "") if a >= b else (b, a, f"{b} is larger: ")
+    x, y, lead = (a, b, "") if a >= b else (b, a, f"{b} is larger, ")
     borrow, columns, named = 0, [], []
     for index in range(len(str(x))):
         p, q = x // 10**index % 10, y // 10**index % 10
@@ -176,7 +176,8 @@ def subtract(a: int, b: int, effort: str) -> tuple[str, str]:
         columns.append(f"{p}-{q}-{borrow}{ten}={digit}")
         borrow = 1 if ten else 0
         named.append(f"{PLACES[index]} {columns[-1]} write {digit} borrow {borrow}")
-    return lead + ", ".join(named if effort == "high" else columns) + ".", final
+    analysis = ", ".join(named if effort == "high" else columns)
+    return f"{a}-{b}: {lead}{analysis}.", final
 
 
 def compare(a: int, b: int, smaller: bool, effort: str) -> tuple[str, str]:
@@ -187,7 +188,7 @@ def compare(a: int, b: int, smaller: bool, effort: str) -> tuple[str, str]:
         shown.append(f"{PLACES[index]} {x} {'<' if x < y else '>' if x > y else '='} {y}")
         if x != y:
             break
-    analysis = (", ".join(shown) if effort == "high" else shown[-1]) + "."
+    analysis = f"{a} and {b}: " + (", ".join(shown) if effort == "high" else shown[-1]) + "."
     if a == b:
         return analysis, f"{a} and {b} are equal."
     first, second = (min(a, b), max(a, b)) if smaller else (max(a, b), min(a, b))
@@ -208,7 +209,7 @@ def weekday(day: str, days: int, before: bool, effort: str) -> tuple[str, str]:
 
 # --- phrasings ---
 
-QUOTES = ("{}", "{}", "{}", "{}", '"{}"', "'{}'", "the word {}", 'the word "{}"')
+QUOTES = (*["{}"] * 12, "the word {}", "the word {}", '"{}"', '"{}"', "'{}'", 'the word "{}"')
 COUNT = (
     "How many {l}'s are in {w}?",
     "How many {l}'s are in {w}?",
@@ -323,9 +324,9 @@ BRIEF = ("Be brief.", "Answer politely.", "You are a helpful assistant.", "Help 
 def dressed_word(rng: random.Random, word: str) -> str:
     """The word as a user may write it: mostly plain, sometimes quoted or capitalized."""
     draw = rng.random()
-    if draw < 0.12:
+    if draw < 0.10:
         word = word.capitalize()
-    elif draw < 0.15:
+    elif draw < 0.12:
         word = word.upper()
     return rng.choice(QUOTES).format(word)
 
