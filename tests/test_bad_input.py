@@ -1,0 +1,204 @@
+"""Bad input, all of it: where each kind is tested, and here those kinds that reach `generate`.
+
+Every refusal says what was found, what was expected and what to do. It comes before any compiled
+program runs: beyond that point XLA clamps, wraps and drops without a word.
+"""
+
+import ast
+import dataclasses
+import importlib
+import math
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import openai_harmony as oh
+import pytest
+from models import CONFIG, MODEL, random_params
+
+from gptoss_edu.cache import empty_cache
+from gptoss_edu.generate import decode_step, generate, generate_tokens, prefill, stream
+
+TESTS = Path(__file__).resolve().parent
+CHECKPOINT, HUB, HERE = "test_checkpoint.py", "test_hub.py", "test_bad_input.py"
+WHERE = {
+    "missing folder": [(CHECKPOINT, "test_a_missing_folder_is_named")],
+    "missing shard": [(CHECKPOINT, "test_a_missing_shard_is_named")],
+    "truncated shard": [(CHECKPOINT, "test_a_truncated_shard_is_refused_before_anything_is_read")],
+    "a shard with a wrong dtype or shape": [
+        (CHECKPOINT, "test_a_wrong_dtype_is_named"),
+        (CHECKPOINT, "test_floats_in_place_of_packed_bytes_are_refused"),
+        (CHECKPOINT, "test_a_transposed_tensor_is_named_with_both_shapes"),
+    ],
+    "index naming a tensor that is nowhere": [
+        (CHECKPOINT, "test_an_index_with_a_tensor_that_is_nowhere_is_refused"),
+    ],
+    "unknown architecture": [
+        (CHECKPOINT, "test_another_architecture_is_refused"),
+        ("test_config.py", "test_a_wrong_file_is_refused_in_words"),
+    ],
+    "config without YaRN keys": [(CHECKPOINT, "test_a_config_without_yarn_is_refused")],
+    "both dialects contradicting each other": [
+        (CHECKPOINT, "test_a_config_whose_dialects_disagree_is_refused"),
+    ],
+    "no network and no cache": [(HUB, "test_no_network_and_no_cache_says_what_to_do")],
+    "too little memory": [
+        (CHECKPOINT, "test_too_little_memory_is_refused_before_anything_is_read"),
+        (HERE, "test_a_cache_that_does_not_fit_in_memory_is_refused"),
+    ],
+    "too little disk": [
+        (HUB, "test_a_full_disk_is_refused_before_fetching"),
+        (CHECKPOINT, "test_saving_to_a_full_disk_is_refused_before_writing"),
+    ],
+    "prompt empty": [(HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused")],
+    "prompt longer than the context": [
+        (HERE, "test_a_prompt_longer_than_the_context_is_refused"),
+    ],
+    "max_tokens 0 or negative": [(HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused")],
+    "temperature negative or NaN": [
+        (HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused"),
+        ("test_sampling.py", "test_values_out_of_range_are_refused_with_what_was_expected"),
+    ],
+    "top_p outside (0, 1]": [(HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused")],
+    "unknown effort": [(HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused")],
+    "unknown role": [(HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused")],
+    "malformed tool schema": [
+        (HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused"),
+        ("test_harmony.py", "test_bad_keywords_are_refused"),
+        ("test_cli.py", "test_a_malformed_tool_schema_is_refused"),
+    ],
+    "a million spaces as prompt": [
+        (HERE, "test_a_prompt_longer_than_the_context_is_refused"),
+        ("test_tokenizer.py", "test_a_million_spaces"),
+    ],
+    "lone surrogates": [
+        (HERE, "test_a_prompt_or_setting_that_makes_no_sense_is_refused"),
+        ("test_tokenizer.py", "test_lone_surrogates_are_refused"),
+    ],
+    "ids outside the vocabulary": [
+        (HERE, "test_rows_outside_the_vocabulary_are_refused"),
+        ("test_tokenizer.py", "test_ids_outside_the_vocabulary_are_refused"),
+    ],
+    "a cache that is full": [
+        ("test_generate.py", "test_a_full_cache_is_refused_and_grown"),
+        ("test_generate.py", "test_the_end_of_the_context_ends_the_answer"),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_the_tests_that_the_table_names_exist(kind):
+    for file, name in WHERE[kind]:
+        tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Fail as soon as one of the compiled programs is reached."""
+    module = importlib.import_module("gptoss_edu.generate")
+    for program in ("_read_chunk", "_decode", "_last_logits", "_pick"):
+        monkeypatch.setattr(module, program, lambda *_, **__: pytest.fail("a program ran"))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params()
+
+
+USER = {"role": "user", "content": "hi"}
+TOOL = {"name": "now", "parameters": {"type": "object", "properties": []}}
+SENSELESS = [
+    ({"prompt": ""}, "text is empty"),
+    ({"prompt": []}, "no prompts found, expected at least one"),
+    ({"prompt": [""]}, "text is empty"),
+    ({"prompt": ["hi", ""]}, "text is empty"),
+    ({"prompt": [[]]}, "empty list"),
+    ({"prompt": None}, "prompt is a NoneType, but a str"),
+    ({"prompt": b"hi"}, "prompt is a bytes, but a str"),
+    ({"prompt": USER}, "prompt is a dict, but a str, a list"),
+    ({"prompt": oh.Conversation(messages=[])}, "Conversation is empty"),
+    ({"prompt": [{"role": "robot", "content": "hi"}]}, "has role 'robot', but one of system"),
+    ({"prompt": "\ud800"}, "lone surrogate"),
+    ({"prompt": "hi", "instructions": "\udfff"}, "instructions has a lone surrogate"),
+    *(({"max_tokens": n}, f"max_tokens is {n!r}, expected a whole") for n in (0, -1, 2.0, True)),
+    *(({"temperature": t}, "temperature is .*, expected a finite") for t in (-0.1, math.nan)),
+    *(({"top_p": p}, "top_p is .*, expected above 0 and at most 1") for p in (0, -1, 1.5)),
+    ({"top_k": 0}, "top_k is 0, expected a whole number of at least 1"),
+    ({"min_p": 2}, "min_p is 2, expected at least 0"),
+    ({"repetition_penalty": 0}, "repetition_penalty is 0, expected a finite number above 0"),
+    ({"seed": -1}, "seed is -1, expected a whole number from 0"),
+    ({"seed": [1, 2]}, "seed is .*, or one for each of the 1 prompts"),
+    ({"reasoning_effort": "extreme"}, "reasoning_effort is 'extreme', but one of low, medium"),
+    ({"tools": [TOOL]}, "properties is a list"),
+    ({"tools": "now"}, "tools is a str, but a list"),
+    ({"current_date": "tomorrow"}, "current_date is 'tomorrow', but 'YYYY-MM-DD'"),
+    ({"cache": "mine"}, "cache is a str, expected the `cache` of an earlier reply"),
+]
+
+
+@pytest.mark.parametrize("changes, message", SENSELESS)
+def test_a_prompt_or_setting_that_makes_no_sense_is_refused(nothing_runs, params, changes, message):
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, params, **{"prompt": "hi"} | changes)
+    if not isinstance(changes.get("prompt"), list) or "role" in str(changes):
+        with pytest.raises(ValueError, match=message):
+            list(stream(MODEL, params, **{"prompt": "hi"} | changes))
+
+
+@pytest.mark.parametrize("text", [" " * 1_000_000, "word " * 2000, "🙂" * 300])
+def test_a_prompt_longer_than_the_context_is_refused(nothing_runs, params, text):
+    began = time.perf_counter()
+    for prompt in (text, ["short", text]):
+        with pytest.raises(ValueError, match=r"prompt has \d+ tokens, but this model has 1024 pos"):
+            generate(MODEL, params, prompt)
+    assert time.perf_counter() - began < 30
+
+
+@pytest.mark.parametrize("row", [-1, CONFIG.vocab_size, 2**31, 201_088])
+def test_rows_outside_the_vocabulary_are_refused(nothing_runs, params, row):
+    message = rf"prompt \d holds row {row}, expected 0 to 282: the rows of this model's vocabulary"
+    with pytest.raises(ValueError, match=message):
+        list(generate_tokens(MODEL, params, [[1, 2], [3, row]], max_tokens=2))
+    with pytest.raises(ValueError, match=message):
+        prefill(MODEL, params, [[3, row]], empty_cache(CONFIG, 1, 16))
+    with pytest.raises(ValueError, match=message):
+        decode_step(MODEL, params, np.array([row]), empty_cache(CONFIG, 1, 16))
+
+
+def test_prompts_without_tokens_are_refused(nothing_runs, params):
+    with pytest.raises(ValueError, match="prompt 1 has no tokens, expected at least one"):
+        list(generate_tokens(MODEL, params, [[1], []], max_tokens=2))
+    with pytest.raises(ValueError, match="found 2 rows for a cache of 3, expected as many"):
+        prefill(MODEL, params, [[1], [2]], empty_cache(CONFIG, 3, 16))
+
+
+def test_a_cache_that_does_not_fit_in_memory_is_refused(nothing_runs, params, monkeypatch):
+    module = importlib.import_module("gptoss_edu.generate")
+    monkeypatch.setattr(module, "available_memory", lambda: (100_000, "this machine"))
+    with pytest.raises(MemoryError, match=r"too little memory: keys and values of 2 x 512 tokens"):
+        generate(MODEL, params, ["hi", "ho"])
+    state = empty_cache(CONFIG, 1, 16)
+    with pytest.raises(MemoryError, match=r"1 x 1,024 .*shorten the prompt, lower max_tokens"):
+        module._with_room(state, 1000, CONFIG)
+    assert module._with_room(state, 16, CONFIG) is state
+
+
+def test_a_cache_of_another_model_is_refused(params):
+    cache = generate(MODEL, params, "hi", max_tokens=1).cache
+    narrow = dataclasses.replace(CONFIG, num_kv_heads=1)
+    for model, message in (
+        (dataclasses.replace(MODEL, config=narrow), "with other layers, heads or sizes; leave it"),
+        (dataclasses.replace(MODEL, dtype=jnp.dtype(jnp.bfloat16)), "float32, but .* in bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(model, params, "hi", cache=cache)
+    with pytest.raises(ValueError, match="found a cache and 2 prompts, expected one"):
+        generate(MODEL, params, ["hi", "ho"], cache=cache)
+
+
+def test_a_model_without_a_vocabulary_says_what_it_can_do(nothing_runs, params):
+    mute = dataclasses.replace(MODEL, tokenizer=None)
+    with pytest.raises(ValueError, match=r"283 vocabulary rows have no text: expected .* work"):
+        generate(mute, params, "hi")
