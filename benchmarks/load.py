@@ -27,8 +27,8 @@ LOADS = {"packed": ("auto", "bf16", "f32"), "plain": ("auto", "f32")}  # experts
 
 def write_synthetic(folder: Path, experts: str, layers: int, vocab: int) -> None:
     """A checkpoint with the 20B's sizes but fewer layers: experts packed, or plain bf16."""
-    from gptoss_edu.checkpoint import HF_PACKED, HF_PLAIN, places, shape_on_disk, sizes_of
     from gptoss_edu.config import GPT_OSS_20B
+    from gptoss_edu.layout import HF_PACKED, HF_PLAIN, places, shape_on_disk, sizes_of
     from gptoss_edu.shards import DTYPES, Pending, write_shards
 
     config = dataclasses.replace(GPT_OSS_20B, num_layers=layers, layer_types=(), vocab_size=vocab)

@@ -1,7 +1,6 @@
 """From a folder of safetensors to `Params`, and back.
 
-One name map says where every field of our parameter tree lies in each published layout, and in
-which order of axes. Every name, shape and dtype is checked against it from the files' headers, the
+Every name, shape and dtype is checked against the name map (layout.py) from the files' headers, the
 memory is checked against the sum, and only then are weights read: one tensor at a time, straight
 from the file into the array that the model will use.
 
@@ -17,9 +16,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +28,23 @@ from tqdm import tqdm
 from gptoss_edu.attention import Attention
 from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.hub import check_disk, download
+from gptoss_edu.layout import (
+    HF_PACKED,
+    HF_PLAIN,
+    MXFP4_FIELDS,
+    Entry,
+    Layout,
+    check_tensors,
+    find_layout,
+    is_packed,
+    places,
+    shape_on_disk,
+    sizes_of,
+)
+from gptoss_edu.memory import available_memory
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.moe import Moe
-from gptoss_edu.mxfp4 import BLOCK, Mxfp4
+from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.shards import (
     DTYPES,
     INDEX,
@@ -46,88 +59,6 @@ from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
 PRECISIONS = ("auto", "mxfp4", "bf16", "f32")
 POCKET = Path(__file__).parent / "data" / "pocket"
 CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
-MXFP4_FIELDS = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}
-
-
-class Entry(NamedTuple):
-    """Where a field lies: tensor name ({n} is the layer) and its axes on disk, slowest first.
-
-    Axes are separated by blanks. `NH` is one axis that fuses two, head by head; `NH+KH+KH` is one
-    axis along which three parts follow one another, of which the field is number `part`. The
-    letters are those of the dimension key, and J blocks of 32 along D, L blocks of 32 along F.
-    """
-
-    name: str
-    axes: str
-    part: int = 0
-
-
-# Field of our tree -> Entry. The field's own suffix says the order in memory, so the turn between
-# the two follows from the letters and is written nowhere. On disk a matrix is [output, input].
-_HF = "model.layers.{n}."
-HF = {
-    "embedding_VD": Entry("model.embed_tokens.weight", "V D"),
-    "unembedding_DV": Entry("lm_head.weight", "V D"),
-    "norm_D": Entry("model.norm.weight", "D"),
-    "attention.norm_D": Entry(_HF + "input_layernorm.weight", "D"),
-    "attention.w_q_DNH": Entry(_HF + "self_attn.q_proj.weight", "NH D"),
-    "attention.b_q_NH": Entry(_HF + "self_attn.q_proj.bias", "NH"),
-    "attention.w_k_DKH": Entry(_HF + "self_attn.k_proj.weight", "KH D"),
-    "attention.b_k_KH": Entry(_HF + "self_attn.k_proj.bias", "KH"),
-    "attention.w_v_DKH": Entry(_HF + "self_attn.v_proj.weight", "KH D"),
-    "attention.b_v_KH": Entry(_HF + "self_attn.v_proj.bias", "KH"),
-    "attention.sinks_N": Entry(_HF + "self_attn.sinks", "N"),
-    "attention.w_o_NHD": Entry(_HF + "self_attn.o_proj.weight", "D NH"),
-    "attention.b_o_D": Entry(_HF + "self_attn.o_proj.bias", "D"),
-    "moe.norm_D": Entry(_HF + "post_attention_layernorm.weight", "D"),
-    "moe.w_router_DE": Entry(_HF + "mlp.router.weight", "E D"),
-    "moe.b_router_E": Entry(_HF + "mlp.router.bias", "E"),
-    "moe.b_gate_up_EP": Entry(_HF + "mlp.experts.gate_up_proj_bias", "E P"),
-    "moe.b_down_ED": Entry(_HF + "mlp.experts.down_proj_bias", "E D"),
-}
-HF_PACKED = HF | {
-    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_HF + "mlp.experts.gate_up_proj_blocks", "E P J U"),
-    "moe.w_gate_up_EDP.scales_EJP": Entry(_HF + "mlp.experts.gate_up_proj_scales", "E P J"),
-    "moe.w_down_EFD.blocks_ELUD": Entry(_HF + "mlp.experts.down_proj_blocks", "E D L U"),
-    "moe.w_down_EFD.scales_ELD": Entry(_HF + "mlp.experts.down_proj_scales", "E D L"),
-}
-HF_PLAIN = HF | {  # re-exports: the one place where the input axis comes first on disk, too
-    "moe.w_gate_up_EDP": Entry(_HF + "mlp.experts.gate_up_proj", "E D P"),
-    "moe.w_down_EFD": Entry(_HF + "mlp.experts.down_proj", "E F D"),
-}
-
-_OAI = "block.{n}."
-ORIGINAL = {
-    "embedding_VD": Entry("embedding.weight", "V D"),
-    "unembedding_DV": Entry("unembedding.weight", "V D"),
-    "norm_D": Entry("norm.scale", "D"),
-    "attention.norm_D": Entry(_OAI + "attn.norm.scale", "D"),
-    "attention.w_q_DNH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 0),
-    "attention.b_q_NH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 0),
-    "attention.w_k_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 1),
-    "attention.b_k_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 1),
-    "attention.w_v_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 2),
-    "attention.b_v_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 2),
-    "attention.sinks_N": Entry(_OAI + "attn.sinks", "N"),
-    "attention.w_o_NHD": Entry(_OAI + "attn.out.weight", "D NH"),
-    "attention.b_o_D": Entry(_OAI + "attn.out.bias", "D"),
-    "moe.norm_D": Entry(_OAI + "mlp.norm.scale", "D"),
-    "moe.w_router_DE": Entry(_OAI + "mlp.gate.weight", "E D"),
-    "moe.b_router_E": Entry(_OAI + "mlp.gate.bias", "E"),
-    "moe.b_gate_up_EP": Entry(_OAI + "mlp.mlp1_bias", "E P"),
-    "moe.b_down_ED": Entry(_OAI + "mlp.mlp2_bias", "E D"),
-}
-ORIGINAL_PACKED = ORIGINAL | {
-    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_OAI + "mlp.mlp1_weight.blocks", "E P J U"),
-    "moe.w_gate_up_EDP.scales_EJP": Entry(_OAI + "mlp.mlp1_weight.scales", "E P J"),
-    "moe.w_down_EFD.blocks_ELUD": Entry(_OAI + "mlp.mlp2_weight.blocks", "E D L U"),
-    "moe.w_down_EFD.scales_ELD": Entry(_OAI + "mlp.mlp2_weight.scales", "E D L"),
-}
-ORIGINAL_PLAIN = ORIGINAL | {
-    "moe.w_gate_up_EDP": Entry(_OAI + "mlp.mlp1_weight", "E P D"),
-    "moe.w_down_EFD": Entry(_OAI + "mlp.mlp2_weight", "E D F"),
-}
-Layout = dict[str, Entry]
 
 
 def load_model(
@@ -214,86 +145,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download or copy it again") from error
-
-
-def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
-    """Which layout these tensors are in, judged by their names and not by their folder's.
-
-    Raises ValueError for names of no layout, and for packed experts whose input dimension is not a
-    multiple of 32.
-    """
-    hf = any(name.startswith("model.layers.") for name in tensors)
-    if not hf and not any(name.startswith("block.") for name in tensors):
-        raise ValueError(
-            f"these are no GPT-OSS weights: found {sorted(tensors)[:3]}, expected names like"
-            " model.layers.0.self_attn.q_proj.weight or block.0.attn.qkv.weight"
-        )
-    if not any(name.endswith(("_blocks", ".blocks")) for name in tensors):
-        return HF_PLAIN if hf else ORIGINAL_PLAIN
-    if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
-        raise ValueError(
-            f"experts are packed in blocks of {BLOCK}, but config.json says hidden_size"
-            f" {config.hidden_size} and intermediate_size {config.intermediate_size}; take weights"
-            " and config.json from the same checkpoint"
-        )
-    return HF_PACKED if hf else ORIGINAL_PACKED
-
-
-def places(layout: Layout, layer: int | None) -> Iterator[tuple[str, Entry]]:
-    """(field, entry with its final name) of one layer, or of what belongs to no layer (None)."""
-    for field, entry in layout.items():
-        if ("{n}" in entry.name) == (layer is not None):
-            yield field, entry._replace(name=entry.name.format(n=layer))
-
-
-def sizes_of(config: Config) -> dict[str, int]:
-    """Letter -> size, with those that only the name map uses."""
-    return config.sizes | {
-        "J": config.hidden_size // BLOCK,
-        "L": config.intermediate_size // BLOCK,
-    }
-
-
-def shape_on_disk(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Sizes of the axes of an `Entry`: "NH+KH+KH D" is (N*H + K*H + K*H, D)."""
-    return tuple(
-        sum(math.prod(sizes[letter] for letter in part) for part in axis.split("+"))
-        for axis in axes.split()
-    )
-
-
-def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, folder: Path) -> None:
-    """Compare headers with the name map: nothing missing, nothing more, every shape and dtype.
-
-    A tensor that nobody asked for is an error: whatever it is for, the numbers would be wrong
-    without it. Only rotary frequencies, which some exporters add, are computed here anyway.
-    """
-    sizes = sizes_of(config)
-    expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
-    for layer in (None, *range(config.num_layers)):
-        for field, entry in places(layout, layer):
-            dtypes = ("U8",) if is_packed(field) else ("BF16", "F16", "F32")
-            expected[entry.name] = shape_on_disk(entry.axes, sizes), dtypes
-    extra = [n for n in tensors if n not in expected and not n.endswith("rotary_emb.inv_freq")]
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in extra]
-    for name, (shape, dtypes) in expected.items():
-        tensor = tensors.get(name)
-        if tensor and tensor.shape != shape:
-            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
-        if tensor and tensor.dtype not in dtypes:
-            problems.append(f"{name} has dtype {tensor.dtype}, expected {' or '.join(dtypes)}")
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"weights and config.json in {folder} do not fit together: {'; '.join(problems[:5])}"
-            f"{more}. Take all files from one checkpoint, and all of its shards"
-        )
-
-
-def is_packed(field: str) -> bool:
-    """Is this field half of an `Mxfp4`: its blocks or its scales?"""
-    return field.count(".") == 2
 
 
 def read_params(
@@ -439,48 +290,6 @@ def check_memory(weights: int, layer: int) -> None:
             f" ({weights / 2**30:.2f} for the weights, and one layer while loading); free some"
             " memory, or choose precision 'auto' on a checkpoint with packed experts"
         )
-
-
-def available_memory() -> tuple[int | None, str]:
-    """(bytes that can still be allocated where JAX puts arrays, name of that place).
-
-    None where the system does not say. In a container the limit is the container's.
-    """
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        if "bytes_limit" not in stats:
-            return None, device.device_kind
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind
-    limits = [limit for limit in (_meminfo(), _cgroup()) if limit is not None]
-    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min(limits, default=None), "this machine"
-
-
-def _meminfo() -> int | None:
-    try:
-        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return int(match[1]) * 1024 if match else None
-    except OSError:
-        return None
-
-
-def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container may still allocate: its limit, less what it uses and cannot drop."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            allowed = int((root / limit).read_text())  # "max", no limit, is no number
-            stat = dict(
-                map(str.split, (root / limit).with_name("memory.stat").read_text().splitlines())
-            )
-            return allowed - int((root / used).read_text()) + int(stat.get(cache, 0))
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def save_checkpoint(

@@ -17,9 +17,10 @@ from typing import Any
 import jax
 
 from gptoss_edu import __version__
-from gptoss_edu.checkpoint import POCKET, available_memory, read_config
+from gptoss_edu.checkpoint import POCKET, read_config
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
 from gptoss_edu.hub import cache_folder, find_cached
+from gptoss_edu.memory import available_memory
 from gptoss_edu.shards import find_tensors
 from gptoss_edu.tokenizer import load_encoding
 

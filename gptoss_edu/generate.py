@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.cache import Cache, TurnCache, capacity_for, copy_rings, empty_cache, grow
-from gptoss_edu.checkpoint import available_memory
 from gptoss_edu.clock import Clock
 from gptoss_edu.config import FULL, Config
 from gptoss_edu.harmony import render
+from gptoss_edu.memory import available_memory
 from gptoss_edu.model import Model, Params, run_blocks, unembed
 from gptoss_edu.parser import Message, Piece, StreamParser
 from gptoss_edu.reply import Reply, make_reply

@@ -75,7 +75,7 @@ class Reply:
         call_ids = iter(call.id for call in self.tool_calls)
         history = []
         for message in self.messages:
-            if is_call(message):
+            if _is_call(message):
                 history.append(message.to_dict(next(call_ids)))
             elif message.role != "assistant" or message.function:
                 continue  # a tool's answer made up by the model; a call cut short, never made
@@ -106,7 +106,7 @@ def make_reply(
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
     spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
-    calls = [m for m in messages if is_call(m)]
+    calls = [m for m in messages if _is_call(m)]
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
     # Unique in a conversation, because every later turn has a longer prompt.
@@ -127,7 +127,7 @@ def make_reply(
     )
 
 
-def is_call(message: Message) -> bool:
+def _is_call(message: Message) -> bool:
     return message.function is not None and message.complete
 
 

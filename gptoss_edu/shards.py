@@ -5,6 +5,10 @@ a dtype, a shape and a byte range, and the tensors' bytes. So every name, shape 
 checkpoint can be checked by reading a few kilobytes, before anything is allocated. A checkpoint is
 one such file or several ("shards") with an index that says which tensor lies where.
 
+The safetensors package reads and writes the same files, and the tests use it as the witness. Here
+one tensor is mapped at a time, since a mapped file counts as this process's memory page by page,
+and files are written as a stream, since a 20B does not fit into memory twice.
+
 Source: the safetensors format description, https://github.com/huggingface/safetensors.
 """
 

@@ -485,18 +485,3 @@ def test_too_little_memory_is_refused_before_anything_is_read(folder, monkeypatc
 def test_a_system_that_does_not_say_is_believed(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "available_memory", lambda: (None, "this machine"))
     load_model(folder)
-
-
-def test_available_memory_is_a_plausible_number():
-    available, where = checkpoint.available_memory()
-    assert where == "this machine"
-    assert 2**24 < available < 2**45
-
-
-def test_a_container_allows_what_it_has_left(tmp_path):
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
-    assert checkpoint._cgroup(tmp_path) == 450
-    (tmp_path / "memory.max").write_text("max\n")
-    assert checkpoint._cgroup(tmp_path) is None

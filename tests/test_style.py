@@ -27,7 +27,7 @@ CHAPTERS = {
     "attention": 3,
     "moe": 4,
     "mxfp4": 5,
-    "model": 6, "hub": 6, "shards": 6, "checkpoint": 6,
+    "model": 6, "memory": 6, "hub": 6, "shards": 6, "layout": 6, "checkpoint": 6,
     "cache": 6, "sampling": 6, "clock": 6, "generate": 6,
     "precision": 7, "sharding": 7, "fit": 7,
 }  # fmt: skip

@@ -1,0 +1,51 @@
+"""How much memory is left, so that what does not fit is refused before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import jax
+
+
+def available_memory() -> tuple[int | None, str]:
+    """(bytes that can still be allocated where JAX puts arrays, name of that place).
+
+    None where the system does not say. In a container the limit is the container's.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None, device.device_kind
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind
+    limits = [limit for limit in (_meminfo(), _cgroup()) if limit is not None]
+    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(limits, default=None), "this machine"
+
+
+def _meminfo() -> int | None:
+    try:
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(match[1]) * 1024 if match else None
+    except OSError:
+        return None
+
+
+def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container may still allocate: its limit, less what it uses and cannot drop."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            allowed = int((root / limit).read_text())  # "max", no limit, is no number
+            stat = dict(
+                map(str.split, (root / limit).with_name("memory.stat").read_text().splitlines())
+            )
+            return allowed - int((root / used).read_text()) + int(stat.get(cache, 0))
+        except (OSError, ValueError):
+            continue
+    return None
