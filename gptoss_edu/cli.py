@@ -376,8 +376,10 @@ def run_chat(args: argparse.Namespace) -> int:
                 print(chat.command(line), file=sys.stdout if on_terminal else sys.stderr)
             else:
                 chat.answer(line)
-        except (UsageError, ValueError) as error:
+        except (UsageError, ValueError, MemoryError) as error:
             complain(f"{error}; /reset forgets the conversation")
+        except KeyboardInterrupt:
+            complain("stopped")
     return 0
 
 
@@ -390,7 +392,8 @@ def read_lines() -> Iterator[str]:
     while True:
         try:
             if typed and sys.stdout.isatty():
-                line = input("\n> ")
+                print()
+                line = input("> ")
             else:
                 line = sys.stdin.readline()
                 if not line:

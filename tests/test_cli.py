@@ -406,8 +406,8 @@ def test_chat_on_a_terminal_prompts_and_ends_with_ctrl_d(monkeypatch, folder):
     shown = terminal.getvalue()
     assert shown.startswith(f"{folder} · /help for commands, Ctrl-D to leave\n")
     assert "[final]\x1b[0m\nfour\n\n\x1b[2m" in shown
-    assert shown.endswith(f"{cli.HELP}\n\n")
-    assert asked == ["\n> "] * 4
+    assert shown.endswith(f"{cli.HELP}\n\n\n")
+    assert asked == ["> "] * 4
 
 
 # ---- doctor and the process ---------------------------------------------------------------------
