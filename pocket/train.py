@@ -23,6 +23,7 @@ import functools
 import json
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -481,6 +482,9 @@ def train(options: argparse.Namespace) -> None:
     bar = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
     log = (run / "log.jsonl").open("a", encoding="utf-8")
     pending: list[dict] = []
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # save, then stop
+        signal.signal(number, lambda *_: stopping.set())
     for step in bar:
         qat = step >= options.qat_from
         if qat not in updates:
@@ -490,6 +494,7 @@ def train(options: argparse.Namespace) -> None:
         pending.append(metrics)
         now = time.monotonic()
         over = options.minutes is not None and now - began > 60 * options.minutes
+        over |= stopping.is_set()
         if (step + 1) % options.log_every == 0 or over or step + 1 == options.steps:
             means = {k: float(np.mean([m[k] for m in pending])) for k in pending[0]}
             pending = []
