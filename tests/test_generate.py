@@ -346,6 +346,45 @@ def test_a_cache_of_another_conversation_does_no_harm(params, monkeypatch):
     assert tokens_read(reused) == len(fresh.prompt_ids)
 
 
+@pytest.fixture(scope="module")
+def turn(params):
+    """A turn that has written 150 tokens after 200: its rings no longer hold the prompt's end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+        steps = generate_tokens(MODEL, params, [draw_rows(21, 200)], max_tokens=150)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+@pytest.mark.parametrize(
+    "agreeing, new, held",
+    [
+        (349, 60, 349),  # all of it, and more
+        (200, 60, 200),  # the prompt
+        (210, 50, 200),  # the prompt and a little: back to the prompt
+        (349, 0, 200),  # the same once more: the last token must be read for its logits
+        (150, 60, None),
+        (200, 0, None),
+        (0, 60, None),
+    ],
+)
+def test_a_cache_taken_up_again_gives_the_logits_of_a_fresh_one(params, turn, agreeing, new, held):
+    rows = [*turn.rows[:agreeing], *draw_rows(22, new)]
+    resumed = turn.resume(rows)
+    assert (resumed and resumed[1]) == held
+    if held is not None:
+        expected_BV, _ = read(params, [rows], chunk=64)
+        for _ in range(2):  # a cache is a value: taking it up does not use it up
+            state, _ = turn.resume(rows)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(generate_module, "CHUNK", 64)
+                logits_BV, _ = prefill(MODEL, params, [rows[held:]], state)
+            np.testing.assert_allclose(logits_BV, expected_BV, atol=TOLERANCE)
+
+
 def test_a_conversation_of_three_turns_reads_each_text_once(params, monkeypatch):
     dictate(monkeypatch, say("let me see", "it is so"))
     talk, cache, read_so_far, longest = [], None, 0, 0
