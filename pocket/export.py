@@ -49,7 +49,7 @@ def read_run(name: str) -> tuple[train.State, Config, Tokenizer]:
         raise FileNotFoundError(f"there is no {run / 'state.npz'}; start one with pocket.train")
     tok = Tokenizer(kept_ids=train.vocabulary(run))
     config = train.pocket_config(tok.vocab_size)
-    rate = train.schedule(1.0, 1, None, None)
+    rate = train.warm(1.0, 1)
     optimizer = train.make_optimizer(train.optimizer_of(run), rate)
     state = jax.eval_shape(lambda: train.start(config, 0, optimizer))
     return train.restore(state, run / "state.npz"), config, tok

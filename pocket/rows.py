@@ -20,7 +20,7 @@ from pocket import tasks
 
 # Row lengths behind the shared prefix, and rows of each length per step: the shares that the
 # mixture of tasks has, so that every step is a fair sample of it.
-BUCKETS = {40: 14, 56: 40, 72: 24, 104: 18, 168: 5}
+BUCKETS = {40: 12, 56: 40, 72: 24, 104: 20, 168: 6, 360: 2}
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -139,7 +139,7 @@ class Batch(NamedTuple):
     target_L: np.ndarray
 
 
-def to_batch(chosen: dict[int, list[Row]], loss_share: float = 0.56) -> Batch:
+def to_batch(chosen: dict[int, list[Row]], loss_share: float = 0.52) -> Batch:
     """Rows grouped by bucket length -> arrays of fixed shapes."""
     size = sum(length * len(rows) for length, rows in chosen.items())
     where, target, start = [], [], 0

@@ -226,6 +226,11 @@ COUNT = (
     "What is the number of {l}'s in {w}?",
     "Tell me how many {l}'s {w} has.",
     "How many {l}'s does {w} have?",
+    "How many {l}'s in {w}?",
+    "How many {l} in {w}?",
+    "How many {l} are in {w}?",
+    "Number of {l}'s in {w}?",
+    "Count {l} in {w}.",
 )
 SPELL = (
     "Spell {w}.",
@@ -276,6 +281,9 @@ ADD = (
     "Calculate {a} + {b}.",
     "How much is {a} + {b}?",
     "What is the sum of {a} and {b}?",
+    "{a} plus {b}",
+    "{a} + {b} =",
+    "What's {a} + {b}?",
 )
 SUBTRACT = (
     "What is {a} - {b}?",
@@ -288,6 +296,9 @@ SUBTRACT = (
     "Calculate {a} - {b}.",
     "How much is {a} - {b}?",
     "What is the difference of {a} and {b}?",
+    "{a} minus {b}",
+    "{a} - {b} =",
+    "What's {a} - {b}?",
 )
 LARGER = (
     "Which is larger, {a} or {b}?",
@@ -541,6 +552,11 @@ def pseudo_word(rng: random.Random) -> str:
     return "".join(list(parts)[: rng.randint(1, 4)]) + rng.choice(("", "n", "s", "r", "l"))
 
 
+def unknown_thought(effort: str) -> str:
+    """What the model thinks before it says that it does not know."""
+    return "This is not what I learned." if effort == "high" else "I do not know this."
+
+
 def task_unknown(rng: random.Random, effort: str) -> Drawn:
     """Anything the model cannot know, and the one polite sentence."""
     draw = rng.random()
@@ -558,12 +574,7 @@ def task_unknown(rng: random.Random, effort: str) -> Drawn:
         text = gibberish(rng, 24)
     else:
         text = gibberish(rng, 90)
-    analysis = (
-        "I do not know this."
-        if effort != "high"
-        else "This is not what I learned: I do not know this."
-    )
-    return text, text, analysis, SORRY, SORRY
+    return text, text, unknown_thought(effort), SORRY, SORRY
 
 
 TASKS: dict[str, Callable[[random.Random, str], Drawn]] = {
@@ -742,8 +753,25 @@ def example_too_large(rng: random.Random, effort: str, held_out: bool) -> Exampl
         if is_held_out("unknown", pair) == held_out:
             break
     text = rng.choice(OPERATIONS[sign]).format(a=a, b=b)
-    reply = steps(effort, "I do not know this.", SORRY)
+    reply = steps(effort, unknown_thought(effort), SORRY)
     return Example("unknown", pair, effort, (user(text),), reply, SORRY)
+
+
+def example_long(rng: random.Random, effort: str, held_out: bool) -> Example:
+    """A long text that asks for nothing the model knows."""
+    while True:
+        text = ""
+        for _ in range(rng.randint(6, 14)):
+            kind = rng.random()
+            if kind < 0.4:
+                text += " ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 15))) + ". "
+            elif kind < 0.7:
+                text += rng.choice(UNKNOWN) + " "
+            else:
+                text += gibberish(rng, 30) + " "
+        if is_held_out("unknown", text) == held_out:
+            reply = steps(effort, unknown_thought(effort), SORRY)
+            return Example("unknown", text, effort, (user(text),), reply, SORRY)
 
 
 def steps(effort: str, analysis: str, final: str) -> tuple[Step, ...]:
@@ -752,30 +780,35 @@ def steps(effort: str, analysis: str, final: str) -> tuple[Step, ...]:
     return (answer,) if effort == "low" else (Step("analysis", analysis), answer)
 
 
+SPECIAL = {
+    "follow": example_follow,
+    "tool": example_tool,
+    "tool_result": example_tool,
+    "too_large": example_too_large,
+    "long": example_long,
+}
+
 # --- the mixture ---
 
 SHARES = {
     "count": 18, "spell": 8, "reverse": 8, "sort": 5, "length": 3, "nth": 5, "add": 14,
     "subtract": 12, "compare": 4, "weekday": 4, "fact": 7, "unknown": 5, "follow": 6, "tool": 5,
-    "too_large": 1,
+    "too_large": 1, "long": 3,
 }  # fmt: skip
 EFFORT_SHARES = {"low": 10, "medium": 45, "high": 45}
 
 
 def example(rng: random.Random, task: str, effort: str, held_out: bool = False) -> Example:
     """One example of a task at an effort, from the wanted side of the split."""
-    if task in ("follow", "tool", "tool_result", "too_large"):
-        special = {"follow": example_follow, "too_large": example_too_large}
-        drawn = special.get(task, example_tool)(rng, effort, held_out)
-        return (
-            drawn
-            if task != "tool_result" or drawn.task == task
-            else example(rng, task, effort, held_out)
-        )
+    if task in SPECIAL:
+        drawn = SPECIAL[task](rng, effort, held_out)
+        while task == "tool_result" and drawn.task != task:
+            drawn = SPECIAL[task](rng, effort, held_out)
+        return drawn
     pair, text, analysis, final, answer = draw_known(rng, task, effort, held_out)
     if task != "unknown" and task != "fact":
         text = dressed_question(rng, text)
-    tools = rng.random() < 0.04
+    tools = task != "unknown" and rng.random() < 0.04
     instructions = rng.choice(BRIEF) if rng.random() < 0.04 else None
     reply = steps(effort, analysis, final)
     return Example(task, pair, effort, (user(text),), reply, answer, tools, instructions)

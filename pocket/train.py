@@ -316,16 +316,14 @@ def make_optimizer(name: str, rate: Any, decay: float = 0.01) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(1.0), rule)
 
 
-def schedule(peak: float, warmup: int, decay_from: int | None, total: int | None) -> Any:
-    """Warm up, stay, and (once an end is known) fall linearly to zero."""
+def warm(peak: float, warmup: int) -> Any:
+    """A rate that rises to its peak within `warmup` steps and stays there."""
+    return lambda step: peak * jnp.minimum(1.0, (step + 1) / warmup)
 
-    def rate(step: jax.Array) -> jax.Array:
-        up = jnp.minimum(1.0, (step + 1) / warmup)
-        if decay_from is None or total is None:
-            return peak * up
-        return peak * up * jnp.clip((total - step) / (total - decay_from), 0.0, 1.0)
 
-    return rate
+def decay(left: float, span: float | None) -> float:
+    """Factor on the rate with `left` steps (or minutes) to go: 1, and falling to 0 over `span`."""
+    return 1.0 if span is None else min(1.0, max(0.0, left / span))
 
 
 @jax.tree_util.register_dataclass
@@ -389,15 +387,18 @@ def related_embedding(tok: Tokenizer, width: int, seed: int) -> jax.Array:
 def make_step(
     config: Config, optimizer: optax.GradientTransformation, qat: bool, dtype: Any, keep: float
 ) -> Any:
-    """The jitted update: (state, prefixes, batch) -> (state, metrics)."""
+    """The jitted update: (state, prefixes, batch, factor on the rate) -> (state, metrics)."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: State, prefix_RP: jax.Array, batch: rows.Batch) -> tuple[State, dict]:
+    def update(
+        state: State, prefix_RP: jax.Array, batch: rows.Batch, factor: float
+    ) -> tuple[State, dict]:
         grads, metrics = jax.grad(loss_and_metrics, has_aux=True)(
             state.params, prefix_RP, batch, config, qat, dtype
         )
         metrics["grad_norm"] = optax.global_norm(grads)
         updates, rule = optimizer.update(grads, state.optimizer, state.params)
+        updates = jax.tree.map(lambda u: factor * u, updates)
         params = optax.apply_updates(state.params, updates)
         kept = jnp.minimum(keep, (state.step + 1.0) / (state.step + 10.0))
         average = jax.tree.map(lambda a, w: kept * a + (1 - kept) * w, state.average, params)
@@ -460,52 +461,61 @@ def prefetched(source: Iterator[Any], depth: int = 4) -> Iterator[Any]:
         yield waiting.get()
 
 
+class Log:
+    """One line of JSON per `every` steps, with the means of what was measured since the last."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every, self.began = path, every, time.monotonic()
+        self.pending: list[dict[str, Any]] = []
+
+    def note(self, step: int, metrics: dict[str, Any], batch: rows.Batch, **more: Any) -> dict:
+        """Remember one step; return the means on every `every`th, else nothing."""
+        self.pending.append(metrics)
+        if step % self.every:
+            return {}
+        means = {k: float(np.mean([m[k] for m in self.pending])) for k in self.pending[0]}
+        self.pending = []
+        tokens = sum(int(lengths.sum()) for lengths in batch.lengths)
+        line = {"step": step, "tokens_per_step": tokens, **more}
+        line["seconds"] = round(time.monotonic() - self.began, 1)
+        line |= {key: round(value, 5) for key, value in means.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return means
+
+
 def train(options: argparse.Namespace) -> None:
-    """Run until --steps or --minutes are over; save every --save-minutes."""
+    """Run until --steps or --minutes are over; save every --save-minutes, and when stopped."""
     run = RUNS / options.run
     tok = Tokenizer(kept_ids=vocabulary(run))
     config = pocket_config(tok.vocab_size)
-    rate = schedule(options.rate, options.warmup, options.decay_from, options.steps)
-    optimizer = make_optimizer(options.optimizer, rate)
-    dtype = jnp.bfloat16 if options.bf16 else jnp.float32
+    optimizer = make_optimizer(options.optimizer, warm(options.rate, options.warmup))
     vectors_VD = related_embedding(tok, config.hidden_size, options.seed)
     state = start(config, options.seed, optimizer, vectors_VD)
     if (run / "state.npz").exists():
         state = restore(state, run / "state.npz")
     first = int(state.step)
     (run / "options.json").write_text(json.dumps(vars(options)) + "\n", encoding="utf-8")
-    prefix_RP = jnp.array([tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()])
-    prefix_RP = prefix_RP.astype(jnp.int32)
+    prefixes = [tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()]
+    prefix_RP = jnp.array(prefixes, jnp.int32)
     source = prefetched(rows.batches(options.seed + 1000 * first, tok, options.scale))
-    updates: dict[bool, Any] = {}
-    began = saved = time.monotonic()
-    bar = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
-    log = (run / "log.jsonl").open("a", encoding="utf-8")
-    pending: list[dict] = []
-    stopping = threading.Event()
+    dtype = jnp.bfloat16 if options.bf16 else jnp.float32
+    step_of = functools.cache(lambda qat: make_step(config, optimizer, qat, dtype, options.keep))
+    log, stopping = Log(run / "log.jsonl", options.log_every), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # save, then stop
         signal.signal(number, lambda *_: stopping.set())
+    began = saved = time.monotonic()
+    bar = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
     for step in bar:
-        qat = step >= options.qat_from
-        if qat not in updates:
-            updates[qat] = make_step(config, optimizer, qat, dtype, options.keep)
-        batch = next(source)
-        state, metrics = updates[qat](state, prefix_RP, batch)
-        pending.append(metrics)
-        now = time.monotonic()
-        over = options.minutes is not None and now - began > 60 * options.minutes
-        over |= stopping.is_set()
-        if (step + 1) % options.log_every == 0 or over or step + 1 == options.steps:
-            means = {k: float(np.mean([m[k] for m in pending])) for k in pending[0]}
-            pending = []
-            real = sum(int(lengths.sum()) for lengths in batch.lengths)
-            line = {"step": step + 1, "rate": float(rate(step)), "tokens_per_step": real}
-            line |= {"seconds": round(time.monotonic() - began, 1), "qat": qat}
-            line |= {key: round(value, 5) for key, value in means.items()}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+        left = (options.minutes or 1e9) - (time.monotonic() - began) / 60
+        factor = decay(options.steps - step, options.decay_steps)
+        factor *= decay(left, options.decay_minutes)
+        batch, qat = next(source), step >= options.qat_from
+        state, metrics = step_of(qat)(state, prefix_RP, batch, factor)
+        if means := log.note(step + 1, metrics, batch, factor=round(factor, 4), qat=qat):
             bar.set_postfix(loss=f"{means['loss']:.3f}", right=f"{means['right']:.3f}")
-        if over or step + 1 == options.steps or now - saved > 60 * options.save_minutes:
+        over = left <= 0 or stopping.is_set() or step + 1 == options.steps
+        if over or time.monotonic() - saved > 60 * options.save_minutes:
             save(state, run / "state.npz")
             saved = time.monotonic()
         if over:
@@ -517,22 +527,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pocket.train",
         description="Train the pocket model; a run that exists is continued.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--run", default="main", help="name of the folder in pocket/runs/")
     add("--steps", type=int, default=12000, help="last step")
     add("--minutes", type=float, help="stop after so many minutes, whatever the step")
-    add("--decay-from", type=int, help="step from which the rate falls linearly to 0 at --steps")
-    add("--optimizer", choices=("muon", "adamw"), default="muon")
-    add("--rate", type=float, default=3e-3, help="peak learning rate")
-    add("--warmup", type=int, default=100, help="steps until the peak")
-    add("--qat-from", type=int, default=1000, help="step from which experts are rounded to MXFP4")
+    add("--decay-steps", type=int, help="let the rate fall to 0 over the last so many steps")
+    add("--decay-minutes", type=float, help="let it fall over the last so many of --minutes")
+    add("--optimizer", choices=("muon", "adamw"), default="muon", help="rule for the matrices")
+    add("--rate", type=float, default=4e-3, help="peak learning rate")
+    add("--warmup", type=int, default=50, help="steps until the peak")
+    add("--qat-from", type=int, default=600, help="step from which experts are rounded to MXFP4")
     add("--keep", type=float, default=0.998, help="memory of the moving average, per step")
-    add("--scale", type=float, default=1.0, help="rows per step, relative to 101")
-    add("--seed", type=int, default=1)
+    add("--scale", type=float, default=0.5, help="rows per step, relative to 101")
+    add("--seed", type=int, default=1, help="of the weights and of the conversations")
     add("--bf16", action="store_true", help="compute in bfloat16 (for accelerators)")
-    add("--log-every", type=int, default=20)
-    add("--save-minutes", type=float, default=4.0)
+    add("--log-every", type=int, default=20, help="steps per line of the log")
+    add("--save-minutes", type=float, default=4.0, help="minutes between two saves")
     return parser.parse_args(arguments)
 
 
