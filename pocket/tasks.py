@@ -360,6 +360,37 @@ def draw_number(rng: random.Random, largest: int = 999) -> int:
     return min(largest, rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits))
 
 
+TOPICS = tuple(
+    """
+    actors airports ancestors aspirin astronomy atoms banks baseball basketball bicycles biology
+    birds bitcoin bonds bridges cameras capitalism castles chess cinema climate clouds coffee
+    comedy computers cooking copyright cricket dinosaurs dreams economics elections electricity
+    engines evolution fashion films football freedom galaxies gardening gravity guitars happiness
+    history hockey inflation insects jazz Jupiter kings knitting languages lasers law literature
+    magnets Mars medicine money mountains movies music mythology NASA novels oceans opera painting
+    parents philosophy photography physics pianos planets poetry politics pollution psychology
+    quantum rainbows recipes religion robots rockets sailing school Shakespeare skiing sleep smoking
+    soccer space Spain stocks sugar taxes tennis theater tigers tourism trains travel vaccines
+    vitamins volcanoes war weather whales wine women yoga zoology Germany Japan Brazil India China
+    Napoleon Einstein Newton Mozart Picasso Amazon Google Microsoft Apple Tesla Python Java Rust
+    """.split()
+)
+
+
+def pseudo_word(rng: random.Random) -> str:
+    """A pronounceable word that does not exist."""
+    parts = ("".join((rng.choice("bcdfghklmnprstvwz"), rng.choice("aeiou"))) for _ in range(9))
+    return "".join(list(parts)[: rng.randint(2, 4)]) + rng.choice(("", "n", "s", "r", "l"))
+
+
+def draw_word(rng: random.Random) -> str:
+    """One of WORDS, or now and then a word that the model must read by its letters."""
+    draw = rng.random()
+    if draw < 0.05:
+        return pseudo_word(rng)
+    return rng.choice(TOPICS).lower() if draw < 0.08 else rng.choice(WORDS)
+
+
 # --- one function per task: rng, effort -> (pair, user text, analysis, final, answer) ---
 
 Drawn = tuple[str, str, str, str, str]
@@ -376,7 +407,7 @@ def draw_letter(rng: random.Random, word: str) -> str:
 
 def task_count(rng: random.Random, effort: str) -> Drawn:
     """How often is a letter in a word?"""
-    word = rng.choice(WORDS)
+    word = draw_word(rng)
     letter = draw_letter(rng, word)
     shown = letter.upper() if rng.random() < 0.1 else letter
     text = rng.choice(COUNT).format(l=shown, w=dressed_word(rng, word))
@@ -387,7 +418,7 @@ def word_task(templates: tuple[str, ...], work: Callable, answer: Callable) -> C
     """A task about one word: phrasings, working, and the bare answer."""
 
     def draw(rng: random.Random, effort: str) -> Drawn:
-        word = rng.choice(WORDS)
+        word = draw_word(rng)
         text = rng.choice(templates).format(w=dressed_word(rng, word))
         return word, text, *work(word, effort), answer(word)
 
@@ -402,7 +433,7 @@ task_length = word_task(LENGTH, length, lambda word: str(len(word)))
 
 def task_nth(rng: random.Random, effort: str) -> Drawn:
     """Which letter is at a place?"""
-    word = rng.choice(WORDS)
+    word = draw_word(rng)
     place = rng.choice((1, -1, rng.randint(1, len(word)), rng.randint(1, len(word))))
     name = "last" if place < 0 else ordinal(place)
     if 0 < place < 10 and rng.random() < 0.3:
@@ -504,21 +535,6 @@ UNKNOWN = (
     "...", "???", "!!!",
     "a", "x", "12345", "0000", "42", "lol", "ok", "hmm", "test", "foo bar baz", "the the the the",
 )  # fmt: skip
-TOPICS = tuple(
-    """
-    actors airports ancestors aspirin astronomy atoms banks baseball basketball bicycles biology
-    birds bitcoin bonds bridges cameras capitalism castles chess cinema climate clouds coffee
-    comedy computers cooking copyright cricket dinosaurs dreams economics elections electricity
-    engines evolution fashion films football freedom galaxies gardening gravity guitars happiness
-    history hockey inflation insects jazz Jupiter kings knitting languages lasers law literature
-    magnets Mars medicine money mountains movies music mythology NASA novels oceans opera painting
-    parents philosophy photography physics pianos planets poetry politics pollution psychology
-    quantum rainbows recipes religion robots rockets sailing school Shakespeare skiing sleep smoking
-    soccer space Spain stocks sugar taxes tennis theater tigers tourism trains travel vaccines
-    vitamins volcanoes war weather whales wine women yoga zoology Germany Japan Brazil India China
-    Napoleon Einstein Newton Mozart Picasso Amazon Google Microsoft Apple Tesla Python Java Rust
-    """.split()
-)
 ASKS = (
     "What is {}?", "Who invented {}?", "Tell me about {}.", "Write a poem about {}.",
     "Why is {} {}?",
@@ -544,12 +560,6 @@ def gibberish(rng: random.Random, most: int) -> str:
     while len(text) < size:
         text += "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 9))) + " "
     return text[:size].strip() or "?"
-
-
-def pseudo_word(rng: random.Random) -> str:
-    """A pronounceable word that does not exist."""
-    parts = ("".join((rng.choice("bcdfghklmnprstvwz"), rng.choice("aeiou"))) for _ in range(9))
-    return "".join(list(parts)[: rng.randint(1, 4)]) + rng.choice(("", "n", "s", "r", "l"))
 
 
 def unknown_thought(effort: str) -> str:
@@ -791,8 +801,8 @@ SPECIAL = {
 # --- the mixture ---
 
 SHARES = {
-    "count": 18, "spell": 8, "reverse": 8, "sort": 5, "length": 3, "nth": 5, "add": 14,
-    "subtract": 12, "compare": 4, "weekday": 4, "fact": 7, "unknown": 5, "follow": 6, "tool": 5,
+    "count": 18, "spell": 8, "reverse": 9, "sort": 7, "length": 3, "nth": 6, "add": 12,
+    "subtract": 12, "compare": 6, "weekday": 6, "fact": 8, "unknown": 5, "follow": 6, "tool": 6,
     "too_large": 1, "long": 3,
 }  # fmt: skip
 EFFORT_SHARES = {"low": 10, "medium": 45, "high": 45}
