@@ -295,15 +295,15 @@ def logit_lens_table(
         shade = axes.imshow(sure_LT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for layer, step in np.ndindex(L, T):
             axes.text(
-                step, layer, label(int(guess_LT[layer, step]), 8), ha="center", va="center",
-                fontsize=8.5, color="white" if sure_LT[layer, step] > 0.6 else INK,
+                step, layer, _short(int(guess_LT[layer, step])), ha="center", va="center",
+                fontsize=8, color="white" if sure_LT[layer, step] > 0.6 else INK,
                 weight="bold" if right_LT[layer, step] else "normal",
             )  # fmt: skip
             if right_LT[layer, step]:
                 frame = {"fill": False, "edgecolor": ORANGE, "linewidth": 2.2}
                 axes.add_patch(_rectangle(step - 0.46, layer - 0.44, 0.92, 0.88, **frame))
         axes.set_yticks(range(L), names)
-        axes.set_xticks(range(T), [label(int(token), 8) for token in ids_T])
+        axes.set_xticks(range(T), [_short(int(token)) for token in ids_T], fontsize=8)
         axes.set_xlabel("token that was read   (orange frame: the guess is what came next)")
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -312,7 +312,13 @@ def logit_lens_table(
 
     right = ", ".join(f"{name} {row.sum()}" for name, row in zip(names, right_LT, strict=True))
     alt = f"Table of best guesses by layer and token. Right guesses of {T}: {right}."
-    return draw(paint, alt, width=max(6.0, 1.9 + 0.58 * T), height=1.1 + 0.42 * L)
+    return draw(paint, alt, width=max(6.0, 1.9 + 0.6 * T), height=1.1 + 0.42 * L)
+
+
+def _short(token: int) -> str:
+    """A label for a narrow cell: `<|message|>` becomes ‹message›."""
+    text = label(token, 99).replace("<|", "‹").replace("|>", "›")
+    return text if len(text) <= 9 else text[:7] + "…"
 
 
 def _rectangle(x: float, y: float, width: float, height: float, **style: Any) -> Any:
@@ -349,7 +355,7 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
         axes.set_ylim(len(held) - 0.4, -0.6)
         axes.set_yticks(range(len(held)), [name for name, _ in held])
         axes.set_xticks([slot + 0.5 for slot in range(slots)], range(slots))
-        axes.set_xlabel("slot   (number in the square: position of the key; red frame: newest)")
+        axes.set_xlabel("slot   (in the square: the position of its key; red frame: the newest)")
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
 
@@ -357,7 +363,7 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
         f"{name}: {' '.join(str(p) if p >= 0 else '-' for p in position_S)}."
         for name, position_S in held
     )
-    return draw(paint, alt, width=max(5.5, 1.9 + 0.36 * slots), height=0.8 + 0.42 * len(held))
+    return draw(paint, alt, width=max(6.5, 2.2 + 0.36 * slots), height=0.8 + 0.42 * len(held))
 
 
 def network_diagram(config: Config) -> Picture:
