@@ -20,7 +20,7 @@ from layouts import original_config, write_file, write_shards
 from gptoss_edu.attention import NoCache, attention
 from gptoss_edu.config import GPT_OSS_20B, TINY, Config
 from gptoss_edu.generate import generate_tokens
-from gptoss_edu.model import Model, Params, block, observe, rms_norm, rope_tables
+from gptoss_edu.model import Layer, Model, Params, block, observe, rms_norm, rope_tables
 from gptoss_edu.moe import moe
 from gptoss_edu.rope import inverse_frequencies
 
@@ -328,23 +328,6 @@ def choices(router_LTE: np.ndarray, experts_per_token: int) -> np.ndarray:
 # ---- the same answers from this package ----------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames=("config", "index"))
-def block_answers(params: Params, x_BTD: jax.Array, config: Config, index: int) -> tuple:
-    """(attention, experts, whole block) of one layer, each on the same residual stream."""
-    layer, window = params.layers[index], config.window(index)
-    B, T, _ = x_BTD.shape
-    position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
-    rotation = *rope_tables(position_BT, config), position_BT, NoCache()
-    normed_BTD = rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)
-    attended_BTD, _, _ = attention(layer.attention, normed_BTD, *rotation, window)
-    normed_BTD = rms_norm(x_BTD, layer.moe.norm_D, config.rms_eps)
-    mixed_BTD, _ = moe(
-        layer.moe, normed_BTD, config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
-    )
-    whole_BTD, _, _ = block(layer, x_BTD, *rotation, config, window)
-    return attended_BTD, mixed_BTD, whole_BTD
-
-
 def frequencies(config: Config) -> np.ndarray:
     """The inverse frequencies of this package, inv_C."""
     inv_C, _ = inverse_frequencies(
@@ -358,28 +341,50 @@ def frequencies(config: Config) -> np.ndarray:
     return inv_C
 
 
+@functools.partial(jax.jit, static_argnames=("config", "window"))
+def block_answers(layer: Layer, x_BTD: jax.Array, config: Config, window: int | None) -> tuple:
+    """(attention, experts, whole block) of one layer, each on the same residual stream."""
+    B, T, _ = x_BTD.shape
+    position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+    rotation = *rope_tables(position_BT, config), position_BT, NoCache()
+    normed_BTD = rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)
+    attended_BTD, _, _ = attention(layer.attention, normed_BTD, *rotation, window)
+    normed_BTD = rms_norm(x_BTD, layer.moe.norm_D, config.rms_eps)
+    mixed_BTD, _ = moe(
+        layer.moe, normed_BTD, config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
+    )
+    whole_BTD, _, _ = block(layer, x_BTD, *rotation, config, window)
+    return attended_BTD, mixed_BTD, whole_BTD
+
+
 observed = jax.jit(observe, static_argnames=("config", "dtype"))
 
 
 def our_blocks(case: Case, params: Params, dtype=jnp.float32) -> Answers:
     """[T, D] for each part of each block."""
     answers = {}
-    for layer in range(case.config.num_layers):
-        x_BTD = jnp.asarray(draw_block_input(case, layer), dtype)
-        parts = block_answers(params, x_BTD, case.config, layer)
+    for index, layer in enumerate(params.layers):
+        x_BTD = jnp.asarray(draw_block_input(case, index), dtype)
+        parts = block_answers(layer, x_BTD, case.config, case.config.window(index))
         for part, array_BTD in zip(PARTS, parts, strict=True):
-            answers[f"{part}.{layer}"] = np.asarray(array_BTD[0], np.float32)
+            answers[f"{part}.{index}"] = np.asarray(array_BTD[0], np.float32)
     return answers
 
 
 def our_logits(case: Case, params: Params, dtype=jnp.float32) -> Answers:
-    """[T, V] for each prompt, and what the router said in every layer, [L, T, E]."""
-    answers = {}
-    for row, tokens in enumerate(draw_tokens(case)):
-        logits_BTV, seen = observed(params, jnp.asarray(tokens)[None], case.config, dtype)
-        answers[f"logits.{row}"] = np.asarray(logits_BTV[0])
-        routers = [np.asarray(layer.routing.logits_BTE[0], np.float32) for layer in seen]
-        answers[f"router.{row}"] = np.stack(routers)
+    """[T, V] for each prompt, and what the router said in every layer, [L, T, E].
+
+    All prompts in one batch: what fills a short one up stands behind it, where it is not seen.
+    """
+    prompts, answers = draw_tokens(case), {}
+    tokens_BT = np.zeros((len(prompts), max(case.lengths)), np.int32)
+    for row, tokens in enumerate(prompts):
+        tokens_BT[row, : len(tokens)] = tokens
+    logits_BTV, seen = observed(params, jnp.asarray(tokens_BT), case.config, dtype)
+    for row, length in enumerate(case.lengths):
+        routers = [np.asarray(block.routing.logits_BTE[row, :length]) for block in seen]
+        answers[f"logits.{row}"] = np.asarray(logits_BTV[row, :length])
+        answers[f"router.{row}"] = np.stack(routers).astype(np.float32)
     return answers
 
 
