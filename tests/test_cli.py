@@ -434,6 +434,13 @@ def test_the_package_runs_as_a_program():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"gptoss-edu {__version__}\n", "")
 
 
+def test_the_pocket_model_answers_the_question_of_the_readme():
+    done = run_python("-m", "gptoss_edu", "ask", "How many r's are in strawberry?", text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+    assert "3" in done.stdout
+
+
 def test_a_reader_that_leaves_is_no_error():
     code = (
         "import os, sys; from gptoss_edu import cli\n"
