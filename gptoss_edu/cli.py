@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+
 from gptoss_edu import __version__
 from gptoss_edu.checkpoint import PRECISIONS, load_model
 from gptoss_edu.doctor import describe, survey
@@ -282,6 +284,14 @@ def waiting(text: str) -> Iterator[None]:
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model that was asked for."""
+    try:
+        jax.devices()
+    except Exception as error:  # JAX fails in several ways, one of them a bare assertion
+        asked = os.environ.get("JAX_PLATFORMS")
+        raise RuntimeError(
+            f"JAX found no device to run on, expected at least a CPU (JAX_PLATFORMS is {asked!r};"
+            f" unset it, or install what it names): {str(error) or type(error).__name__}"
+        ) from error
     with waiting(f"loading {args.model or 'the pocket model'}"):
         return load_model(args.model, precision=args.precision)
 
@@ -455,8 +465,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(error: BaseException) -> str:
     """One message for people. Errors of this package already are; others get their kind's name."""
-    import jax
-
     text = str(error).strip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         if "RESOURCE_EXHAUSTED" in text:

@@ -143,7 +143,8 @@ def verdict(
     found: dict[str, Any], name: str, memory_bytes: int, disk_bytes: int, obstacle: str
 ) -> dict[str, Any]:
     """One row of the table."""
-    reasons = [obstacle] if obstacle else []
+    reasons = [] if has_device(found) else ["JAX found no device"]
+    reasons += [obstacle] if obstacle else []
     available, free = found["memory"]["available_bytes"], found["disk"]["free_bytes"]
     if available is not None and available < memory_bytes:
         reasons.append(
@@ -166,7 +167,7 @@ def describe(found: dict[str, Any]) -> str:
     rows = list(found["versions"].items())
     rows += [
         ("system", f"{found['system']}, {found['cores']} cores"),
-        ("JAX runs on", f"{found['backend']} (device {', '.join(found['devices'])})"),
+        ("JAX runs on", describe_devices(found)),
         ("memory", f"{gib(total)} in this machine"),
         ("", f"{gib(available)} available on {found['memory']['where']}"),
         ("disk", f"{found['disk']['free_bytes'] / 1e9:.1f} GB free for {found['disk']['folder']}"),
@@ -180,6 +181,19 @@ def describe(found: dict[str, Any]) -> str:
         answer = "yes" if row["yes"] else "no "
         lines.append(f"  {answer}  {row['name']}" + (f": {row['reason']}" if row["reason"] else ""))
     return "\n".join(lines)
+
+
+def describe_devices(found: dict[str, Any]) -> str:
+    """Where arrays live, or why there is no such place."""
+    if not has_device(found):
+        asked = os.environ.get("JAX_PLATFORMS")
+        return f"nothing, {found['backend']} (JAX_PLATFORMS is {asked!r}; unset it)"
+    return f"{found['backend']} (device {', '.join(found['devices'])})"
+
+
+def has_device(found: dict[str, Any]) -> bool:
+    """Could JAX start at all?"""
+    return not found["backend"].startswith("failed")
 
 
 def gib(count: int | None) -> str:

@@ -296,6 +296,19 @@ def test_what_goes_wrong_while_loading_is_said(monkeypatch, failing, error, stat
     assert len(err.splitlines()) == 1
 
 
+def test_a_machine_without_the_device_that_was_asked_for_is_said(monkeypatch, failing):
+    monkeypatch.setattr(cli, "load_model", lambda *_, **__: pytest.fail("loaded a model"))
+
+    def no_device():
+        raise AssertionError  # what JAX does when JAX_PLATFORMS names what is not installed
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", no_device)
+    status, err = failing("ask", "hi")
+    assert status == 1
+    assert "found no device to run on, expected at least a CPU (JAX_PLATFORMS is 'cuda'" in err
+
+
 def test_a_programming_error_is_not_hidden(monkeypatch):
     monkeypatch.setattr(cli, "load_model", lambda *_, **__: [][0])
     with pytest.raises(IndexError):

@@ -101,7 +101,9 @@ def test_the_doctor_never_faints(machine, monkeypatch):
     said = "failed: Unable to initialize backend 'cuda': no device"
     assert found["backend"] == found["vocabulary"] == found["pocket"] == said
     assert said in doctor.describe(found)
-    assert "no   the pocket model: the pocket model is not there" in doctor.describe(found)
+    assert "no   the pocket model: JAX found no device; the pocket model is not" in (
+        doctor.describe(found)
+    )
 
 
 def test_a_package_that_is_not_there_is_said(monkeypatch):
