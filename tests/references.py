@@ -1,19 +1,16 @@
 """The two witnesses: Hugging Face transformers and OpenAI's own torch model, both in float32.
 
-Neither is changed. OpenAI's modules create their parameters in bfloat16; nothing in their forward
+Their code runs as it was published. OpenAI's modules create their parameters in bfloat16; nothing in their forward
 passes names a dtype, so `.float()` after loading is all it takes. Its experts copy the weights of
 every token's choices, gigabytes at these lengths, so their block is fed slices of the prompt: it
 treats tokens one by one.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
