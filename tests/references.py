@@ -1,9 +1,9 @@
 """The two witnesses: Hugging Face transformers and OpenAI's own torch model, both in float32.
 
-Their code runs as it was published. OpenAI's modules create their parameters in bfloat16; nothing in their forward
-passes names a dtype, so `.float()` after loading is all it takes. Its experts copy the weights of
-every token's choices, gigabytes at these lengths, so their block is fed slices of the prompt: it
-treats tokens one by one.
+Their code runs as it was published. OpenAI's modules create their parameters in bfloat16; nothing
+in their forward passes names a dtype, so `.float()` after loading is all it takes. Its experts copy
+the weights of every token's choices, gigabytes at these lengths, so their block is fed slices of
+the prompt: it treats tokens one by one.
 """
 
 import json
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
 import torch
 import transformers
 from cases import PARTS, Answers, Case, draw_block_input, draw_tokens, frequencies
