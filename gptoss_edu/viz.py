@@ -296,7 +296,7 @@ def logit_lens_table(
         for layer, step in np.ndindex(L, T):
             axes.text(
                 step, layer, _short(int(guess_LT[layer, step])), ha="center", va="center",
-                fontsize=8, color="white" if sure_LT[layer, step] > 0.6 else INK,
+                fontsize=7.5, color="white" if sure_LT[layer, step] > 0.6 else INK,
                 weight="bold" if right_LT[layer, step] else "normal",
             )  # fmt: skip
             if right_LT[layer, step]:
@@ -312,7 +312,7 @@ def logit_lens_table(
 
     right = ", ".join(f"{name} {row.sum()}" for name, row in zip(names, right_LT, strict=True))
     alt = f"Table of best guesses by layer and token. Right guesses of {T}: {right}."
-    return draw(paint, alt, width=max(6.0, 1.9 + 0.6 * T), height=1.1 + 0.42 * L)
+    return draw(paint, alt, width=max(6.0, 1.9 + 0.64 * T), height=1.1 + 0.42 * L)
 
 
 def _short(token: int) -> str:

@@ -349,7 +349,7 @@ def test_missing_return_and_errors_are_sentences(name):
     "name, edits, expected",
     [
         ("block", [(", kv\n", ", kv, None\n")], "2 things, (x_BTD, kv), and returned a tuple of 3"),
-        ("block", [("x_BTD + y_BTD, kv", "(x_BTD + y_BTD)[0], kv")], "shape (2, 4, 24), found (4"),
+        ("block", [("x_BTD + y_BTD, kv", "(x_BTD + y_BTD)[0], kv")], "shape (2, 3, 24), found (3"),
         ("block", [("x_BTD + y_BTD, kv", "x_BTD + y_BTD, [kv]")], "kv should be a FullKV, found a"),
         (
             "block",

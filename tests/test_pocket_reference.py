@@ -1,4 +1,4 @@
-"""What transformers says about the pocket model: kept in a file, and asked again in `make parity`."""
+"""What transformers says about the pocket model: kept in a file, asked again by `make parity`."""
 
 import importlib.util
 import warnings
