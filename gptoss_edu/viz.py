@@ -296,7 +296,7 @@ def logit_lens_table(
         for layer, step in np.ndindex(L, T):
             axes.text(
                 step, layer, _short(int(guess_LT[layer, step])), ha="center", va="center",
-                fontsize=7.5, color="white" if sure_LT[layer, step] > 0.6 else INK,
+                fontsize=7, color="white" if sure_LT[layer, step] > 0.6 else INK,
                 weight="bold" if right_LT[layer, step] else "normal",
             )  # fmt: skip
             if right_LT[layer, step]:
