@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+LOG, CURVES = HERE / "log.jsonl", HERE / "curves.svg"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -42,8 +43,8 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Draw."""
     parser = argparse.ArgumentParser(prog="python -m pocket.curves", description=__doc__)
-    parser.add_argument("--log", type=Path, default=HERE / "log.jsonl")
-    parser.add_argument("--to", type=Path, default=HERE / "curves.svg")
+    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--to", type=Path, default=CURVES)
     options = parser.parse_args(arguments)
     draw(read_log(options.log), options.to)
 

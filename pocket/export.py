@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from gptoss_edu.model import Layer, Params
 from gptoss_edu.mxfp4 import quantize
 from gptoss_edu.tokenizer import Tokenizer
 from pocket import train
+from pocket.curves import CURVES, LOG, draw, read_log
+from pocket.evaluate import CARD, put_between
 
 
 def packed(params: Params) -> Params:
@@ -55,8 +58,21 @@ def read_run(name: str) -> tuple[train.State, Config, Tokenizer]:
     return train.restore(state, run / "state.npz"), config, tok
 
 
+def document(run: str, step: int) -> None:
+    """Put the run's log beside the model card, and its length into the card."""
+    lines = [line for line in read_log(train.RUNS / run / "log.jsonl") if line["step"] <= step]
+    LOG.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    steps = [0, *(line["step"] for line in lines)]
+    pairs = zip(lines, steps[1:], steps, strict=False)
+    tokens = sum(line["tokens_per_step"] * (after - before) for line, after, before in pairs)
+    words = f"{step:,} steps and {tokens / 1e6:.1f} million tokens"
+    card = put_between(CARD.read_text(encoding="utf-8"), "training", words)
+    CARD.write_text(card, encoding="utf-8")
+    draw(lines, CURVES)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Export a run."""
+    """Export a run; where it goes into the package, document it, too."""
     parser = argparse.ArgumentParser(prog="python -m pocket.export", description=__doc__)
     parser.add_argument("--run", default="main", help="name of the folder in pocket/runs/")
     parser.add_argument("--to", type=Path, default=POCKET, help="folder to write")
@@ -67,6 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     save_checkpoint(packed(params), config, options.to, kept_ids=tok.kept_ids)
     size = sum(path.stat().st_size for path in options.to.iterdir())
     print(f"step {int(state.step)}: {size / 1e6:.2f} MB in {options.to}")
+    if options.to == POCKET:
+        document(options.run, int(state.step))
 
 
 if __name__ == "__main__":

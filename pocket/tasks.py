@@ -123,9 +123,8 @@ def sort_letters(word: str, effort: str) -> tuple[str, str]:
     """(analysis, final) for the letters of a word in the order of the alphabet."""
     final = f"Sorted: {spelled(''.join(sorted(word)))}."
     if effort == "high":
-        order = sorted(range(len(word)), key=lambda place: (word[place], place))
-        picked = " ".join(f"{word[place]}{place + 1}" for place in order)
-        return f"In {word}: {numbered(word)}. Sorted: {picked}.", final
+        counts = " ".join(f"{letter}{word.count(letter)}" for letter in LETTERS)
+        return f"In {word}: {spelled(word)}. {counts}.", final
     return f"In {word}: {spelled(word)}.", final
 
 
@@ -143,7 +142,10 @@ def nth_letter(word: str, place: int, effort: str) -> tuple[str, str]:
     """(analysis, final) for one letter of a word; place -1 is the last."""
     upto = len(word) if effort == "high" or place < 0 else place
     name, letter = ("last", word[-1]) if place < 0 else (ordinal(place), word[place - 1])
-    return f"In {word}: {numbered(word[:upto])}.", f"The {name} letter of {word} is {letter}."
+    analysis = f"In {word}: {numbered(word[:upto])}."
+    if effort == "high":
+        analysis += f" {len(word) if place < 0 else place} is {letter}."
+    return analysis, f"The {name} letter of {word} is {letter}."
 
 
 def grouped(number: int) -> str:
@@ -185,7 +187,7 @@ def compare(a: int, b: int, smaller: bool, effort: str) -> tuple[str, str]:
     shown = []
     for index in reversed(range(max(len(str(a)), len(str(b))))):
         x, y = a // 10**index % 10, b // 10**index % 10
-        shown.append(f"{PLACES[index]} {x} {'<' if x < y else '>' if x > y else '='} {y}")
+        shown.append(f"{PLACES[index]} {x} {y} {'<' if x < y else '>' if x > y else '='}")
         if x != y:
             break
     analysis = f"{a} and {b}: " + (", ".join(shown) if effort == "high" else shown[-1]) + "."
@@ -200,9 +202,11 @@ def weekday(day: str, days: int, before: bool, effort: str) -> tuple[str, str]:
     weeks, rest = divmod(days, 7)
     step = -1 if before else 1
     names = [DAYS[(DAYS.index(day) + step * k) % 7] for k in range(rest + 1)]
+    walked = ", ".join(f"{name} {k}" for k, name in enumerate(names))
     analysis = f"{days} = {weeks}*7 + {rest}."
     if effort == "high":
-        analysis += f" {day} 0" + "".join(f", {n} {k}" for k, n in enumerate(names) if k) + "."
+        analysis += f" {rest} {'before' if before else 'after'} {day}."
+    analysis += f" {walked}."
     unit = "day" if days == 1 else "days"
     return analysis, f"{days} {unit} {'before' if before else 'after'} {day} is {names[-1]}."
 
@@ -383,14 +387,6 @@ def pseudo_word(rng: random.Random) -> str:
     return "".join(list(parts)[: rng.randint(2, 4)]) + rng.choice(("", "n", "s", "r", "l"))
 
 
-def draw_word(rng: random.Random) -> str:
-    """One of WORDS, or now and then a word that the model must read by its letters."""
-    draw = rng.random()
-    if draw < 0.05:
-        return pseudo_word(rng)
-    return rng.choice(TOPICS).lower() if draw < 0.08 else rng.choice(WORDS)
-
-
 # --- one function per task: rng, effort -> (pair, user text, analysis, final, answer) ---
 
 Drawn = tuple[str, str, str, str, str]
@@ -407,7 +403,7 @@ def draw_letter(rng: random.Random, word: str) -> str:
 
 def task_count(rng: random.Random, effort: str) -> Drawn:
     """How often is a letter in a word?"""
-    word = draw_word(rng)
+    word = rng.choice(WORDS)
     letter = draw_letter(rng, word)
     shown = letter.upper() if rng.random() < 0.1 else letter
     text = rng.choice(COUNT).format(l=shown, w=dressed_word(rng, word))
@@ -418,7 +414,7 @@ def word_task(templates: tuple[str, ...], work: Callable, answer: Callable) -> C
     """A task about one word: phrasings, working, and the bare answer."""
 
     def draw(rng: random.Random, effort: str) -> Drawn:
-        word = draw_word(rng)
+        word = rng.choice(WORDS)
         text = rng.choice(templates).format(w=dressed_word(rng, word))
         return word, text, *work(word, effort), answer(word)
 
@@ -433,7 +429,7 @@ task_length = word_task(LENGTH, length, lambda word: str(len(word)))
 
 def task_nth(rng: random.Random, effort: str) -> Drawn:
     """Which letter is at a place?"""
-    word = draw_word(rng)
+    word = rng.choice(WORDS)
     place = rng.choice((1, -1, rng.randint(1, len(word)), rng.randint(1, len(word))))
     name = "last" if place < 0 else ordinal(place)
     if 0 < place < 10 and rng.random() < 0.3:
@@ -562,6 +558,16 @@ def gibberish(rng: random.Random, most: int) -> str:
     return text[:size].strip() or "?"
 
 
+def task_strange(rng: random.Random, effort: str) -> Drawn:
+    """Count or spell in a word that is not in the list: the model must read it by its bytes."""
+    word = rng.choice((pseudo_word(rng), rng.choice(TOPICS).lower()))
+    letter = rng.choice((rng.choice(word), rng.choice(LETTERS)))
+    if rng.random() < 0.3:
+        return word, rng.choice(SPELL).format(w=word), *spell(word, effort), spelled(word)
+    text = rng.choice(COUNT).format(l=letter, w=word)
+    return f"{word} {letter}", text, *count_letter(word, letter, effort), str(word.count(letter))
+
+
 def unknown_thought(effort: str) -> str:
     """What the model thinks before it says that it does not know."""
     return "This is not what I learned." if effort == "high" else "I do not know this."
@@ -600,6 +606,7 @@ TASKS: dict[str, Callable[[random.Random, str], Drawn]] = {
     "weekday": task_weekday,
     "fact": task_fact,
     "unknown": task_unknown,
+    "strange": task_strange,
 }
 WORD_TASKS = ("count", "spell", "reverse", "sort", "length", "nth")
 
@@ -801,9 +808,9 @@ SPECIAL = {
 # --- the mixture ---
 
 SHARES = {
-    "count": 18, "spell": 8, "reverse": 9, "sort": 7, "length": 3, "nth": 6, "add": 12,
+    "count": 18, "spell": 8, "reverse": 9, "sort": 8, "length": 3, "nth": 6, "add": 12,
     "subtract": 12, "compare": 6, "weekday": 6, "fact": 8, "unknown": 5, "follow": 6, "tool": 6,
-    "too_large": 1, "long": 3,
+    "too_large": 1, "long": 3, "strange": 2,
 }  # fmt: skip
 EFFORT_SHARES = {"low": 10, "medium": 45, "high": 45}
 
