@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
             axis.plot(steps, values, linewidth=1)
             axis.set(title=title, xlabel="step", yscale=scale)
             axis.grid(alpha=0.3)
-        figure.savefig(path, metadata={"Date": None})
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
         pyplot.close(figure)
+    lines_of_svg = [line.rstrip() for line in drawn.getvalue().splitlines()]
+    path.write_text("\n".join(lines_of_svg) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
