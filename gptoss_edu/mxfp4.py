@@ -57,6 +57,26 @@ class Mxfp4:
         """Decode the matrices that `expert` picks: [I, O] for one, [..., I, O] for several."""
         return dequantize(self.blocks_EJUO[expert], self.scales_EJO[expert])
 
+    def product(self, x_TI: jax.Array, expert: Any) -> jax.Array:
+        """x_TI times the matrix of one expert, y_TO: the fast twin of `x_TI @ w[expert]`.
+
+        Low nibbles meet even inputs, high nibbles odd ones, each half decoded by one expression
+        over neighbors in memory. Weaving the halves into one matrix first takes four times as long
+        on a CPU.
+        """
+        blocks_JUO, scales_JO = self.blocks_EJUO[expert], self.scales_EJO[expert]
+        check_shapes(blocks_JUO=blocks_JUO, scales_JO=scales_JO)
+        J, U, _ = blocks_JUO.shape
+        x_TJU2 = x_TI.reshape(x_TI.shape[0], J, U, 2)
+        even_TO = _half_product(x_TJU2[..., 0], blocks_JUO & 0xF, scales_JO)
+        odd_TO = _half_product(x_TJU2[..., 1], blocks_JUO >> 4, scales_JO)
+        return (even_TO + odd_TO).astype(x_TI.dtype)
+
+
+def _half_product(x_TJU: jax.Array, nibble_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
+    w_JUO = decode(nibble_JUO, scales_JO[:, None]).astype(x_TJU.dtype)
+    return jnp.einsum("TJU,JUO->TO", x_TJU, w_JUO, preferred_element_type=jnp.float32)
+
 
 def dequantize(blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     """Decode bytes [..., J, 16, O] and scales [..., J, O] to bfloat16 weights [..., I, O]. Exact.

@@ -115,6 +115,18 @@ def test_ties_go_to_the_even_code():
     np.testing.assert_array_equal(nearest_code(ties), [0, 2, 2, 4, 4, 6, 6])
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_the_product_of_halves_is_the_product(dtype, tolerance):
+    packed = quantize(jax.random.normal(jax.random.key(3), (3, 96, 5)))
+    x_TI = jax.random.normal(jax.random.key(4), (7, 96)).astype(dtype)
+    got_TO = jax.jit(packed.product)(x_TI, 2)
+    expected_TO = np.asarray(x_TI, np.float64) @ np.asarray(packed[2], np.float64)
+    assert got_TO.dtype == dtype
+    np.testing.assert_allclose(
+        np.asarray(got_TO, np.float64), expected_TO, rtol=tolerance, atol=tolerance
+    )
+
+
 def test_it_answers_like_an_array():
     packed = quantize(jax.random.normal(jax.random.key(2), (3, 64, 5)))
     assert (packed.shape, packed.ndim, packed.dtype) == ((3, 64, 5), 3, jnp.bfloat16)
