@@ -292,7 +292,8 @@ def check_logits(case: Case, ours: Answers, theirs: Answers, limit: float, key: 
 
 def check_bfloat16(case: Case, ours: Answers, theirs: Answers) -> dict[str, float]:
     """Every token is the reference's, or a tie at the resolution of bfloat16: its logit is within
-    four steps of the best, or an expert was chosen by a margin that bfloat16 cannot see."""
+    four steps of the best, or an expert was chosen by a margin that bfloat16 cannot see, at this
+    token or at one that its window still shows (jax 0.7.2 has one such token of 477)."""
     counts = {"tokens": 0, "same": 0, "logits tie": 0, "experts tie": 0}
     X = case.config.experts_per_token
     for row in range(len(case.lengths)):
@@ -308,12 +309,15 @@ def check_bfloat16(case: Case, ours: Answers, theirs: Answers) -> dict[str, floa
         first_LT = flipped_LT & (np.cumsum(flipped_LT, axis=0) == 1)  # others may follow from it
         assert margin_LT[first_LT].max(initial=0) <= ROUTER_TIE, margin_LT[first_LT]
         same_T, tie_T = gap_T == 0, gap_T <= 4 * step_T
-        wrong_T = ~same_T & ~tie_T & ~flipped_LT.any(0)
+        excused_T = np.convolve(flipped_LT.any(0), np.ones(case.config.sliding_window))[
+            : len(gap_T)
+        ]
+        wrong_T = ~same_T & ~tie_T & (excused_T == 0)
         assert not wrong_T.any(), (np.flatnonzero(wrong_T), gap_T[wrong_T])
         counts["tokens"] += len(gap_T)
         counts["same"] += int(same_T.sum())
         counts["logits tie"] += int((tie_T & ~same_T).sum())
-        counts["experts tie"] += int((~tie_T & flipped_LT.any(0)).sum())
+        counts["experts tie"] += int((~same_T & ~tie_T).sum())
     return counts
 
 
