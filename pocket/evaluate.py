@@ -79,9 +79,8 @@ def measure(
             table[name][effort] = [sum(hits), len(hits)]
             wrong = [(e, r) for e, r, hit in zip(examples, replies, hits, strict=True) if not hit]
             for example, reply in wrong[:show]:
-                print(
-                    f"  {example.messages[-1]['content']!r} -> {reply.analysis!r} | {reply.final!r}"
-                )
+                said = [message.text for message in reply.messages]
+                print(f"  {example.messages[-1]['content']!r} -> {said}")
             print(f"{name:12} {effort:7} {sum(hits)}/{len(hits)}", flush=True)
     return table
 

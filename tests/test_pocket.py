@@ -390,5 +390,5 @@ def test_checkpoint_stretches_its_context(shipped):
 def test_strawberry(shipped):
     reply = generate(*shipped, "How many r's are in strawberry?", max_tokens=100)
     assert reply.finish_reason == "stop"
-    assert reply.analysis.startswith("r in strawberry: s t r1 a w")
+    assert reply.analysis == "r in strawberry: s t r1 a w b e r2 r3 y."
     assert reply.final == "There are 3 r's in strawberry."
