@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -392,3 +393,12 @@ def test_strawberry(shipped):
     assert reply.finish_reason == "stop"
     assert reply.analysis == "r in strawberry: s t r1 a w b e r2 r3 y."
     assert reply.final == "There are 3 r's in strawberry."
+
+
+def test_the_front_page_shows_what_it_answers(shipped):
+    page = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    question = "How many r's are in strawberry?"
+    reply, hasty = (generate(*shipped, question, reasoning_effort=e) for e in ("medium", "low"))
+    assert f'ask "{question}"\n[analysis]\n{reply.analysis}\n\n[final]\n{reply.final}\n' in page
+    assert (hasty.analysis, hasty.final) == ("", "There are 2 r's in strawberry.")
+    assert "With `--effort low` it answers at once and says 2." in page
