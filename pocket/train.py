@@ -38,6 +38,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from tqdm import tqdm
 
 from gptoss_edu.attention import attention
+from gptoss_edu.checkpoint import KEPT_IDS, load_model
 from gptoss_edu.config import Config
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables
 from gptoss_edu.moe import Moe, Routing, route, swiglu
@@ -433,12 +434,15 @@ def restore(state: State, path: Path) -> State:
     return jax.tree.unflatten(tree, [jnp.asarray(a) for a in arrays])
 
 
-def vocabulary(run: Path) -> tuple[int, ...]:
-    """The run's kept ids, chosen on its first start."""
-    path = run / "o200k_ids.json"
+def vocabulary(run: Path, begin_with: Path | None = None) -> tuple[int, ...]:
+    """The run's kept ids: taken from a checkpoint, or chosen, when the run is first started."""
+    path = run / KEPT_IDS
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows.choose_vocabulary()) + "\n", encoding="utf-8")
+        ids = rows.choose_vocabulary()
+        if begin_with is not None:
+            ids = json.loads((begin_with / KEPT_IDS).read_text(encoding="utf-8"))
+        path.write_text(json.dumps(ids) + "\n", encoding="utf-8")
     return tuple(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -446,6 +450,18 @@ def optimizer_of(run: Path) -> str:
     """The optimizer that a run was started with."""
     path = run / "options.json"
     return json.loads(path.read_text(encoding="utf-8"))["optimizer"] if path.exists() else "muon"
+
+
+def stored_params(folder: Path, config: Config) -> Params:
+    """Weights of an exported checkpoint in float32, to train on from.
+
+    They have lost what packing rounds away, and the optimizer starts anew, so a run's own state is
+    better where it still exists.
+    """
+    model, params = load_model(folder, precision="f32")
+    if model.config != config:
+        raise ValueError(f"{folder} holds {model.config}, expected {config}")
+    return params
 
 
 def prefetched(source: Iterator[Any], depth: int = 4) -> Iterator[Any]:
@@ -487,15 +503,20 @@ class Log:
 def train(options: argparse.Namespace) -> None:
     """Run until --steps or --minutes are over; save every --save-minutes, and when stopped."""
     run = RUNS / options.run
-    tok = Tokenizer(kept_ids=vocabulary(run))
+    tok = Tokenizer(kept_ids=vocabulary(run, options.begin_with))
     config = pocket_config(tok.vocab_size)
     optimizer = make_optimizer(options.optimizer, warm(options.rate, options.warmup))
     vectors_VD = related_embedding(tok, config.hidden_size, options.seed)
     state = start(config, options.seed, optimizer, vectors_VD)
     if (run / "state.npz").exists():
         state = restore(state, run / "state.npz")
+    elif options.begin_with is not None:
+        params = stored_params(options.begin_with, config)
+        state = dataclasses.replace(state, params=params, average=jax.tree.map(jnp.copy, params))
     first = int(state.step)
-    (run / "options.json").write_text(json.dumps(vars(options)) + "\n", encoding="utf-8")
+    (run / "options.json").write_text(
+        json.dumps(vars(options), default=str) + "\n", encoding="utf-8"
+    )
     prefixes = [tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()]
     prefix_RP = jnp.array(prefixes, jnp.int32)
     source = prefetched(rows.batches(options.seed + 1000 * first, tok, options.scale))
@@ -531,6 +552,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--run", default="main", help="name of the folder in pocket/runs/")
+    add("--begin-with", type=Path, help="folder of an exported checkpoint, for a new run")
     add("--steps", type=int, default=12000, help="last step")
     add("--minutes", type=float, help="stop after so many minutes, whatever the step")
     add("--decay-steps", type=int, help="let the rate fall to 0 over the last so many steps")
