@@ -95,6 +95,7 @@ WIDE = Case(
 # For bfloat16. In the model of SMALL one expert that is chosen otherwise changes everything after
 # it; here the residual stream outweighs what blocks add, as it does in a trained model.
 CALM = dataclasses.replace(SMALL, name="calm", strength=0.125, faint=1.0, continuation=0)
+YARN_CALM = dataclasses.replace(YARN, name="yarn_calm", strength=0.125, faint=1.0, continuation=0)
 CASES = {case.name: case for case in (SMALL, YARN, WIDE)}
 
 
