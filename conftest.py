@@ -6,3 +6,4 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A progress bar prints its rate, and a rate is never the same twice.
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("GPTOSS_EDU_STATIC", "1")

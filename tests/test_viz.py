@@ -17,6 +17,7 @@ from gptoss_edu.parser import Piece, StreamParser
 from gptoss_edu.reply import make_reply
 from gptoss_edu.sampling import Sampling
 from gptoss_edu.tokenizer import CHANNEL, END, MESSAGE, RETURN, START, Tokenizer
+from gptoss_edu.viz import look, sampling
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -63,10 +64,11 @@ def check(picture):
 
 
 def test_importing_needs_no_matplotlib():
-    top = ast.parse(Path(viz.__file__).read_text(encoding="utf-8")).body
-    imported = [ast.unparse(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert imported
-    assert not [line for line in imported if "matplotlib" in line]
+    for path in Path(viz.__file__).parent.glob("*.py"):
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        lines = [ast.unparse(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert lines, path
+        assert not [line for line in lines if "matplotlib" in line or "ipywidgets" in line], path
 
 
 def test_labels_show_what_cannot_be_seen():
@@ -88,9 +90,9 @@ def test_strip_shows_text_and_ids_and_escapes_them(ids):
     assert "&lt;|channel|&gt;" in page
     assert "<|" not in page
     assert page.count('role="listitem"') == len(ids)
-    assert viz.TINTS["analysis"] in page
-    assert viz.TINTS["final"] in page
-    assert viz.TINTS["final"] not in viz.token_strip(ids)._repr_html_()
+    assert look.TINTS["analysis"] in page
+    assert look.TINTS["final"] in page
+    assert look.TINTS["final"] not in viz.token_strip(ids)._repr_html_()
 
 
 def test_stream_in_color_names_each_channel_once():
@@ -139,9 +141,9 @@ def test_sampling_panels_tell_how_many_tokens_are_left():
 
 def test_temperature_sharpens_the_distribution_that_is_drawn():
     logits_V = np.log([0.6, 0.4])
-    cold_V = viz._probabilities(logits_V, Sampling(temperature=0.5))
+    cold_V = sampling._probabilities(logits_V, Sampling(temperature=0.5))
     np.testing.assert_allclose(cold_V, [0.36 / 0.52, 0.16 / 0.52], rtol=1e-6)
-    assert viz._probabilities(logits_V, Sampling()).tolist() == [1, 0]
+    assert sampling._probabilities(logits_V, Sampling()).tolist() == [1, 0]
 
 
 def test_lens_marks_the_guesses_that_came_true():
@@ -191,10 +193,10 @@ def contrast(a, b):
 
 
 def test_text_stands_out_from_what_it_is_written_on():
-    for ground in (viz.PAPER, viz.PALE, *viz.TINTS.values()):
-        assert contrast(viz.INK, ground) >= 7, ground
-    assert contrast("#ffffff", viz.VERMILION) >= 3  # bold, in the one box that stops
-    assert contrast(viz.INK, viz.PAPER) >= 7
+    for ground in (look.PAPER, look.PALE, *look.TINTS.values()):
+        assert contrast(look.INK, ground) >= 7, ground
+    assert contrast("#ffffff", look.VERMILION) >= 3  # bold, in the one box that stops
+    assert contrast(look.INK, look.PAPER) >= 7
 
 
 def without_green_cones(color):
@@ -207,10 +209,10 @@ def without_green_cones(color):
 @pytest.mark.parametrize(
     "colors",
     [
-        (viz.BLUE, viz.VERMILION, viz.PAPER),  # kept, ruled out
-        (viz.SKY, viz.VERMILION, viz.PAPER),  # same answer, another answer
-        (viz.SKY, viz.ORANGE, viz.GREEN, viz.PALE),  # parts of the network
-        (viz.TINTS["analysis"], viz.TINTS["final"], viz.TINTS[None]),
+        (look.BLUE, look.VERMILION, look.PAPER),  # kept, ruled out
+        (look.SKY, look.VERMILION, look.PAPER),  # same answer, another answer
+        (look.SKY, look.ORANGE, look.GREEN, look.PALE),  # parts of the network
+        (look.TINTS["analysis"], look.TINTS["final"], look.TINTS[None]),
     ],
 )
 def test_colors_differ_for_the_color_blind_too(colors):

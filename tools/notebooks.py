@@ -164,6 +164,7 @@ def run(path: Path) -> Path:
     notebook = read(path)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # committed numbers must not depend on a chip
     os.environ["TQDM_DISABLE"] = "1"  # a progress bar is for people, not for a file
+    os.environ["GPTOSS_EDU_STATIC"] = "1"  # and so are sliders
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

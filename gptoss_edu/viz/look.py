@@ -1,0 +1,106 @@
+"""The one look of all figures: paper, ink and colors, and what a figure is.
+
+Every figure stands on its own light card, with dark text and the colors of Okabe and Ito, which
+color-blind people can tell apart; color never says anything that a word or a shape does not say as
+well. A figure is a `Picture`: an image, and one sentence that tells what it shows. The sentence is
+its alternative text, and the text that tests compare, since images differ from machine to machine.
+
+matplotlib is imported when the first figure is drawn, and never by the rest of the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from gptoss_edu.tokenizer import Tokenizer
+
+PAPER, INK, PALE, LINE = "#fcfbf8", "#1f1f1f", "#e9e6df", "#8a867d"
+BLUE, SKY, ORANGE, VERMILION = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
+GREEN, PINK = "#009e73", "#cc79a7"
+# The colors of `Reply`; white and black text are both readable on the tints.
+TINTS = {"analysis": "#d9d0f2", "commentary": "#f3dcb5", "final": "#c3e6cf", None: PALE}
+ANSI = {"analysis": "\x1b[35m", "commentary": "\x1b[33m", "final": "\x1b[32m"}
+RESET = "\x1b[0m"
+STYLE = {
+    "font.family": "DejaVu Sans",  # it comes with matplotlib, so widths are the same everywhere
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a token may be a dollar sign
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image with the sentence that replaces it for those, people or programs, who cannot see it.
+
+    `width` is in pixels of the page; the image itself has twice as many.
+    """
+
+    png: bytes
+    alt: str
+    width: int
+
+    def __repr__(self) -> str:
+        return self.alt
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        image = base64.b64encode(self.png).decode()
+        shown = {"image/png": image, "text/plain": self.alt}
+        return shown, {"image/png": {"alt": self.alt, "width": self.width}}
+
+
+def draw(paint: Callable[[Any], None], alt: str, *, width: float, height: float) -> Picture:
+    """A picture of `width` x `height` inches: `paint` receives a matplotlib figure to fill."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+        paint(figure)
+        file = io.BytesIO()
+        with warnings.catch_warnings():  # no font has every script of the vocabulary
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(file, format="png", dpi=192, metadata={"Software": None})
+    return Picture(file.getvalue(), alt, round(96 * width))
+
+
+def label(token: int, longest: int = 16) -> str:
+    """How a token (a true o200k id) is written in a figure: spaces and line ends made visible."""
+    text = Tokenizer().token_bytes(token).decode("utf-8", "replace")
+    text = text.replace(" ", "·").replace("\n", "↵")
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def short(token: int) -> str:
+    """A label for a narrow cell: `<|message|>` becomes ‹message›."""
+    text = label(token, 99).replace("<|", "‹").replace("|>", "›")
+    return text if len(text) <= 9 else text[:7] + "…"
+
+
+def rectangle(x: float, y: float, width: float, height: float, **style: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, **style)
+
+
+def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    tint = tuple(0.55 + 0.45 * channel for channel in to_rgb(color))
+    axes.add_patch(rectangle(x, y, width, height, facecolor=tint, edgecolor=INK, lw=0.8, zorder=2))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, zorder=3)
