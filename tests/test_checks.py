@@ -1,304 +1,165 @@
 """The checkers: each stub, solution and planted mistake gets its own answer, never a traceback.
 
-Solutions and stubs are read from the notebooks, so what a reader unfolds is what is tested. A
-planted mistake is a solution with one line changed, as a reader would get it wrong; the checkers'
-own wrong versions are written in another way.
+Checkers are found by looking into gptoss_edu/checks, stubs and solutions by reading the notebooks
+(tests/exercises.py), so that what a reader unfolds is what is tested and nobody registers anything.
+A mistake is tested twice: as the checker's own wrong version, and, where a chapter has a file
+tests/planted_<module>.py, as the solution with a line changed, as a reader would get it wrong.
 """
 
+import dataclasses
 import importlib
-import json
+import importlib.util
 import math
-import re
-from pathlib import Path
 
+import exercises
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gptoss_edu.moe
 from gptoss_edu import checks
-from gptoss_edu.attention import attention
-from gptoss_edu.cache import Cache
 from gptoss_edu.checks import Exercise, Mistake, Verdict, full_model, start_here
-from gptoss_edu.model import block, rms_norm, rope_tables, unembed
-from gptoss_edu.moe import moe
-from gptoss_edu.mxfp4 import Mxfp4
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-CHAPTERS = {"00_start_here": start_here, "06_full_model": full_model}
-USED = (Cache, Mxfp4, attention, block, moe, rms_norm, rope_tables, unembed)
-NAMES = {"jax": jax, "jnp": jnp, "math": math, "np": np} | {used.__name__: used for used in USED}
-
-
-def exercises(module) -> dict[str, Exercise]:
-    return {key: value for key, value in vars(module).items() if isinstance(value, Exercise)}
-
-
-ALL = {k: v for module in CHAPTERS.values() for k, v in exercises(module).items()}
-
-
-def cells(stem, kind):
-    notebook = json.loads((NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
-
-
-def solutions() -> dict[str, str]:
-    """Name of the exercise -> source of its folded solution."""
-    folded = r"<summary>Solution</summary>\n\n```python\n(def my_(\w+)\(.*?)```"
-    return {
-        name: source
-        for stem in CHAPTERS
-        for cell in cells(stem, "markdown")
-        for source, name in re.findall(folded, cell, re.DOTALL)
-    }
+CHAPTERS = ("00", "01", "02", "03", "04", "05", "06", "07")
+PLANTED_MISTAKES = 60  # over all chapters, says the plan of the course
+ALL = exercises.checkers()
+WRITTEN = exercises.written()
+EVERY = pytest.mark.parametrize("key", ALL, ids=".".join)
+EVERY_WRITTEN = pytest.mark.parametrize("key", [key for key in ALL if key in WRITTEN], ids=".".join)
+FILES = {
+    module: importlib.import_module(f"planted_{module}")
+    for module in exercises.modules()
+    if importlib.util.find_spec(f"planted_{module}")
+}
+EDITED = [
+    (module, *entry)
+    for module, file in FILES.items()
+    for entry in file.PLANTED
+    if (module, entry[0]) in WRITTEN
+]
+FORMS = [
+    (module, *entry)
+    for module, file in FILES.items()
+    for entry in getattr(file, "FORMS", ())
+    if (module, entry[0]) in WRITTEN
+]
 
 
-def stubs() -> dict[str, str]:
-    """Name of the exercise -> source of its cell in the notebook."""
-    return {
-        re.search(r"def my_(\w+)\(", cell)[1]: cell
-        for stem in CHAPTERS
-        for cell in cells(stem, "code")
-        if "raise NotImplementedError" in cell
-    }
+@pytest.fixture(scope="module", autouse=True)
+def _compile_loops_once():
+    """Outside of jit, `lax.map` over a new closure compiles at every call: half a minute in all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("moe_gathered", "moe_grouped"):
+            compiled = jax.jit(getattr(gptoss_edu.moe, name), static_argnames=("limit", "alpha"))
+            patch.setattr(gptoss_edu.moe, name, compiled)
+        yield
 
 
-def function(name, source):
-    """What a reader has defined by running a cell."""
-    scope = dict(NAMES)
-    exec(compile(source, "<cell>", "exec"), scope)
-    return scope[f"my_{name}"]
-
-
-def attempt(name, *edits):
-    """The solution with some pieces of its source replaced."""
-    source = solutions()[name]
+def solution(module, name, *edits):
+    """What a reader has who unfolds the solution, with some pieces of its source replaced."""
+    one = WRITTEN[module, name]
+    source = one.solution
     for old, new in edits:
         assert source.count(old) >= 1, (old, source)
         source = source.replace(old, new)
-    return function(name, source)
+    return exercises.defined(one, source)
 
 
-def test_notebooks_have_every_exercise_with_hints_and_one_line_that_checks():
-    assert solutions().keys() == stubs().keys() == ALL.keys()
-    for stem, module in CHAPTERS.items():
-        prose = "\n".join(cells(stem, "markdown"))
-        code = "\n".join(cells(stem, "code"))
-        chapter = module.__name__.rsplit(".", 1)[1]
-        assert len(exercises(module)) >= 3
-        for name in exercises(module):
-            assert f"\n{chapter}.{name}(my_{name})" in code
-        for number in (1, 2, 3):
-            assert prose.count(f"<summary>Hint {number}") == len(exercises(module))
+def right(key, number=0):
+    """What the right function makes of a case."""
+    exercise = ALL[key]
+    return exercise._known(exercise.function, number)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_untouched_stub_is_not_attempted_yet(name):
-    definition = re.search(r"def my_\w+\(.*?raise NotImplementedError", stubs()[name], re.DOTALL)[0]
-    verdict = ALL[name](function(name, definition))
-    assert repr(verdict) == f"· {name}: not attempted yet"
+def cases(key):
+    return list(ALL[key]._cases())
+
+
+@EVERY
+def test_checker_is_complete(key):
+    exercise = ALL[key]
+    assert exercise.name == key[1]
+    assert len(cases(key)) >= 2, "one case can be passed by a constant"
+    assert len(exercise.mistakes) >= 2, "a checker knows the usual mistakes"
+    assert all(mistake.sentence[-1] in ".?!)" for mistake in exercise.mistakes)
+
+
+@EVERY_WRITTEN
+def test_untouched_stub_is_not_attempted_yet(key):
+    one = WRITTEN[key]
+    assert "raise NotImplementedError" in one.stub
+    verdict = ALL[key](exercises.stub(one))
+    assert repr(verdict) == f"· {key[1]}: not attempted yet"
     assert not verdict.passed
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_solution_passes(name):
-    verdict = ALL[name](attempt(name))
+@EVERY_WRITTEN
+def test_solution_passes(key):
+    assert WRITTEN[key].solution, "no folded solution follows the stub"
+    verdict = ALL[key](solution(*key))
     assert verdict.passed, verdict
     assert verdict.sentence
 
 
-ADD = ("x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD")
-NORM_1 = "rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)"
-NORM_2 = "rms_norm(x_BTD, layer.moe.norm_D, config.rms_eps)"
-RETURN = "return x_BTD + y_BTD, kv"
-NEW_CACHE = "Cache(tuple(stores), cache.length_B + 1)"
-COLUMN = "cache.length_B[:, None]"
-KEPT = "kept_V = np.cumsum(p_V) - p_V < p"
-ANSWER = "return np.where(allowed_V, logits_V, -np.inf)"
-MAXIMUM = "np.max(np.abs(a - b))"
-PLANTED = [
-    ("block", "no residual around attention", [ADD]),
-    ("block", "no residual around the experts", [(RETURN, "return y_BTD, kv")]),
-    ("block", "no norm before attention", [(NORM_1, "x_BTD")]),
-    ("block", "no norm before the experts", [(NORM_2, "x_BTD")]),
-    ("block", "the normed stream is kept", [("h_BTD = rms", "x_BTD = h_BTD = rms")]),
-    (
-        "block",
-        "post-norm",
-        [
-            (f"h_BTD = {NORM_1}", "h_BTD = x_BTD"),
-            (f"h_BTD = {NORM_2}", f"h_BTD = x_BTD = {NORM_1}"),
-            (RETURN, f"x_BTD = x_BTD + y_BTD\n    return {NORM_2}, kv"),
-        ],
-    ),
-    ("block", "one norm for both halves", [("moe.norm_D", "attention.norm_D")]),
-    (
-        "block",
-        "swapped norms",
-        [("moe.norm_D", "X"), ("attention.norm_D", "moe.norm_D"), ("X", "attention.norm_D")],
-    ),
-    (
-        "block",
-        "both halves read the same stream",
-        [
-            ("    x_BTD = x_BTD + y_BTD\n", ""),
-            ("y_BTD, _ =", "more_BTD, _ ="),
-            (RETURN, "return x_BTD + y_BTD + more_BTD, kv"),
-        ],
-    ),
-    ("block", "the window is ignored", [(" kv, window)\n", " kv, None)\n")]),
-    ("block", "the old store is returned", [("y_BTD, kv, _ =", "y_BTD, _, _ =")]),
-    ("decode_step", "position one too late", [(COLUMN, f"{COLUMN} + 1")]),
-    ("decode_step", "position one too early", [(COLUMN, f"{COLUMN} - 1")]),
-    ("decode_step", "position zero", [(COLUMN, "jnp.zeros((len(token_B), 1), int)")]),
-    (
-        "decode_step",
-        "one position for all prompts",
-        [(COLUMN, "jnp.full((len(token_B), 1), int(cache.length_B[0]))")],
-    ),
-    (
-        "decode_step",
-        "the longest prompt's position for all",
-        [(COLUMN, "jnp.full((len(token_B), 1), int(max(cache.length_B)))")],
-    ),
-    ("decode_step", "odd layers slide", [("config.window(index)", "config.window(1 - index)")]),
-    ("decode_step", "odd layers slide", [("config.window(index)", "config.sliding_window")]),
-    (
-        "decode_step",
-        "no last norm",
-        [("unembed(params, x_B1D, config.rms_eps)", "x_B1D @ params.unembedding_DV")],
-    ),
-    ("decode_step", "the old cache is returned", [(NEW_CACHE, "cache")]),
-    ("decode_step", "the length does not grow", [("cache.length_B + 1", "cache.length_B")]),
-    ("decode_step", "the stores are not kept", [("tuple(stores)", "cache.layers")]),
-    (
-        "top_p",
-        "the token that crosses p is dropped",
-        [(KEPT, "kept_V = np.cumsum(p_V) <= p")],
-    ),
-    ("top_p", "sorted upward", [("argsort(-logits_V)", "argsort(logits_V)")]),
-    ("top_p", "the mask is left in sorted order", [("order_V[kept_V]", "kept_V")]),
-    (
-        "top_p",
-        "the sorted logits are returned",
-        [(ANSWER, "return np.where(kept_V, logits_V[order_V], -np.inf)")],
-    ),
-    (
-        "top_p",
-        "logits are added up",
-        [("p_V = np.exp(logits_V[order_V] - logits_V.max())\n    p_V = p_V / p_V.sum()",
-          "p_V = logits_V[order_V]")],
-    ),
-    ("top_p", "each token is compared with p", [(KEPT, "kept_V = p_V >= p")]),
-    ("top_p", "1 - p", [("- p_V < p", "- p_V < 1 - p")]),
-    ("top_p", "zero instead of minus infinity", [("-np.inf", "0")]),
-    (
-        "top_p",
-        "probabilities are returned",
-        [(ANSWER, "q_V = np.exp(logits_V)\n    return np.where(allowed_V, q_V / q_V.sum(), 0)")],
-    ),
-    (
-        "top_p",
-        "renormalized probabilities are returned",
-        [(ANSWER, "q_V = allowed_V * np.exp(logits_V)\n    return q_V / q_V.sum()")],
-    ),
-    ("by_channel", "only the last piece", [("texts.get(piece.channel, \"\") + piece", "piece")]),
-    (
-        "by_channel",
-        "only the first piece",
-        [('texts.get(piece.channel, "") + piece.text', "texts.get(piece.channel, piece.text)")],
-    ),
-    (
-        "by_channel",
-        "joined with spaces",
-        [
-            ('texts.get(piece.channel, "") + piece', '(texts.get(piece.channel, "") + " " + piece'),
-            (".text\n", ".text).removeprefix(' ')\n"),
-        ],
-    ),
-    (
-        "by_channel",
-        "lists instead of text",
-        [('""', "[]"), ("+ piece.text", "+ [piece.text]")],
-    ),
-    (
-        "by_channel",
-        "spaces are stripped",
-        [("return texts", "return {k: v.strip() for k, v in texts.items()}")],
-    ),
-    ("by_channel", "spaces of each piece are stripped", [("piece.text", "piece.text.strip()")]),
-    (
-        "by_channel",
-        "a channel that comes back begins anew",
-        [
-            ("texts = {}", "texts, before = {}, None"),
-            (
-                'texts[piece.channel] = texts.get(piece.channel, "") + piece.text',
-                'kept = texts[piece.channel] if piece.channel == before else ""\n'
-                "        texts[piece.channel], before = kept + piece.text, piece.channel",
-            ),
-        ],
-    ),
-    (
-        "by_channel",
-        "only the final channel",
-        [("return texts", "return {'final': texts['final']}")],
-    ),
-    ("count_parameters", "bytes", [("math.prod(leaf.shape)", "leaf.nbytes"), ("Mxfp4", "str")]),
-    ("count_parameters", "arrays", [("math.prod(leaf.shape)", "1"), ("Mxfp4", "str")]),
-    ("count_parameters", "one layer", [("leaves(params,", "leaves([vars(params)[n] if n != 'layers'"
-     " else params.layers[0] for n in vars(params)],")]),
-    ("count_parameters", "layers only", [("leaves(params,", "leaves(params.layers,")]),
-    (
-        "count_parameters",
-        "tied embedding",
-        [("leaves(params,", "leaves([params.embedding_VD, params.layers, params.norm_D],")],
-    ),
-    ("count_parameters", "a byte is one weight", [("Mxfp4", "str")]),
-    (
-        "count_parameters",
-        "scales are counted",
-        [("math.prod(leaf.shape)", "leaf.size * (1 + (leaf.dtype == 'uint8'))"), ("Mxfp4", "str")],
-    ),
-    (
-        "count_parameters",
-        "scales are counted once",
-        [("math.prod(leaf.shape)", "leaf.size * (1 + (leaf.dtype == 'uint8' and leaf.ndim == 4))"),
-         ("Mxfp4", "str")],
-    ),
-    ("largest_difference", "signed", [(MAXIMUM, "np.max(a - b)")]),
-    ("largest_difference", "absolute value of the maximum", [(MAXIMUM, "abs(a.max() - b.max())")]),
-    ("largest_difference", "mean", [("np.max(", "np.mean(")]),
-    ("largest_difference", "sum", [("np.max(", "np.sum(")]),
-    ("largest_difference", "relative", [(MAXIMUM, "np.max(np.abs((a - b) / b))")]),
-    ("largest_difference", "NaN is skipped", [("np.max(", "np.nanmax(")]),
-    ("largest_difference", "NaN is returned", [("math.inf if math.isnan(largest) else ", "")]),
-    (
-        "largest_difference",
-        "shapes are broadcast",
-        [("    if a.shape != b.shape:\n        return math.inf\n", "")],
-    ),
-]  # fmt: skip
+@EVERY
+def test_right_function_passes(key):
+    verdict = ALL[key](ALL[key].function)
+    assert verdict.passed, verdict
+
+
+@EVERY
+def test_each_mistake_gets_its_own_sentence(key):
+    for mistake in ALL[key].mistakes:
+        verdict = ALL[key](mistake.function)
+        assert verdict.status == "not yet right", mistake.name
+        assert (verdict.mistake, verdict.sentence) == (mistake.name, mistake.sentence)
 
 
 @pytest.mark.parametrize(
-    "name, mistake, edits", PLANTED, ids=[f"{name}: {mistake}" for name, mistake, _ in PLANTED]
+    "module, name, mistake, edits", EDITED, ids=[f"{name}: {what}" for _, name, what, _ in EDITED]
 )
-def test_planted_mistake_gets_its_own_sentence(name, mistake, edits):
-    verdict = ALL[name](attempt(name, *edits))
+def test_mistake_in_the_solution_gets_its_own_sentence(module, name, mistake, edits):
+    exercise = ALL[module, name]
+    verdict = exercise(solution(module, name, *edits))
     assert verdict.mistake == mistake, verdict
     assert verdict.status == "not yet right"
-    (known,) = [known for known in ALL[name].mistakes if known.name == mistake]
+    (known,) = [known for known in exercise.mistakes if known.name == mistake]
     assert verdict.sentence == known.sentence
 
 
-def test_every_mistake_is_planted_and_has_a_sentence_of_its_own():
-    planted = {(name, mistake) for name, mistake, _ in PLANTED}
-    known = {(name, mistake.name) for name in ALL for mistake in ALL[name].mistakes}
-    assert planted == known
-    sentences = [mistake.sentence for name in ALL for mistake in ALL[name].mistakes]
+def test_every_mistake_has_a_name_and_a_sentence_of_its_own():
+    for (module, _), exercise in ALL.items():
+        names = [mistake.name for mistake in exercise.mistakes]
+        assert len(names) == len(set(names)), module
+    sentences = [mistake.sentence for exercise in ALL.values() for mistake in exercise.mistakes]
     assert len(sentences) == len(set(sentences))
-    assert all(len(ALL[name].mistakes) >= 5 for name in ALL)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_of_planted_mistakes_leaves_none_out(module):
+    planted = {(name, mistake) for name, mistake, _ in FILES[module].PLANTED}
+    known = {(key[1], m.name) for key, e in ALL.items() if key[0] == module for m in e.mistakes}
+    assert planted == known
+
+
+def test_the_course_knows_many_mistakes():
+    """All chapters together know 60; while some are being written, those that are there answer."""
+    there = [path.name[:2] for path in exercises.notebooks() if path.name[:2] in CHAPTERS]
+    known = sum(len(exercise.mistakes) for exercise in ALL.values())
+    assert known >= PLANTED_MISTAKES * len(there) / len(CHAPTERS)
+    for path in exercises.notebooks():
+        if path.name[:2] in CHAPTERS:
+            in_chapter = [one for one in WRITTEN.values() if one.notebook == path]
+            assert len(in_chapter) >= 3, path.name
+            assert sum(len(ALL[one.module, one.name].mistakes) for one in in_chapter) >= 7
+
+
+def test_every_checker_is_used_once_all_chapters_are_there():
+    there = {path.name[:2] for path in exercises.notebooks()}
+    used = {one.module for one in WRITTEN.values()}
+    assert ALL.keys() - WRITTEN.keys() == set() or not there >= set(CHAPTERS)
+    assert not {key for key in ALL.keys() - WRITTEN.keys() if key[0] in used}
 
 
 CHEATS = {
@@ -316,59 +177,90 @@ CHEATS = {
 
 
 @pytest.mark.parametrize("cheat", CHEATS)
-@pytest.mark.parametrize("name", ALL)
-def test_no_constant_and_no_input_passes(name, cheat):
-    verdict = ALL[name](CHEATS[cheat])
+@EVERY
+def test_no_constant_and_no_input_passes(key, cheat):
+    verdict = ALL[key](CHEATS[cheat])
     assert verdict.status == "not yet right", verdict
     assert verdict.sentence
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_what_is_no_function_is_told_so(name):
+@EVERY
+def test_what_was_right_once_does_not_pass(key):
+    for number in range(len(cases(key))):
+        known = right(key, number)
+        verdict = ALL[key](lambda *_, known=known: known)
+        assert verdict.status == "not yet right", f"the right answer to test {number + 1} passes"
+    for number in range(len(cases(key)[0])):
+        verdict = ALL[key](lambda *arguments, number=number: arguments[number])
+        assert verdict.status == "not yet right", f"returning argument {number + 1} passes"
+
+
+@EVERY
+def test_what_is_no_function_is_told_so(key):
     for wrong in (None, 3, np.zeros(2), "my_function"):
-        assert ALL[name](wrong).mistake == "not a function"
+        assert ALL[key](wrong).mistake == "not a function"
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_missing_return_and_errors_are_sentences(name):
-    assert "Is there a `return`" in ALL[name](lambda *_: None).sentence
+@EVERY
+def test_missing_return_and_errors_are_sentences(key):
+    assert "Is there a `return`" in ALL[key](lambda *_: None).sentence
 
     def failing(*_):
         numbers = [1, 2]
         return numbers[2]
 
-    verdict = ALL[name](failing)
+    verdict = ALL[key](failing)
     assert verdict.mistake == "it raises"
     assert "line 3 of your function with IndexError: list index out of range" in verdict.sentence
-    wrong = ALL[name](lambda: 1)
+    wrong = ALL[key](lambda *, no_such: 1)
     assert "TypeError" in wrong.sentence
     assert "argument" in wrong.sentence
 
 
+def malformed(value):
+    """Wrong forms of a right result: (what the sentence says, the result)."""
+    if isinstance(value, bool | str | bytes) or dataclasses.is_dataclass(value):
+        yield "found a list of 1", [value]
+        yield "found an int", 7
+    elif isinstance(value, dict):
+        yield "should be a dict, found a list", list(value.items())
+    elif isinstance(value, int | float | np.number):
+        yield "should be a number, found a str", str(value)
+        yield "should be a number, found a list", [value]
+    elif isinstance(value, list | tuple):
+        yield "found a str", str(value)
+        yield "found an int", 7
+    else:
+        yield "should be an array, found a list", list(np.asarray(value))
+        array = np.asarray(value)
+        yield f"found {(1, *array.shape)}", array[None]
+        if array.ndim:
+            yield "should have shape", array[:-1]
+        kind = array.dtype.kind
+        other = np.float16 if kind == "f" and array.itemsize > 2 else np.int32
+        other = np.float32 if kind in "biu" else other
+        yield f"should be {array.dtype}, found {np.dtype(other)}", array.astype(other)
+
+
+@EVERY
+def test_wrong_shape_dtype_and_type_are_sentences(key):
+    exercise, result = ALL[key], right(key)
+    many = len(exercise.parts) > 1
+    for place, part in enumerate(result if many else [result]):
+        for expected, wrong in malformed(part):
+            parts = [*result[:place], wrong, *result[place + 1 :]] if many else wrong
+            verdict = exercise(lambda *_, parts=parts: parts)
+            assert verdict.status == "not yet right"
+            assert expected in verdict.sentence, verdict
+    if many:
+        assert ALL[key](lambda *_: (*result, 0)).mistake == "wrong number of results"
+
+
 @pytest.mark.parametrize(
-    "name, edits, expected",
-    [
-        ("block", [(", kv\n", ", kv, None\n")], "2 things, (x_BTD, kv), and returned a tuple of 3"),
-        ("block", [("x_BTD + y_BTD, kv", "(x_BTD + y_BTD)[0], kv")], "shape (2, 3, 24), found (3"),
-        ("block", [("x_BTD + y_BTD, kv", "x_BTD + y_BTD, [kv]")], "kv should be a FullKV, found a"),
-        (
-            "block",
-            [("x_BTD + y_BTD, kv", "(x_BTD + y_BTD).astype(jnp.bfloat16), kv")],
-            "x_BTD should be float32, found bfloat16",
-        ),
-        ("decode_step", [("logits_B1V[:, 0]", "logits_B1V")], "(2, 31), found (2, 1, 31)"),
-        ("decode_step", [(NEW_CACHE, "tuple(stores)")], "should be a Cache, found a tuple of 2"),
-        ("decode_step", [("tuple(stores)", "stores")], "its parts are not those expected"),
-        ("top_p", [(ANSWER, "return logits_V[allowed_V]")], "should have shape (7,), found ("),
-        ("top_p", [(ANSWER, "return allowed_V")], "should be float32, found bool"),
-        ("top_p", [(ANSWER, "return list(logits_V)")], "should be an array, found a list of 7"),
-        ("by_channel", [("return texts", "return list(texts)")], "should be a dict, found a list"),
-        ("count_parameters", [("return sum", "return str")], "should be a number, found a str"),
-        ("largest_difference", [(MAXIMUM, "np.max(np.abs(a - b), axis=0)")], "TypeError"),
-    ],
-)  # fmt: skip
-def test_wrong_shape_dtype_and_type_are_told(name, edits, expected):
-    verdict = ALL[name](attempt(name, *edits))
+    "module, name, edits, expected", FORMS, ids=[f"{name}: {what}" for _, name, _, what in FORMS]
+)
+def test_wrong_forms_are_told(module, name, edits, expected):
+    verdict = ALL[module, name](solution(module, name, *edits))
     assert verdict.status == "not yet right"
     assert expected in verdict.sentence, verdict
 
@@ -389,16 +281,27 @@ def test_an_attempt_cannot_spoil_the_inputs():
         return logits_V
 
     assert full_model.top_p(greedy).status == "not yet right"
-    assert full_model.top_p(attempt("top_p")).passed
+    assert full_model.top_p(solution("full_model", "top_p")).passed
 
 
 def test_other_kinds_of_arrays_are_welcome():
-    right = attempt("top_p")
-    assert full_model.top_p(lambda logits_V, p: jnp.asarray(right(logits_V, p))).passed
-    assert full_model.top_p(lambda logits_V, p: right(logits_V, p).astype(np.float64)).passed
+    top_p = solution("full_model", "top_p")
+    assert full_model.top_p(lambda logits_V, p: jnp.asarray(top_p(logits_V, p))).passed
+    assert full_model.top_p(lambda logits_V, p: top_p(logits_V, p).astype(np.float64)).passed
     assert start_here.largest_difference(
         lambda a, b: np.float64(start_here.right_difference(a, b))
     ).passed
+
+
+def test_lists_and_bytes_are_compared_and_shown():
+    exercise = Exercise(
+        "pieces", lambda text: [text[:1], text[1:]], ("pieces",), lambda: [(b"ab",), (b"xyz",)]
+    )
+    assert exercise(lambda text: (text[:1], text[1:])).passed
+    assert "expected [b'a', b'b'], found [b'a']" in exercise(lambda text: [text[:1]]).sentence
+    assert exercise(lambda text: ["a", "b"]).status == "not yet right"
+    assert "should be a list of 2, found a bytes" in exercise(lambda text: text).sentence
+    assert "should be a bytes, found a str" in checks.form("it", "a", b"a")
 
 
 def test_two_mistakes_that_agree_on_one_case_are_told_apart_by_the_others():
@@ -426,8 +329,3 @@ def test_verdicts_look_alike_everywhere():
         levels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
         assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.5, color
-
-
-def test_checkers_are_modules_named_after_their_chapter():
-    for stem, module in CHAPTERS.items():
-        assert importlib.import_module(f"gptoss_edu.checks.{stem[3:]}") is module

@@ -175,7 +175,7 @@ class Exercise:
 
 def form(name: str, got: Any, want: Any) -> str | None:
     """A sentence if `got` has not the type, shape or dtype of `want`; None if it has."""
-    if isinstance(want, str | bool) or want is None or dataclasses.is_dataclass(want):
+    if isinstance(want, str | bytes | bool) or want is None or dataclasses.is_dataclass(want):
         if type(got) is not type(want):
             return f"{name} should be {_kind(want)}, found {_kind(got)}."
         if dataclasses.is_dataclass(want):
@@ -183,6 +183,9 @@ def form(name: str, got: Any, want: Any) -> str | None:
         return None
     if isinstance(want, dict):
         return None if isinstance(got, dict) else f"{name} should be a dict, found {_kind(got)}."
+    if isinstance(want, list | tuple):
+        fine = isinstance(got, list | tuple)
+        return None if fine else f"{name} should be {_kind(want)}, found {_kind(got)}."
     if isinstance(want, int | float):
         fine = isinstance(got, int | float | np.number) or getattr(got, "shape", None) == ()
         return None if fine else f"{name} should be a number, found {_kind(got)}."
@@ -215,8 +218,8 @@ def same(a: Any, b: Any, atol: float) -> bool:
 
 
 def _same_leaf(x: Any, y: Any, atol: float) -> bool:
-    if isinstance(x, str) or isinstance(y, str):
-        return x == y
+    if isinstance(x, str | bytes) or isinstance(y, str | bytes):
+        return type(x) is type(y) and x == y
     x, y = np.asarray(x), np.asarray(y)
     if x.shape != y.shape:
         return False
@@ -243,9 +246,15 @@ def distance(a: Any, b: Any) -> float:
 
 def _brief(expected: Any, found: Any) -> str:
     """What to say about two results: themselves if they are short, else their distance."""
-    if all(isinstance(value, str | int | float | bool | dict) for value in (expected, found)):
+    if _is_plain(expected) and _is_plain(found):
         return f"{expected!r:.120}, found {found!r:.120}"
     return f"other numbers: they differ by up to {distance(found, expected):.2g}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bytes | int | float | bool | dict)
 
 
 def _copied(value: Any) -> Any:

@@ -117,10 +117,8 @@ by_channel = Exercise(
 
 def parameter_cases() -> Iterator[tuple[Params]]:
     """Arguments of `count_parameters`: a small model with plain experts, another with packed."""
-    config = dataclasses.replace(TINY, num_layers=2, layer_types=())
-    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    plain = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    yield (plain,)
+    yield (_zeros(2),)
+    plain = _zeros(3)  # another count: the answer of the first case must not pass
     layers = [
         dataclasses.replace(
             layer,
@@ -133,6 +131,12 @@ def parameter_cases() -> Iterator[tuple[Params]]:
         for layer in plain.layers
     ]
     yield (dataclasses.replace(plain, layers=tuple(layers)),)
+
+
+def _zeros(num_layers: int) -> Params:
+    config = dataclasses.replace(TINY, num_layers=num_layers, layer_types=())
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
 
 
 def _packed(w_EIO: np.ndarray) -> Mxfp4:

@@ -1,0 +1,153 @@
+"""The exercises of the course, read out of the notebooks: what stands there is what is tested.
+
+An exercise is a code cell whose last statement checks a function (`rope.rotate(my_rotate)`), the
+stub in that cell, and the first folded solution after it. Nothing is registered by hand: a new
+module in gptoss_edu/checks and a new notebook are found by looking.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib
+import json
+import pkgutil
+import re
+from pathlib import Path
+
+from gptoss_edu import checks
+from gptoss_edu.checks import Exercise
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDED = re.compile(
+    r"<summary>Solution[^<]*</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """An exercise as a notebook has it."""
+
+    notebook: Path
+    module: str
+    name: str
+    function: str  # what the reader's function is called
+    stub: str
+    solution: str | None
+
+
+def modules() -> list[str]:
+    """Every module of checkers."""
+    return sorted(module.name for module in pkgutil.iter_modules(checks.__path__))
+
+
+def checkers() -> dict[tuple[str, str], Exercise]:
+    """(module, name) -> checker."""
+    return {
+        (module, name): value
+        for module in modules()
+        for name, value in vars(importlib.import_module(f"gptoss_edu.checks.{module}")).items()
+        if isinstance(value, Exercise)
+    }
+
+
+def notebooks() -> list[Path]:
+    """The chapters that are there, in order."""
+    return sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("colab/*.ipynb")])
+
+
+def cells_of(path: Path) -> list[dict]:
+    """The cells of a notebook with their sources joined."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+def parse(source: str) -> list[ast.stmt]:
+    """The statements of a cell; lines that only Jupyter understands are left out."""
+    lines = [line for line in source.split("\n") if not re.match(r"\s*[%!]", line)]
+    return ast.parse("\n".join(lines)).body
+
+
+def checked(source: str, known: list[str]) -> tuple[str, str, str] | None:
+    """(module, name, function) if the last statement of a cell is `module.name(function)`."""
+    body = parse(source)
+    call = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id=module), attr=name),
+            args=[ast.Name(id=function)],
+            keywords=[],
+        ) if module in known:
+            return module, name, function
+    return None
+
+
+def written_in(path: Path, cells: list[dict]) -> list[Written]:
+    """The exercises of a notebook, in order."""
+    known, found = modules(), []
+    for index, cell in enumerate(cells):
+        if cell["cell_type"] != "code" or (key := checked(cell["source"], known)) is None:
+            continue
+        solution = None
+        for later in cells[index + 1 :]:
+            if later["cell_type"] == "code" and checked(later["source"], known):
+                break
+            if later["cell_type"] == "markdown" and (folded := FOLDED.search(later["source"])):
+                solution = folded[1]
+                break
+        found.append(Written(path, *key, cell["source"], solution))
+    return found
+
+
+@functools.lru_cache
+def written() -> dict[tuple[str, str], Written]:
+    """(module, name) -> the exercise, for all notebooks."""
+    found = [one for path in notebooks() for one in written_in(path, cells_of(path))]
+    assert len({(one.module, one.name) for one in found}) == len(found), "an exercise stands twice"
+    return {(one.module, one.name): one for one in found}
+
+
+@functools.lru_cache
+def _background(path: Path) -> tuple[ast.stmt, ...]:
+    """What a notebook imports and defines, without what it computes."""
+    kept = []
+    for cell in cells_of(path):
+        for node in parse(cell["source"]) if cell["cell_type"] == "code" else ():
+            constant = isinstance(node, ast.Assign) and all(
+                isinstance(target, ast.Name) and target.id.isupper() and _is_literal(node.value)
+                for target in node.targets
+            )
+            definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if constant or definition or isinstance(node, ast.Import | ast.ImportFrom):
+                kept.append(node)
+    return tuple(kept)
+
+
+def _is_literal(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True
+
+
+def background(path: Path) -> dict:
+    """The names that a reader has after the notebook's imports and definitions."""
+    scope: dict = {}
+    module = ast.Module(list(_background(path)), type_ignores=[])
+    exec(compile(module, path.name, "exec"), scope)
+    return scope
+
+
+def defined(one: Written, source: str):
+    """The reader's function after a cell with this source has run."""
+    scope = background(one.notebook)
+    exec(compile(source, "<cell>", "exec"), scope)
+    return scope[one.function]
+
+
+def stub(one: Written):
+    """The function as the reader finds it: everything of its cell but the line that checks."""
+    body = parse(one.stub)[:-1]
+    scope = background(one.notebook)
+    exec(compile(ast.Module(body, type_ignores=[]), "<cell>", "exec"), scope)
+    return scope[one.function]
