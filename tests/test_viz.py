@@ -3,7 +3,9 @@
 import ast
 import base64
 import dataclasses
+import html
 import itertools
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -61,6 +63,22 @@ def check(picture):
     assert data["text/plain"] == repr(picture) == metadata["image/png"]["alt"] == picture.alt
     assert picture.alt.endswith(".")
     return picture.alt
+
+
+def test_a_live_page_gets_the_sentence_as_alternative_text(monkeypatch):
+    def fill(figure):
+        figure.subplots()
+
+    picture = viz.draw(fill, 'One "empty" plot of <b> & a.', width=3, height=1.5)
+    kept, metadata = picture._repr_mimebundle_()
+    assert set(kept) == {"image/png", "text/plain"}, "bytes that differ would be compared"
+    monkeypatch.delenv(look.STATIC)
+    live, same = picture._repr_mimebundle_()
+    assert same == metadata
+    assert live == {**kept, "text/html": picture.to_html()}
+    (found,) = re.findall(r'<img alt="([^"]*)" width="288" height="144" ', live["text/html"])
+    assert html.unescape(found) == picture.alt
+    assert f'src="data:image/png;base64,{kept["image/png"]}">' in live["text/html"]
 
 
 def test_importing_needs_no_matplotlib():

@@ -4,7 +4,7 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from gptoss_edu import viz
-from gptoss_edu.viz.explore import STATIC
+from gptoss_edu.viz.look import STATIC
 
 
 def paint(window, sink_logit):
@@ -29,14 +29,14 @@ def test_static_is_the_panel_alone(explorer, monkeypatch):
 
 def test_a_slider_that_moves_draws_again(explorer):
     box = explorer.live()
-    window, sink, image, words = box.children
+    window, sink, figure = box.children
     assert (window.description, window.value, sink.description) == ("window", 4, "sink logit")
-    assert image.value == paint(4, 0.0).png
+    assert figure.value == paint(4, 0.0).to_html()
     window.value = 16
-    assert image.value == paint(16, 0.0).png
+    assert figure.value == paint(16, 0.0).to_html()
     sink.value = -1.5
-    assert image.value == paint(16, -1.5).png
-    assert words.value == "A line to 16, -1.5 &lt;end&gt;."
+    assert figure.value == paint(16, -1.5).to_html()
+    assert 'alt="A line to 16, -1.5 &lt;end&gt;."' in figure.value
 
 
 def test_no_values_is_a_clear_error():

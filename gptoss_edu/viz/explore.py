@@ -9,14 +9,11 @@ notebooks are executed for the repository, and compared in tests, without them.
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gptoss_edu.viz.look import Picture
-
-STATIC = "GPTOSS_EDU_STATIC"
+from gptoss_edu.viz.look import STATIC, Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +49,16 @@ class Explorer:
             )
             for name, values in self.choices.items()
         }
-        image, words = ipywidgets.Image(format="png"), ipywidgets.HTML()
+        figure = ipywidgets.HTML()  # ipywidgets.Image has no alternative text
 
         def redraw(change: Any = None) -> None:
             values = (slider.value for slider in sliders.values())
-            picture = self.paint(**dict(zip(self.choices, values, strict=True)))
-            image.value, image.width = picture.png, str(picture.width)
-            words.value = html.escape(picture.alt)
+            figure.value = self.paint(**dict(zip(self.choices, values, strict=True))).to_html()
 
         for slider in sliders.values():
             slider.observe(redraw, names="value")
         redraw()
-        return ipywidgets.VBox([*sliders.values(), image, words])
+        return ipywidgets.VBox([*sliders.values(), figure])
 
 
 def explore(paint: Callable[..., Picture], panels: Picture, **choices: Sequence[Any]) -> Explorer:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import io
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from gptoss_edu.tokenizer import Tokenizer
 
+STATIC = "GPTOSS_EDU_STATIC"  # set: show only what a file can keep and a test can compare
 PAPER, INK, PALE, LINE = "#fcfbf8", "#1f1f1f", "#e9e6df", "#8a867d"
 BLUE, SKY, ORANGE, VERMILION = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
 GREEN, PINK = "#009e73", "#cc79a7"
@@ -48,6 +51,11 @@ class Picture:
     """An image with the sentence that replaces it for those, people or programs, who cannot see it.
 
     `width` is in pixels of the page; the image itself has twice as many.
+
+    The sentence travels in the output's metadata and as plain text, but JupyterLab puts neither
+    into its page. So a live notebook gets HTML as well, which every front end prefers to the bare
+    image. A file that is kept does not: the image would stand in it twice, and bytes that differ
+    from machine to machine would be compared.
     """
 
     png: bytes
@@ -60,7 +68,19 @@ class Picture:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         image = base64.b64encode(self.png).decode()
         shown = {"image/png": image, "text/plain": self.alt}
+        if not os.environ.get(STATIC):
+            shown["text/html"] = self.to_html()
         return shown, {"image/png": {"alt": self.alt, "width": self.width}}
+
+    def to_html(self) -> str:
+        """An `<img>` that holds the image and its sentence, and keeps its place while it loads."""
+        pixels = [int.from_bytes(self.png[at : at + 4], "big") for at in (16, 20)]
+        height = round(self.width * pixels[1] / pixels[0])
+        return (
+            f'<img alt="{html.escape(self.alt)}" width="{self.width}" height="{height}"'
+            ' style="max-width: 100%; height: auto"'
+            f' src="data:image/png;base64,{base64.b64encode(self.png).decode()}">'
+        )
 
 
 def draw(paint: Callable[[Any], None], alt: str, *, width: float, height: float) -> Picture:
