@@ -1,0 +1,52 @@
+"""Rotations as transformers and OpenAI compute them: kept in a file, asked by `make parity`."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptoss_edu.config import GPT_OSS_20B
+from gptoss_edu.model import rope_tables
+from gptoss_edu.rope import inverse_frequencies
+
+_path = Path(__file__).resolve().parent.parent / "tools" / "rope_reference.py"
+_spec = importlib.util.spec_from_file_location("rope_reference", _path)
+tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tool)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(tool.REFERENCE) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("source", ["transformers", "openai"])
+def test_our_rotations_are_theirs(reference, source):
+    c = GPT_OSS_20B
+    inv_C, _ = inverse_frequencies(
+        c.head_dim,
+        theta=c.rope_theta,
+        factor=c.rope_factor,
+        beta_slow=c.beta_slow,
+        beta_fast=c.beta_fast,
+        initial_context=c.initial_context,
+    )
+    np.testing.assert_allclose(inv_C, reference[f"{source}_inv_C"], rtol=1e-6)
+    cos_BTC, sin_BTC = rope_tables(jnp.array(reference["positions"])[None], c)
+    np.testing.assert_allclose(cos_BTC[0], reference[f"{source}_cos_TC"], atol=1e-4)
+    np.testing.assert_allclose(sin_BTC[0], reference[f"{source}_sin_TC"], atol=1e-4)
+
+
+@pytest.mark.parity
+def test_they_still_say_the_same(reference):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        live = tool.ask()
+    assert live.keys() == reference.keys()
+    for name, array in live.items():
+        if not isinstance(array, str):
+            np.testing.assert_allclose(array, reference[name], atol=1e-6, err_msg=name)
