@@ -91,7 +91,7 @@ class Exercise:
                 return found
             verdict = self._compare(found, self._known(self.function, number), number + 1)
             if verdict is not None:
-                vague = verdict.mistake in ("unknown", "nan")
+                vague = verdict.mistake in ("unknown", "nan", "wrong form")
                 return (self._diagnose(attempt, number, found) if vague else None) or verdict
         return Verdict(self.name, "passed", self.praise)
 
