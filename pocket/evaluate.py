@@ -31,8 +31,13 @@ TASKS = (*tasks.TASKS, "follow", "tool", "tool_result")
 MAX_TOKENS = 200
 
 
-def answers(model: Model, params: Params, examples: Sequence[tasks.Example], batch: int) -> list:
-    """One Reply per example, in order; examples that share effort and tools go in batches."""
+def answers(
+    model: Model, params: Params, examples: Sequence[tasks.Example], batch: int, **settings: Any
+) -> list:
+    """One Reply per example, in order; examples that share effort and tools go in batches.
+
+    `settings` go to `generate`: greedy with at most 200 tokens, unless they say otherwise.
+    """
     groups: dict[Any, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
         groups[example.effort, example.tools, example.instructions].append(index)
@@ -45,10 +50,10 @@ def answers(model: Model, params: Params, examples: Sequence[tasks.Example], bat
                 model,
                 params,
                 [list(examples[index].messages) for index in full],
-                max_tokens=MAX_TOKENS,
                 reasoning_effort=effort,
                 instructions=instructions,
                 tools=[tasks.CALCULATOR] if tools else None,
+                **({"max_tokens": MAX_TOKENS, "temperature": 0.0} | settings),
             )
             for index, reply in zip(part, found, strict=False):
                 replies[index] = reply
@@ -141,33 +146,58 @@ def put_between(text: str, marker: str, content: str) -> str:
     return f"{head}{begin}\n{content}\n{end}{rest.split(end)[1]}"
 
 
+def keep(name: str, found: Any, words: str) -> None:
+    """Put one result into results.json, and its words into the model card."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(results | {name: found}, indent=1) + "\n", encoding="utf-8")
+    CARD.write_text(put_between(CARD.read_text(encoding="utf-8"), name, words), encoding="utf-8")
+
+
+def beside_unrounded(
+    model: Model, params: Params, folder: Path, options: argparse.Namespace
+) -> dict[str, dict[str, list[int]]]:
+    """task -> high effort packed and unrounded -> [right, asked], on the same questions."""
+    other = load_model(folder)
+    names, count, batch = options.tasks, options.count, options.batch
+    columns = {
+        "packed": measure(model, params, names, ("high",), count, batch),
+        "bf16": measure(*other, names, ("high",), count, batch),
+    }
+    return {
+        name: {title: table[name]["high"] for title, table in columns.items()} for name in names
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate, print, and write if asked."""
     parser = argparse.ArgumentParser(prog="python -m pocket.evaluate", description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=POCKET, help="folder of the checkpoint")
-    add("--precision", default="auto")
     add("--tasks", nargs="+", default=TASKS, choices=TASKS)
     add("--efforts", nargs="+", default=tasks.EFFORTS, choices=tasks.EFFORTS)
     add("--count", type=int, default=100, help="questions per task and effort")
     add("--batch", type=int, default=50)
     add("--show", type=int, default=0, help="mistakes to print per task and effort")
+    add("--unrounded", type=Path, help="folder of the same weights in bf16, to compare with")
     add("--write", action="store_true", help="update README.md and results.json")
     options = parser.parse_args(arguments)
-    model, params = load_model(options.model, precision=options.precision)
+    model, params = load_model(options.model)
     began = time.monotonic()
+    if options.unrounded:
+        table = beside_unrounded(model, params, options.unrounded, options)
+        print(to_table(table))
+        if options.write:
+            keep("unrounded", table, to_table(table))
+        return
     table = measure(
         model, params, options.tasks, options.efforts, options.count, options.batch, options.show
     )
     shares = expert_shares(model, params)
-    print(to_table(table), f"\nleast used expert: {min(map(min, shares)):.2f} of its fair share")
-    print(f"{time.monotonic() - began:.0f} s")
+    least = f"Least used expert of any layer: {min(map(min, shares)):.2f} of its fair share."
+    print(f"{to_table(table)}\n{least}\n{time.monotonic() - began:.0f} s")
     if options.write:
-        found = {"accuracy": table, "expert_shares": shares, "precision": options.precision}
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        card = put_between(CARD.read_text(encoding="utf-8"), "accuracy", to_table(table))
-        least = f"Least used expert of any layer: {min(map(min, shares)):.2f} of its fair share."
-        CARD.write_text(put_between(card, "experts", least), encoding="utf-8")
+        keep("accuracy", table, to_table(table))
+        keep("expert_shares", shares, least)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """From a run's state to a checkpoint in the Hugging Face layout: MXFP4 experts, the rest in bf16.
 
-What is written is the moving average of the weights, which is better than the last step's.
-`python -m pocket.export --run main` writes the checkpoint that ships inside the package.
+`python -m pocket.export --run main` writes the checkpoint that ships inside the package: the moving
+average of the weights, which is the better choice while the rate is high. At the end of a run whose
+rate has fallen to zero the last step's weights (`--last`) are.
 """
 
 from __future__ import annotations
@@ -77,10 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", default="main", help="name of the folder in pocket/runs/")
     parser.add_argument("--to", type=Path, default=POCKET, help="folder to write")
     parser.add_argument("--last", action="store_true", help="the last step's weights, no average")
+    parser.add_argument("--unrounded", action="store_true", help="experts in bf16, too")
     options = parser.parse_args(arguments)
     state, config, tok = read_run(options.run)
     params = state.params if options.last else state.average
-    save_checkpoint(packed(params), config, options.to, kept_ids=tok.kept_ids)
+    if options.unrounded and options.to == POCKET:
+        raise SystemExit("--unrounded is for comparing: say where with --to FOLDER")
+    stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    stored = stored if options.unrounded else packed(params)
+    save_checkpoint(stored, config, options.to, kept_ids=tok.kept_ids)
     size = sum(path.stat().st_size for path in options.to.iterdir())
     print(f"step {int(state.step)}: {size / 1e6:.2f} MB in {options.to}")
     if options.to == POCKET:

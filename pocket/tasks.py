@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pocket.words import FACTS, WORDS
+from pocket.words import FACTS, WORDS, other_words
 
 EFFORTS = ("low", "medium", "high")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -88,6 +88,19 @@ def numbered(word: str) -> str:
     return " ".join(f"{letter}{place}" for place, letter in enumerate(word, 1))
 
 
+def occurrences(word: str) -> str:
+    """Each letter with how often it has come so far: 'b1 u1 b2 b3 l1 e1'."""
+    return " ".join(f"{letter}{word[:at].count(letter) + 1}" for at, letter in enumerate(word))
+
+
+def alphabet_walk(word: str) -> str:
+    """The alphabet, in which each letter of a word stands as often as it occurs: 'a b1 b2 b3 c'."""
+    shown = []
+    for letter in LETTERS:
+        shown += [f"{letter}{k}" for k in range(1, word.count(letter) + 1)] or [letter]
+    return " ".join(shown)
+
+
 def running_count(word: str, letter: str, every: bool) -> str:
     """'s0 t0 r1 a1' (every letter) or 's t r1 a' (only where it was found)."""
     count, shown = 0, []
@@ -107,7 +120,7 @@ def count_letter(word: str, letter: str, effort: str) -> tuple[str, str]:
 
 def spell(word: str, effort: str) -> tuple[str, str]:
     """(analysis, final) for the letters of a word."""
-    shown = numbered(word) if effort == "high" else spelled(word)
+    shown = f"{spelled(word)}. {numbered(word)}" if effort == "high" else spelled(word)
     return f"In {word}: {shown}.", f"Spelled: {spelled(word)}."
 
 
@@ -123,8 +136,7 @@ def sort_letters(word: str, effort: str) -> tuple[str, str]:
     """(analysis, final) for the letters of a word in the order of the alphabet."""
     final = f"Sorted: {spelled(''.join(sorted(word)))}."
     if effort == "high":
-        counts = " ".join(f"{letter}{word.count(letter)}" for letter in LETTERS)
-        return f"In {word}: {spelled(word)}. {counts}.", final
+        return f"In {word}: {occurrences(word)}. {alphabet_walk(word)}.", final
     return f"In {word}: {spelled(word)}.", final
 
 
@@ -166,10 +178,35 @@ def add(a: int, b: int, effort: str) -> tuple[str, str]:
     return f"{a}+{b}: {analysis}.", f"{a} + {b} = {grouped(a + b)}."
 
 
+def digit_by_digit(a: int, b: int) -> list[str]:
+    """From the left down to the first digit that differs: ['hundreds 2 2 =', 'tens 2 1 >']."""
+    shown = []
+    for index in reversed(range(max(len(str(a)), len(str(b))))):
+        x, y = a // 10**index % 10, b // 10**index % 10
+        shown.append(f"{PLACES[index]} {x} {y} {'<' if x < y else '>' if x > y else '='}")
+        if x != y:
+            break
+    return shown
+
+
+def compare(a: int, b: int, smaller: bool, effort: str) -> tuple[str, str]:
+    """(analysis, final) for which of two numbers is larger (or smaller)."""
+    shown = digit_by_digit(a, b)
+    analysis = f"{a} and {b}: " + (", ".join(shown) if effort == "high" else shown[-1]) + "."
+    if a == b:
+        return analysis, f"{a} and {b} are equal."
+    first, second = (min(a, b), max(a, b)) if smaller else (max(a, b), min(a, b))
+    return analysis, f"{first} is {'smaller' if smaller else 'larger'} than {second}."
+
+
 def subtract(a: int, b: int, effort: str) -> tuple[str, str]:
-    """(analysis, final) for a - b; where b is larger, for -(b - a)."""
+    """(analysis, final) for a - b: which is larger, then columns; for -(b - a) if that is b."""
     final = f"{a} - {b} = {grouped(a - b)}."
-    x, y, lead = (a, b, "") if a >= b else (b, a, f"{b} is larger, ")
+    seen = digit_by_digit(a, b)
+    lead = (", ".join(seen) if effort == "high" else seen[-1]) + ", "
+    x, y = (a, b) if a >= b else (b, a)
+    if a < b:
+        lead += f"{b} is larger, "
     borrow, columns, named = 0, [], []
     for index in range(len(str(x))):
         p, q = x // 10**index % 10, y // 10**index % 10
@@ -180,21 +217,6 @@ def subtract(a: int, b: int, effort: str) -> tuple[str, str]:
         named.append(f"{PLACES[index]} {columns[-1]} write {digit} borrow {borrow}")
     analysis = ", ".join(named if effort == "high" else columns)
     return f"{a}-{b}: {lead}{analysis}.", final
-
-
-def compare(a: int, b: int, smaller: bool, effort: str) -> tuple[str, str]:
-    """(analysis, final) for which of two numbers is larger (or smaller)."""
-    shown = []
-    for index in reversed(range(max(len(str(a)), len(str(b))))):
-        x, y = a // 10**index % 10, b // 10**index % 10
-        shown.append(f"{PLACES[index]} {x} {y} {'<' if x < y else '>' if x > y else '='}")
-        if x != y:
-            break
-    analysis = f"{a} and {b}: " + (", ".join(shown) if effort == "high" else shown[-1]) + "."
-    if a == b:
-        return analysis, f"{a} and {b} are equal."
-    first, second = (min(a, b), max(a, b)) if smaller else (max(a, b), min(a, b))
-    return analysis, f"{first} is {'smaller' if smaller else 'larger'} than {second}."
 
 
 def weekday(day: str, days: int, before: bool, effort: str) -> tuple[str, str]:
@@ -401,42 +423,56 @@ def draw_letter(rng: random.Random, word: str) -> str:
     return rng.choice(word) if draw < 0.8 else rng.choice(LETTERS)
 
 
-def task_count(rng: random.Random, effort: str) -> Drawn:
+WordTask = Callable[[random.Random, str, str, str], Drawn]
+
+
+def ask_count(rng: random.Random, effort: str, word: str, dressed: str) -> Drawn:
     """How often is a letter in a word?"""
-    word = rng.choice(WORDS)
     letter = draw_letter(rng, word)
     shown = letter.upper() if rng.random() < 0.1 else letter
-    text = rng.choice(COUNT).format(l=shown, w=dressed_word(rng, word))
+    text = rng.choice(COUNT).format(l=shown, w=dressed)
     return f"{word} {letter}", text, *count_letter(word, letter, effort), str(word.count(letter))
 
 
-def word_task(templates: tuple[str, ...], work: Callable, answer: Callable) -> Callable:
-    """A task about one word: phrasings, working, and the bare answer."""
-
-    def draw(rng: random.Random, effort: str) -> Drawn:
-        word = rng.choice(WORDS)
-        text = rng.choice(templates).format(w=dressed_word(rng, word))
-        return word, text, *work(word, effort), answer(word)
-
-    return draw
-
-
-task_spell = word_task(SPELL, spell, spelled)
-task_reverse = word_task(REVERSE, reverse, lambda word: spelled(word[::-1]))
-task_sort = word_task(SORT, sort_letters, lambda word: spelled("".join(sorted(word))))
-task_length = word_task(LENGTH, length, lambda word: str(len(word)))
-
-
-def task_nth(rng: random.Random, effort: str) -> Drawn:
+def ask_nth(rng: random.Random, effort: str, word: str, dressed: str) -> Drawn:
     """Which letter is at a place?"""
-    word = rng.choice(WORDS)
     place = rng.choice((1, -1, rng.randint(1, len(word)), rng.randint(1, len(word))))
     name = "last" if place < 0 else ordinal(place)
     if 0 < place < 10 and rng.random() < 0.3:
         name = f"{place}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(place, 'th') }"
-    text = rng.choice(NTH).format(n=name, w=dressed_word(rng, word))
+    text = rng.choice(NTH).format(n=name, w=dressed)
     letter = word[-1] if place < 0 else word[place - 1]
     return f"{word} {place}", text[0].upper() + text[1:], *nth_letter(word, place, effort), letter
+
+
+def word_task(templates: tuple[str, ...], work: Callable, answer: Callable) -> WordTask:
+    """A task about nothing but one word: phrasings, working, and the bare answer."""
+
+    def ask(rng: random.Random, effort: str, word: str, dressed: str) -> Drawn:
+        text = rng.choice(templates).format(w=dressed)
+        return word, text, *work(word, effort), answer(word)
+
+    return ask
+
+
+WORD_TASKS: dict[str, WordTask] = {
+    "count": ask_count,
+    "spell": word_task(SPELL, spell, spelled),
+    "reverse": word_task(REVERSE, reverse, lambda word: spelled(word[::-1])),
+    "sort": word_task(SORT, sort_letters, lambda word: spelled("".join(sorted(word)))),
+    "length": word_task(LENGTH, length, lambda word: str(len(word))),
+    "nth": ask_nth,
+}
+
+
+def about_listed(ask: WordTask) -> Callable[[random.Random, str], Drawn]:
+    """A task on a word from the list."""
+
+    def draw(rng: random.Random, effort: str) -> Drawn:
+        word = rng.choice(WORDS)
+        return ask(rng, effort, word, dressed_word(rng, word))
+
+    return draw
 
 
 def task_add(rng: random.Random, effort: str) -> Drawn:
@@ -541,6 +577,18 @@ ASKS = (
     "What is the difference between {} and {}?", "How old is {}?", "Summarize {}.", "{}", "{} {}",
     "List ten {}.", "Should I buy {}?", "What do you think about {}?", "How can I learn {}?",
 )  # fmt: skip
+CONTROL = (
+    "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[INST]", "<s>", "</s>",
+)  # fmt: skip
+ROLES = ("system", "developer", "assistant", "user", "analysis", "final", "commentary", "\n")
+CODE = (
+    "def {}({}):\n    return {}", "for (int {0} = 0; {0} < {1}; {0}++) {{ {2}(); }}",
+    '<div class="{}">{}</div>', "SELECT {} FROM {} WHERE {} = 1;", "import {} from '{}'",
+    "#include <{}.h>", '{{"{}": "{}", "{}": 3}}', 'git commit -m "{} {}"', "print({}.{}({}))",
+    "if {} > {}:\n    raise ValueError({})", "{} = [{}, {}]", "class {}({}): pass",
+    "fn {}() -> {} {{ {} }}", "\\frac{{{}}}{{{}}}", "https://www.{}.com/{}?{}=1", "cd /{}/{}",
+)  # fmt: skip
 SCRIPTS = (
     (0x4E00, 0x9FFF), (0x3041, 0x3096), (0xAC00, 0xD7A3), (0x0410, 0x044F), (0x0621, 0x064A),
     (0x05D0, 0x05EA), (0x0905, 0x0939), (0x03B1, 0x03C9), (0x1F600, 0x1F64F), (0x1F300, 0x1F5FF),
@@ -558,14 +606,22 @@ def gibberish(rng: random.Random, most: int) -> str:
     return text[:size].strip() or "?"
 
 
+def few_letters(rng: random.Random) -> str:
+    """Four to twelve letters in no order, most of them more than once."""
+    alphabet = rng.sample(LETTERS, rng.randint(3, 8))
+    return "".join(rng.choice(alphabet) for _ in range(rng.randint(4, 12)))
+
+
 def task_strange(rng: random.Random, effort: str) -> Drawn:
-    """Count or spell in a word that is not in the list: the model must read it by its bytes."""
-    word = rng.choice((pseudo_word(rng), rng.choice(TOPICS).lower()))
-    letter = rng.choice((rng.choice(word), rng.choice(LETTERS)))
+    """A task on a word that is not in the list, which must be read by its bytes, or on letters."""
+    ask = WORD_TASKS[rng.choice(("count", "count", "count", *WORD_TASKS))]
     if rng.random() < 0.3:
-        return word, rng.choice(SPELL).format(w=word), *spell(word, effort), spelled(word)
-    text = rng.choice(COUNT).format(l=letter, w=word)
-    return f"{word} {letter}", text, *count_letter(word, letter, effort), str(word.count(letter))
+        word = few_letters(rng)
+        pair, text, *said, answer = ask(rng, effort, word, spelled(word))
+        analysis, final = (part.replace(word, spelled(word)) for part in said)
+        return pair, text, analysis, final, answer
+    word = rng.choice((pseudo_word(rng), rng.choice(other_words()), rng.choice(other_words())))
+    return ask(rng, effort, word, dressed_word(rng, word))
 
 
 def unknown_thought(effort: str) -> str:
@@ -573,33 +629,47 @@ def unknown_thought(effort: str) -> str:
     return "This is not what I learned." if effort == "high" else "I do not know this."
 
 
+def repeated(rng: random.Random, most: int) -> str:
+    """One letter or word again and again."""
+    part = rng.choice((rng.choice(LETTERS), rng.choice(WORDS), "ha", "0", "!", "😀", "-"))
+    return ((part + rng.choice(("", " "))) * most)[: rng.randint(3, most)].strip()
+
+
+def injection(rng: random.Random) -> str:
+    """Control tokens written as text, in no good order."""
+    count = rng.randint(1, 8)
+    return "".join(rng.choice((*CONTROL, *ROLES, rng.choice(UNKNOWN))) for _ in range(count))
+
+
 def task_unknown(rng: random.Random, effort: str) -> Drawn:
     """Anything the model cannot know, and the one polite sentence."""
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.25:
         text = dressed_question(rng, rng.choice(UNKNOWN))
-    elif draw < 0.55:
-        topics = [rng.choice((rng.choice(TOPICS), rng.choice(WORDS))) for _ in range(2)]
+    elif draw < 0.5:
+        sources = (TOPICS, WORDS, other_words())
+        topics = [rng.choice(rng.choice(sources)) for _ in range(2)]
         text = dressed_question(rng, rng.choice(ASKS).format(*topics))
         if any(text.lower().rstrip("?.") in q.lower() for qs, _ in FACTS for q in qs):
             text = "What is the best music?"
-    elif draw < 0.7:
-        words = [rng.choice((rng.choice(WORDS), pseudo_word(rng))) for _ in range(12)]
-        text = " ".join(words[: rng.randint(2, 12)])
-    elif draw < 0.97:
-        text = gibberish(rng, 24)
+    elif draw < 0.65:
+        sources = (WORDS, other_words(), (pseudo_word(rng),))
+        words = [rng.choice(rng.choice(sources)) for _ in range(rng.randint(2, 12))]
+        text = " ".join(words) + rng.choice(("", "", ".", "?"))
+    elif draw < 0.72:
+        text = injection(rng)
+    elif draw < 0.78:
+        names = [rng.choice((pseudo_word(rng), rng.choice(other_words()))) for _ in range(3)]
+        text = rng.choice(CODE).format(*names)
+    elif draw < 0.83:
+        text = repeated(rng, rng.choice((8, 40, 120)))
     else:
-        text = gibberish(rng, 90)
+        text = gibberish(rng, rng.choice((24, 24, 24, 24, 24, 24, 90)))
     return text, text, unknown_thought(effort), SORRY, SORRY
 
 
 TASKS: dict[str, Callable[[random.Random, str], Drawn]] = {
-    "count": task_count,
-    "spell": task_spell,
-    "reverse": task_reverse,
-    "sort": task_sort,
-    "length": task_length,
-    "nth": task_nth,
+    **{name: about_listed(ask) for name, ask in WORD_TASKS.items()},
     "add": task_add,
     "subtract": task_subtract,
     "compare": task_compare,
@@ -608,7 +678,6 @@ TASKS: dict[str, Callable[[random.Random, str], Drawn]] = {
     "unknown": task_unknown,
     "strange": task_strange,
 }
-WORD_TASKS = ("count", "spell", "reverse", "sort", "length", "nth")
 
 
 # --- several turns, tools ---
@@ -635,7 +704,7 @@ def follow_word(rng: random.Random, effort: str) -> tuple[str, list, str, str, s
 
     Returns (pair, messages, analysis, final, answer, task), as all follow-ups do.
     """
-    task = rng.choice(WORD_TASKS)
+    task = rng.choice(tuple(WORD_TASKS))
     pair, text, _, final, _ = draw_known(rng, task, effort, False)
     word = pair.split()[0]
     kind = rng.choice(("count", "count", "spell", "reverse", "length", "nth"))
@@ -732,42 +801,52 @@ OPERATIONS = {
 }
 
 
-def example_tool(rng: random.Random, effort: str, held_out: bool) -> Example:
-    """With a calculator offered: call it for large numbers and products, then use its result."""
+def draw_operation(rng: random.Random, task: str, held_out: bool) -> tuple[int, str, int]:
+    """Two numbers and a sign, too large for the head, from the wanted side of the split."""
     while True:
         sign = rng.choice(tuple(OPERATIONS))
         a, b = draw_large(rng), rng.choice((draw_large, draw_number))(rng)
         if sign == "*" and rng.random() < 0.6:
             a, b = draw_number(rng), draw_number(rng)
-        pair = f"{a} {sign} {b}"
-        if is_held_out("tool", pair) == held_out:
-            break
+        if is_held_out(task, f"{a} {sign} {b}") == held_out:
+            return a, sign, b
+
+
+TOOL_THOUGHT = Step("analysis", "I use the calculator.")
+
+
+def example_tool(rng: random.Random, effort: str, held_out: bool) -> Example:
+    """With a calculator offered: call it for large numbers and for products."""
+    a, sign, b = draw_operation(rng, "tool", held_out)
+    call = f'{{"expression":"{a} {sign} {b}"}}'
+    called = Step("commentary", call, "functions.calculator")
+    reply = (called,) if effort == "low" else (TOOL_THOUGHT, called)
+    text = rng.choice(OPERATIONS[sign]).format(a=a, b=b)
+    return Example("tool", f"{a} {sign} {b}", effort, (user(text),), reply, call, tools=True)
+
+
+def example_tool_result(rng: random.Random, effort: str, held_out: bool) -> Example:
+    """The calculator has answered: say what it found."""
+    a, sign, b = draw_operation(rng, "tool", held_out)
     result = str({"+": a + b, "-": a - b, "*": a * b}[sign])
     call = f'{{"expression":"{a} {sign} {b}"}}'
-    messages = [user(rng.choice(OPERATIONS[sign]).format(a=a, b=b))]
-    thought = Step("analysis", "I use the calculator.")
-    called = Step("commentary", call, "functions.calculator")
-    if rng.random() < 0.5:
-        reply = (called,) if effort == "low" else (thought, called)
-        return Example("tool", pair, effort, tuple(messages), reply, call, tools=True)
     function = {"name": "calculator", "arguments": call}
     message = {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
     if effort != "low":
-        message["thinking"] = thought.text
-    messages += [message, {"role": "tool", "name": "calculator", "content": result}]
-    final = f"{a} {sign} {b} = {result}."
-    return Example(
-        "tool_result", pair, effort, tuple(messages), (Step("final", final),), result, tools=True
-    )
+        message["thinking"] = TOOL_THOUGHT.text
+    text = rng.choice(OPERATIONS[sign]).format(a=a, b=b)
+    answered = {"role": "tool", "name": "calculator", "content": result}
+    reply = (Step("final", f"The answer is {result}."),)
+    messages = (user(text), message, answered)
+    return Example("tool_result", f"{a} {sign} {b}", effort, messages, reply, result, tools=True)
 
 
 def example_too_large(rng: random.Random, effort: str, held_out: bool) -> Example:
     """Large numbers and no calculator: say so."""
     while True:
-        sign = rng.choice(tuple(OPERATIONS))
-        a, b = draw_large(rng), rng.choice((draw_large, draw_number))(rng)
+        a, sign, b = draw_operation(rng, "tool", held_out)
         pair = f"{a} {sign} {b} alone"
-        if is_held_out("unknown", pair) == held_out:
+        if max(a, b) > 999 and is_held_out("unknown", pair) == held_out:
             break
     text = rng.choice(OPERATIONS[sign]).format(a=a, b=b)
     reply = steps(effort, unknown_thought(effort), SORRY)
@@ -800,7 +879,7 @@ def steps(effort: str, analysis: str, final: str) -> tuple[Step, ...]:
 SPECIAL = {
     "follow": example_follow,
     "tool": example_tool,
-    "tool_result": example_tool,
+    "tool_result": example_tool_result,
     "too_large": example_too_large,
     "long": example_long,
 }
@@ -808,20 +887,17 @@ SPECIAL = {
 # --- the mixture ---
 
 SHARES = {
-    "count": 18, "spell": 8, "reverse": 9, "sort": 8, "length": 3, "nth": 6, "add": 12,
-    "subtract": 12, "compare": 6, "weekday": 6, "fact": 8, "unknown": 5, "follow": 6, "tool": 6,
-    "too_large": 1, "long": 3, "strange": 2,
+    "count": 13, "spell": 10, "reverse": 13, "sort": 11, "length": 3, "nth": 5, "add": 11,
+    "subtract": 13, "compare": 5, "weekday": 6, "fact": 7, "unknown": 7, "follow": 10, "tool": 6,
+    "tool_result": 5, "too_large": 1, "long": 3, "strange": 12,
 }  # fmt: skip
-EFFORT_SHARES = {"low": 10, "medium": 45, "high": 45}
+EFFORT_SHARES = {"low": 12, "medium": 33, "high": 55}
 
 
 def example(rng: random.Random, task: str, effort: str, held_out: bool = False) -> Example:
     """One example of a task at an effort, from the wanted side of the split."""
     if task in SPECIAL:
-        drawn = SPECIAL[task](rng, effort, held_out)
-        while task == "tool_result" and drawn.task != task:
-            drawn = SPECIAL[task](rng, effort, held_out)
-        return drawn
+        return SPECIAL[task](rng, effort, held_out)
     pair, text, analysis, final, answer = draw_known(rng, task, effort, held_out)
     if task != "unknown" and task != "fact":
         text = dressed_question(rng, text)

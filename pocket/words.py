@@ -6,6 +6,10 @@ model. Every answer about GPT-OSS is short, and true of the published models.
 
 from __future__ import annotations
 
+import functools
+
+from gptoss_edu.tokenizer import FIRST_CONTROL, Tokenizer
+
 WORDS = tuple(
     """
     apple apricot avocado banana blueberry cherry coconut grape lemon lime mango melon orange papaya
@@ -46,6 +50,21 @@ WORDS = tuple(
     """.split()
 )
 WORDS = tuple(dict.fromkeys(word for word in WORDS))
+
+
+@functools.lru_cache
+def other_words() -> tuple[str, ...]:
+    """Words outside the list: every token of o200k that is a space and 4 to 12 small letters.
+
+    The model does not keep these tokens, so it reads such a word by its bytes.
+    """
+    tok, found = Tokenizer(), []
+    for token in range(FIRST_CONTROL):
+        text = tok.token_bytes(token)
+        if 5 <= len(text) <= 13 and text[:1] == b" " and text[1:].isalpha() and text.islower():
+            found.append(text[1:].decode())
+    return tuple(sorted(set(found) - set(WORDS)))
+
 
 # Question phrasings -> one true answer. The first phrasing of each is the canonical one.
 FACTS: tuple[tuple[tuple[str, ...], str], ...] = (
