@@ -157,10 +157,12 @@ class Exercise:
 
     def _diagnose(self, attempt: Callable[..., Any], number: int, found: Any) -> Verdict | None:
         """Whose wrong result is this? Two mistakes may agree on one case: the others decide."""
+        right = self._known(self.function, number)
         suspects = [
             mistake
             for mistake in self.mistakes
-            if same(found, self._known(mistake.function, number), self.atol)
+            if same(found, known := self._known(mistake.function, number), self.atol)
+            and not same(known, right, self.atol)  # right here, so this is no sign of it
         ]
         for other, case in enumerate(self._cases()) if len(suspects) > 1 else ():
             result = self._run(attempt, case)
