@@ -12,9 +12,26 @@ from gptoss_edu.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
+from gptoss_edu.viz.experts import (
+    expert_costs,
+    expert_heat_map,
+    load_bars,
+    mixture_diagram,
+    router_panels,
+    routing_map,
+    swiglu_curve,
+)
 from gptoss_edu.viz.explore import Explorer, explore
 from gptoss_edu.viz.look import Picture, draw, label
 from gptoss_edu.viz.model import cache_picture, difference_bars, logit_lens_table, network_diagram
+from gptoss_edu.viz.numbers import (
+    Block,
+    block_panels,
+    byte_picture,
+    error_bars,
+    memory_rows,
+    number_line,
+)
 from gptoss_edu.viz.rotation import (
     Wheel,
     distance_plot,
@@ -39,6 +56,7 @@ from gptoss_edu.viz.tokens import (
 )
 
 __all__ = [
+    "Block",
     "Explorer",
     "Picture",
     "TokenRows",
@@ -48,25 +66,37 @@ __all__ = [
     "attention_maps",
     "attention_shares",
     "attention_table",
+    "block_panels",
+    "byte_picture",
     "cache_picture",
     "count_bars",
     "difference_bars",
     "distance_plot",
     "draw",
+    "error_bars",
+    "expert_costs",
+    "expert_heat_map",
     "explore",
     "harmony_timeline",
     "head_groups",
     "in_color",
     "label",
+    "load_bars",
     "logit_lens_table",
     "mask_pictures",
+    "memory_rows",
     "merge_steps",
     "message_table",
+    "mixture_diagram",
     "network_diagram",
+    "number_line",
     "parser_states",
     "rotation_wheels",
+    "router_panels",
+    "routing_map",
     "sampling_panels",
     "sink_mass_table",
+    "swiglu_curve",
     "token_rows",
     "token_strip",
     "type_and_see",
