@@ -18,8 +18,9 @@ import jax
 
 from gptoss_edu import __version__
 from gptoss_edu.checkpoint import POCKET, read_config
-from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
+from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_edu.hub import cache_folder, find_cached
+from gptoss_edu.layout import HF_PACKED, HF_PLAIN, stored_bytes
 from gptoss_edu.memory import available_memory
 from gptoss_edu.shards import find_tensors
 from gptoss_edu.tokenizer import load_encoding
@@ -29,17 +30,6 @@ HUB_20B = "openai/gpt-oss-20b"
 GIB = 2**30
 WORKSPACE = 3 * GIB  # keys and values, activations, the largest matrix in float32, Python itself
 NOTEBOOK = 2 * GIB
-
-
-def weight_bytes(config: Config, *, packed: bool) -> int:
-    """Bytes of all weights: two each, but packed experts take 17 bytes for 32 of them."""
-    size = config.sizes
-    D, F, E, V, N, K, H = (size[letter] for letter in "DFEVNKH")
-    attention = 2 * D * N * H + 2 * D * K * H + N * H + 2 * K * H + N + 2 * D
-    moe = D + D * E + E + E * (2 * F + D)
-    experts = E * (D * 2 * F + F * D)
-    plain = config.num_layers * (attention + moe) + 2 * V * D + D
-    return 2 * plain + config.num_layers * (experts * 17 // 32 if packed else 2 * experts)
 
 
 def survey() -> dict[str, Any]:
@@ -113,25 +103,16 @@ def pocket() -> str:
 
 def verdicts(found: dict[str, Any]) -> list[dict[str, Any]]:
     """What can run here, and if not, what is missing."""
-    packed = weight_bytes(GPT_OSS_20B, packed=True)
-    download = 0 if os.path.isdir(found["hub_cache"]) else 13_760_000_000
+    packed, large = stored_bytes(GPT_OSS_20B, HF_PACKED), stored_bytes(GPT_OSS_120B, HF_PACKED)
+    plain = stored_bytes(GPT_OSS_20B, HF_PLAIN)
+    download = 0 if os.path.isdir(found["hub_cache"]) else packed
     course = "" if found["pocket"].startswith("ok") else "the pocket model is not there"
     on_tpu = "" if found["backend"] == "tpu" else "needs a TPU, as Google Colab lends them"
     rows = [
         ("the pocket model", WORKSPACE // 6, 0, course),
         ("GPT-OSS-20B, experts packed", packed + WORKSPACE, download, ""),
-        (
-            "GPT-OSS-20B in bf16",
-            weight_bytes(GPT_OSS_20B, packed=False) + WORKSPACE,
-            download,
-            "",
-        ),
-        (
-            "GPT-OSS-120B, experts packed",
-            weight_bytes(GPT_OSS_120B, packed=True) + WORKSPACE,
-            65_300_000_000,
-            "",
-        ),
+        ("GPT-OSS-20B in bf16", plain + WORKSPACE, download, ""),
+        ("GPT-OSS-120B, experts packed", large + WORKSPACE, large, ""),
         ("chapters 00 to 07", NOTEBOOK, 0, course),
         ("chapter 08: the 20B on a CPU", packed + WORKSPACE, download, ""),
         ("chapter 09: the 20B on a TPU", packed + WORKSPACE // 2, download, on_tpu),

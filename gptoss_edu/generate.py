@@ -1,8 +1,8 @@
 """From a prompt to a reply: prefill reads the prompt, decode writes one token at a time.
 
 `generate` and `stream` speak Harmony; below them `generate_tokens` knows only rows of the
-vocabulary, and is built from `prefill`, `decode_step` and `sample`. This is the only place where
-programs are compiled (`jax.jit`): one per chunk length, batch size and cache size.
+vocabulary, and is built from `prefill`, one decoding step and `sample`. The network is compiled
+(`jax.jit`) here and nowhere else: one program per chunk length, batch size and cache size.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 
 from gptoss_edu.cache import Cache, TurnCache, capacity_for, copy_rings, empty_cache, grow
 from gptoss_edu.clock import Clock
-from gptoss_edu.config import FULL, Config
+from gptoss_edu.config import Config
 from gptoss_edu.harmony import render
 from gptoss_edu.memory import available_memory
-from gptoss_edu.model import Model, Params, run_blocks, unembed
+from gptoss_edu.model import Model, Params, num_bytes, run_blocks, unembed
 from gptoss_edu.parser import Message, Piece, StreamParser
 from gptoss_edu.reply import Reply, make_reply
 from gptoss_edu.sampling import GREEDY, Sampling, sample
@@ -260,9 +260,8 @@ def _with_room(state: Cache, length: int, config: Config) -> Cache:
 
 def _check_memory(config: Config, batch: int, room: int, dtype: Any) -> None:
     """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
-    full_layers = config.layer_types.count(FULL)
-    per_token = 2 * full_layers * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
-    needed, (available, where) = batch * room * per_token, available_memory()
+    needed = num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, room, dtype)))
+    available, where = available_memory()
     if available is not None and needed > available:
         raise MemoryError(
             f"too little memory: keys and values of {batch} x {room:,} tokens take"

@@ -147,6 +147,16 @@ def shape_on_disk(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
     )
 
 
+def stored_bytes(config: Config, layout: Layout) -> int:
+    """Bytes of all tensors of a checkpoint: one per packed number, two (bf16) for any other."""
+    sizes, tensors = sizes_of(config), {}
+    for layer in (None, *range(config.num_layers)):
+        for field, entry in places(layout, layer):
+            count = math.prod(shape_on_disk(entry.axes, sizes))
+            tensors[entry.name] = count if is_packed(field) else 2 * count
+    return sum(tensors.values())
+
+
 def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, folder: Path) -> None:
     """Compare headers with the name map: nothing missing, nothing more, every shape and dtype.
 

@@ -105,9 +105,9 @@ def block(
     return x_BTD, kv, BlockSeen(x_BTD, attended, routing)
 
 
-def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
-    """cos_BTC and sin_BTC for these positions: the same for every layer."""
-    inv_C, concentration = inverse_frequencies(
+def rope_frequencies(config: Config) -> tuple[np.ndarray, float]:
+    """inv_C and the concentration of this configuration: see `rope.inverse_frequencies`."""
+    return inverse_frequencies(
         config.head_dim,
         theta=config.rope_theta,
         factor=config.rope_factor,
@@ -116,7 +116,11 @@ def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.
         initial_context=config.initial_context,
         truncate=config.rope_truncate,
     )
-    return cos_sin(position_BT, inv_C, concentration)
+
+
+def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
+    """cos_BTC and sin_BTC for these positions: the same for every layer."""
+    return cos_sin(position_BT, *rope_frequencies(config))
 
 
 def matmul_precision(dtype: Any) -> Any:

@@ -20,9 +20,17 @@ from layouts import original_config, write_file, write_shards
 from gptoss_edu.attention import NoCache, attention
 from gptoss_edu.config import GPT_OSS_20B, TINY, Config
 from gptoss_edu.generate import generate_tokens
-from gptoss_edu.model import Layer, Model, Params, block, observe, rms_norm, rope_tables
+from gptoss_edu.model import (
+    Layer,
+    Model,
+    Params,
+    block,
+    observe,
+    rms_norm,
+    rope_frequencies,
+    rope_tables,
+)
 from gptoss_edu.moe import moe
-from gptoss_edu.rope import inverse_frequencies
 
 GOLDEN = Path(__file__).parent / "golden"
 WITNESSES = ("transformers", "openai")
@@ -335,15 +343,7 @@ def choices(router_LTE: np.ndarray, experts_per_token: int) -> np.ndarray:
 
 def frequencies(config: Config) -> np.ndarray:
     """The inverse frequencies of this package, inv_C."""
-    inv_C, _ = inverse_frequencies(
-        config.head_dim,
-        theta=config.rope_theta,
-        factor=config.rope_factor,
-        beta_slow=config.beta_slow,
-        beta_fast=config.beta_fast,
-        initial_context=config.initial_context,
-    )
-    return inv_C
+    return rope_frequencies(config)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "window"))

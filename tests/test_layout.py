@@ -1,8 +1,9 @@
 """The name map against the shapes of the published 20B, and against itself."""
 
+import jax
 import pytest
 
-from gptoss_edu.config import GPT_OSS_20B, TINY
+from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
 from gptoss_edu.layout import (
     HF_PACKED,
     HF_PLAIN,
@@ -11,7 +12,9 @@ from gptoss_edu.layout import (
     places,
     shape_on_disk,
     sizes_of,
+    stored_bytes,
 )
+from gptoss_edu.model import init_params, num_bytes
 
 # openai/gpt-oss-20b: names without the layer's prefix, shapes as in the published headers.
 PUBLISHED_HF = {
@@ -88,3 +91,19 @@ def test_axes_on_disk_are_those_of_the_field(layout):
         axes = entry.axes.split()
         part = axes[0].split("+")[entry.part]
         assert sorted(part + "".join(axes[1:])) == sorted(field.rsplit("_", 1)[-1]), field
+
+
+@pytest.mark.parametrize("config, gib", [(GPT_OSS_20B, 38.957), (GPT_OSS_120B, 217.611)])
+@pytest.mark.parametrize("layout", [HF_PLAIN, ORIGINAL_PLAIN], ids=["hf", "original"])
+def test_weights_in_bf16_take_two_bytes_each(config, gib, layout):
+    assert stored_bytes(config, layout) / 2**30 == pytest.approx(gib, abs=1e-3)
+
+
+def test_weights_are_counted_as_they_are_made():
+    shapes = jax.eval_shape(lambda: init_params(TINY, jax.random.key(0), "bfloat16"))
+    assert stored_bytes(TINY, HF_PLAIN) == num_bytes(shapes)
+
+
+@pytest.mark.parametrize("layout", [HF_PACKED, ORIGINAL_PACKED], ids=["hf", "original"])
+def test_packed_experts_take_what_is_published(layout):
+    assert stored_bytes(GPT_OSS_20B, layout) / 1e9 == pytest.approx(13.76, abs=0.01)
