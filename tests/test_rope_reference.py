@@ -10,7 +10,7 @@ import pytest
 
 from gptoss_edu.config import GPT_OSS_20B
 from gptoss_edu.model import rope_tables
-from gptoss_edu.rope import inverse_frequencies
+from gptoss_edu.rope import inverse_frequencies, rotate
 
 _path = Path(__file__).resolve().parent.parent / "tools" / "rope_reference.py"
 _spec = importlib.util.spec_from_file_location("rope_reference", _path)
@@ -36,9 +36,9 @@ def test_our_rotations_are_theirs(reference, source):
         initial_context=c.initial_context,
     )
     np.testing.assert_allclose(inv_C, reference[f"{source}_inv_C"], rtol=1e-6)
-    cos_BTC, sin_BTC = rope_tables(jnp.array(reference["positions"])[None], c)
-    np.testing.assert_allclose(cos_BTC[0], reference[f"{source}_cos_TC"], atol=1e-4)
-    np.testing.assert_allclose(sin_BTC[0], reference[f"{source}_sin_TC"], atol=1e-4)
+    cos_BTC, sin_BTC = rope_tables(jnp.array(reference["position_T"])[None], c)
+    y_BTNH = rotate(jnp.array(reference["x_TNH"])[None], cos_BTC, sin_BTC)
+    np.testing.assert_allclose(y_BTNH[0], reference[f"{source}_y_TNH"], atol=1e-4)
 
 
 @pytest.mark.parity

@@ -58,7 +58,7 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
             figure.supxlabel("thick blue rim: angles seen in training   ·   red dashes: new angles")
 
     alt = f"Dials. {' '.join(map(str, wheels))}"
-    return draw(paint, alt, width=2.2 * columns, height=2.45 * rows + (0.3 if rim else 0))
+    return draw(paint, alt, width=2.2 * columns, height=2.2 * rows + (0.3 if rim else 0))
 
 
 def _dial(axes: Any, wheel: Wheel) -> None:
@@ -74,9 +74,9 @@ def _dial(axes: Any, wheel: Wheel) -> None:
         axes.annotate("", (0.95 * x, 0.95 * y), (0, 0), arrowprops=arrow)
         style = {"ha": "center", "va": "center", "color": color, "weight": "bold"}
         axes.text(1.22 * x, 1.22 * y, name, **style)
-    axes.set_title(wheel.title, fontsize=9.5)
+    axes.set_title(wheel.title, fontsize=9.5, pad=2)
     axes.set_xlim(-1.4, 1.4)
-    axes.set_ylim(-1.4, 1.4)
+    axes.set_ylim(-1.35, 1.35)
     axes.set_aspect("equal")
     axes.set_axis_off()
 
@@ -211,7 +211,7 @@ def yarn_panel(
             f" {low:.1f} to {high:.1f}, new angles in {new} of {len(inv_C)} pairs."
         )
     alt = f"Dials of four pairs, and wavelengths. {' '.join(told)}"
-    return draw(paint, alt, width=9.6, height=2.6 * len(rows))
+    return draw(paint, alt, width=9.6, height=2.3 * len(rows))
 
 
 def _ramp(axes: Any, config: Config, beta_fast: float) -> None:
