@@ -299,7 +299,7 @@ def mask_cases() -> Iterator[tuple[jax.Array, jax.Array, int | None]]:
 
 
 def _mask(
-    see: Callable[[Any, Any, Any], Any] = lambda distance, window, key: (
+    see: Callable[[Any, Any, Any], Any] = lambda distance, window: (
         (distance >= 0) & (distance < window)
     ),
     empty: bool = False,
@@ -308,6 +308,7 @@ def _mask(
     """A mask from what people vary in it; the defaults are right."""
 
     def window_mask(position_BT: Any, position_BS: Any, window: int | None) -> Any:
+        held_B1S = position_BS[:, None, :] >= 0
         if indices:
             B, S = position_BS.shape
             T = position_BT.shape[1]
@@ -315,8 +316,8 @@ def _mask(
             position_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
         distance_BTS = position_BT[:, :, None] - position_BS[:, None, :]
         width = jnp.iinfo(jnp.int32).max if window is None else window
-        mask_BTS = see(distance_BTS, width, position_BS[:, None, :])
-        return mask_BTS if empty else mask_BTS & (position_BS[:, None, :] >= 0)
+        mask_BTS = see(distance_BTS, width)
+        return mask_BTS if empty else mask_BTS & held_B1S
 
     return window_mask
 
@@ -331,40 +332,40 @@ window_mask = Exercise(
             "one key too many",
             "a sliding query of yours sees window + 1 keys. Its own key is one of them, so the"
             " largest distance is window - 1: `<`, not `<=`. Four implementations shipped this.",
-            _mask(lambda distance, window, key: (distance >= 0) & (distance <= window)),
+            _mask(lambda distance, window: (distance >= 0) & (distance <= window)),
         ),
         Mistake(
             "one key too few",
             "a sliding query of yours sees window - 1 keys. Distances from 0 to window - 1 are"
             " visible: these are `window` of them.",
-            _mask(lambda distance, window, key: (distance >= 0) & (distance < window - 1)),
+            _mask(lambda distance, window: (distance >= 0) & (distance < window - 1)),
         ),
         Mistake(
             "the next token is visible",
             "each query sees one token of the future. Distance 0 is the token itself; below that"
             " nothing may be seen.",
-            _mask(lambda distance, window, key: (distance >= -1) & (distance < window)),
+            _mask(lambda distance, window: (distance >= -1) & (distance < window)),
         ),
         Mistake(
             "the own key is hidden",
             "no query sees its own key. It may: `distance >= 0`, not `> 0`.",
-            _mask(lambda distance, window, key: (distance > 0) & (distance < window)),
+            _mask(lambda distance, window: (distance > 0) & (distance < window)),
         ),
         Mistake(
             "the own key is hidden, and one more at the far end is seen",
             "your window has the right size, but it ends before the query itself. Its own key"
             " belongs to it: distances 0 to window - 1, not 1 to window.",
-            _mask(lambda distance, window, key: (distance > 0) & (distance <= window)),
+            _mask(lambda distance, window: (distance > 0) & (distance <= window)),
         ),
         Mistake(
             "the future is visible",
             "your mask has a window but lets a query see the future. Ask for `distance >= 0`, too.",
-            _mask(lambda distance, window, key: distance < window),
+            _mask(lambda distance, window: distance < window),
         ),
         Mistake(
             "the window is ignored",
             "every earlier key is visible. Where `window` is a number, only the last `window` are.",
-            _mask(lambda distance, window, key: distance >= 0),
+            _mask(lambda distance, window: distance >= 0),
         ),
         Mistake(
             "empty slots are visible",

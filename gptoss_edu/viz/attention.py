@@ -105,9 +105,10 @@ def _map(axes: Any, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndar
     blues = colormaps["Blues"].copy()
     blues.set_bad(HIDDEN)
     seen_TS = np.where(mask_TS, weights_TS, np.nan)
-    shade = axes.imshow(seen_TS, cmap=blues, norm=norm, extent=(0, S, T, 0), aspect="auto")
+    style = {"norm": norm, "aspect": "auto", "interpolation": "nearest"}
+    shade = axes.imshow(seen_TS, cmap=blues, extent=(0, S, T, 0), **style)
     column = (-1.6 * wide, -0.6 * wide, T, 0)
-    axes.imshow(sink_T[:, None], cmap="Oranges", norm=norm, extent=column, aspect="auto")
+    axes.imshow(sink_T[:, None], cmap="Oranges", extent=column, **style)
     axes.add_patch(rectangle(0, 0, S, T, fill=False, edgecolor=LINE, lw=0.8))
     axes.add_patch(rectangle(-1.6 * wide, 0, wide, T, fill=False, edgecolor=LINE, lw=0.8))
     axes.set_xlim(-1.6 * wide, S)
@@ -233,7 +234,7 @@ def mask_pictures(masks: Mapping[str, Any]) -> Picture:
         for title, mask_TS in masks.items()
     )
     alt = f"Masks of {T} queries and {S} keys. Visible keys per query: {told}."
-    return draw(paint, alt, width=0.4 + 2.9 * len(masks), height=3.7)
+    return draw(paint, alt, width=0.4 + 2.9 * len(masks), height=3.45)
 
 
 def head_groups(wirings: Mapping[str, Sequence[int]]) -> Picture:
