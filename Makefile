@@ -24,15 +24,18 @@ lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open 
 	$(RUN) -m gptoss_edu ask "How many r's are in strawberry?"
 	$(RUN) -m jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+# Times and memory, as just measured, go into the notebooks and the README.
 test: $(VENV)/.installed-test ## set up, check style, run every test and every notebook
 	$(LINT)
-	$(PYTEST) --nbval --nbval-current-env tests $(NOTEBOOKS)
+	$(PYTEST) --nbval --nbval-current-env tests $(NOTEBOOKS); \
+	  passed=$$?; $(RUN) tools/course.py write; exit $$passed
 
 parity: $(VENV)/.installed-parity ## compare with the live references (installs torch)
 	$(PYTEST) -m parity tests
 
 notebooks: $(VENV)/.installed-test ## execute the notebooks again and write their outputs
 	$(RUN) tools/notebooks.py run $(NOTEBOOKS)
+	$(RUN) tools/course.py write
 
 format: $(VENV)/.installed-test ## put code and notebooks into the house style
 	$(RUN) -m ruff check --fix .

@@ -1,9 +1,81 @@
-"""What every test and every notebook kernel starts with, however pytest was called."""
+"""What every test and every notebook kernel starts with, however pytest was called.
 
+Where notebooks are executed (`pytest --nbval`), the time that each takes, and the most memory that
+its kernel had, are written to build/measured.json; `tools/course.py write` brings them, rounded,
+into the notebooks and the README. The time is that of the clock, or the kernel's processor time
+where this is less: then the machine was busy with something else.
+"""
+
+import json
 import os
+import re
+import time
+from pathlib import Path
+
+import pytest
 
 # Expected values were computed on a CPU; `JAX_PLATFORMS=cuda make test` asks for something else.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A progress bar prints its rate, and a rate is never the same twice.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("GPTOSS_EDU_STATIC", "1")
+
+_started: dict[str, tuple[float, int]] = {}  # notebook -> when its first cell began, cells so far
+_runs: dict[str, dict] = {}
+_failed: set[str] = set()
+
+
+def usage(pid: int) -> tuple[float, int] | None:
+    """Processor seconds of a process and the most bytes it had at once, if the system says them."""
+    try:
+        times = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        return None
+    seconds = sum(map(int, times[11:15])) / os.sysconf("SC_CLK_TCK")  # own and children's
+    return seconds, 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before the first cell of a notebook nothing is there, not even its kernel."""
+    if hasattr(item.parent, "kernel"):
+        began, cells = _started.get(item.location[0], (time.perf_counter(), 0))
+        _started[item.location[0]] = began, cells + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item, nextitem):
+    """After the last cell the kernel is still there: look at it, and tell the report."""
+    notebook = item.parent
+    if not hasattr(notebook, "kernel") or (nextitem and nextitem.parent is notebook):
+        return
+    began, cells = _started.pop(item.location[0])
+    pid = getattr(getattr(notebook.kernel.km, "provisioner", None), "pid", None)
+    used = usage(pid) if pid else None
+    if used and cells == sum(cell.cell_type == "code" for cell in notebook.nb.cells):
+        seconds = min(time.perf_counter() - began, used[0])
+        measured = {"seconds": round(seconds, 1), "bytes": used[1]}
+        item.user_properties.append(("measured", measured))
+
+
+def pytest_runtest_logreport(report):
+    """With several workers, only this one process hears of all of them."""
+    path = report.location[0].replace(os.sep, "/")
+    if report.failed:
+        _failed.add(path)
+    if report.when == "teardown" and "measured" in dict(report.user_properties):
+        _runs[path] = dict(report.user_properties)["measured"]
+
+
+def pytest_sessionfinish(session):
+    """Add what was measured to what earlier runs have; a notebook that failed says nothing."""
+    runs = {path: run for path, run in _runs.items() if path not in _failed}
+    if not runs or hasattr(session.config, "workerinput"):
+        return
+    path = session.config.rootpath / "build" / "measured.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(known | runs, indent=1), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,401 @@
+"""Writes what stands in many places from the one place where it is kept, notebooks/course.yml.
+
+    python tools/course.py write         head and links of every notebook, maps, badges, blank
+                                         twins, and the README's table
+    python tools/course.py check         say what `write` would change; exit status 1 if anything
+    python tools/course.py address URL   the repository has moved: change its address everywhere
+
+Times and memory come from build/measured.json, which a run of the notebooks under pytest leaves
+behind (conftest.py). They are rounded coarsely into notebooks/measured.json, which is committed, so
+that a second run on a similar machine changes nothing. `make test` measures, then writes.
+
+Generated cells carry the tags below; all other cells belong to the author of the chapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from course_map import alt_text, badge, course_map
+from nbformat import NotebookNode
+
+from notebooks import normalize, serialize, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD, SETUP, LINKS = "course-head", "course-setup", "course-links"
+TAGS = (HEAD, SETUP, LINKS)
+BEGIN, END = "<!-- table of chapters: tools/course.py writes it -->", "<!-- end of the table -->"
+TIMES = {10: "10 s", 20: "20 s", 30: "30 s", 60: "1 min", 120: "2 min", 180: "3 min", 300: "5 min"}
+BOX = re.compile(r"# .*\n(?:.*\n)*?\| \*\*Download\*\*.*(?:\n|$)")
+WORDS_PER_MINUTE = 100  # slow: figures are looked at, and code is read twice
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
+BLUE, GREEN = "#0072b2", "#00704f"
+
+
+def load(root: Path = ROOT) -> dict[str, Any]:
+    """The course as notebooks/course.yml has it."""
+    return yaml.safe_load((root / "notebooks" / "course.yml").read_text(encoding="utf-8"))
+
+
+def address(root: Path = ROOT) -> str:
+    """Where the repository is published: pyproject.toml says it, and nobody else."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def stations(course: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, label) of everything on the map."""
+    return [(one["key"], one["label"]) for one in course["chapters"] + course["pages"]]
+
+
+# ------------------------------------------------------------------------- times and memory
+
+
+def about(seconds: float, before: int | None = None) -> int:
+    """A rounded time; the one from before stays as long as it is not wrong by half."""
+    if before is not None and (before / 2 <= seconds <= 1.5 * before or seconds <= before == 10):
+        return before
+    return min(TIMES, key=lambda known: abs(math.log(known / max(seconds, 10))))
+
+
+def memory(gigabytes: float, before: float | None = None) -> float:
+    """Memory rounded up to half a gigabyte; the number from before stays while it is enough."""
+    if before is not None and before - 0.8 <= gigabytes <= before:
+        return before
+    return math.ceil(2 * gigabytes) / 2
+
+
+def measured(root: Path = ROOT) -> dict[str, dict[str, float]]:
+    """Path -> rounded seconds and gigabytes, as committed."""
+    path = root / "notebooks" / "measured.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def record(root: Path = ROOT) -> dict[str, dict[str, float]]:
+    """The same after the last run of the notebooks, as far as its numbers are other ones."""
+    fresh, known = root / "build" / "measured.json", measured(root)
+    found = json.loads(fresh.read_text(encoding="utf-8")) if fresh.is_file() else {}
+    for path, run in found.items():
+        before = known.get(path, {})
+        known[path] = {
+            "seconds": about(run["seconds"], before.get("seconds")),
+            "gigabytes": memory(run["bytes"] / 1e9, before.get("gigabytes")),
+        }
+    there = {one["file"] for one in load(root)["chapters"] if (root / one["file"]).is_file()}
+    return {path: known[path] for path in sorted(known) if path in there}
+
+
+def minutes_of(cells: list[NotebookNode]) -> tuple[int, int]:
+    """Minutes to read a notebook, and minutes that its exercises say they take."""
+    own = [cell for cell in cells if not set(TAGS) & set(cell.metadata.get("tags", []))]
+    told = "\n".join(cell.source for cell in own if cell.cell_type == "markdown")
+    exercises = sum(map(int, re.findall(r"\*Difficulty \d of 5 · (\d+) minutes", told)))
+    folded = re.sub(r"<details>.*?</details>", "", told, flags=re.DOTALL)
+    words = sum(len(cell.source.split()) for cell in own if cell.cell_type == "code")
+    words += len(folded.split())
+    return 5 * max(1, round(words / WORDS_PER_MINUTE / 5)), exercises
+
+
+# -------------------------------------------------------------------- the cells of a notebook
+
+
+def relative(target: str, file: str) -> str:
+    """The path of one file of the repository as a link in another has to name it."""
+    up = len(Path(file).parent.parts)
+    there, here = Path(target).parts, Path(file).parts
+    common = 0
+    while common < min(len(there), len(here)) - 1 and there[common] == here[common]:
+        common += 1
+    return "/".join([*[".."] * (up - common), *there[common:]])
+
+
+def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> str:
+    """Title, badge, map and box of a chapter."""
+    course, file = load(root), one["file"]
+    colab = address(root).replace("https://github.com", "https://colab.research.google.com/github")
+    reading, exercises = minutes_of(cells)
+    run = measured(root).get(file)
+    time = f"about {TIMES[int(run['seconds'])]} for Run All" if run else "not measured yet"
+    time += f"; {reading} minutes to read"
+    time += f", {exercises} for the exercises" if exercises else ""
+    enough = f"{run['gigabytes']:g} GB" if run else "not measured yet"
+    row = [
+        f"**{other['key']}**" if other == one else f"[{other['key']}]({relative(path, file)})"
+        for other in course["chapters"] + course["pages"]
+        if (root / (path := other["file"])).is_file()
+    ]
+    lines = [
+        f"# {one['key']} · {one['title']}",
+        "",
+        f"[![Open in Colab]({relative('notebooks/map/colab.svg', file)})]"
+        f"({colab}/blob/main/{file})",
+        "",
+        f"![{alt_text(stations(course), one['key'])}]"
+        f"({relative('notebooks/map/' + one['key'] + '.svg', file)})",
+        "",
+        " · ".join(row),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| **You will learn** | {one['learn']} |",
+        f"| **You need** | {one['need']} |",
+        f"| **Time on two cores** | {time} |",
+        f"| **Memory** | {enough} |",
+        f"| **Download** | {one.get('download', 'nothing: the pocket model is in the package')} |",
+    ]
+    if "remark" in one:
+        lines.append(f"| **Before Run All** | {one['remark']} |")
+    return "\n".join(lines)
+
+
+def setup(root: Path = ROOT) -> str:
+    """A cell that installs the course where a single notebook was opened without it."""
+    return (
+        "import sys\n\n"
+        'if "google.colab" in sys.modules:  # Colab has JAX, but not this course\n'
+        f'    get_ipython().system("pip install --quiet git+{address(root)}")'
+    )
+
+
+def links(one: dict[str, Any], root: Path = ROOT) -> str:
+    """The way on: the chapter before, the one after, and the glossary."""
+    course = load(root)
+    there = [other for other in course["chapters"] if (root / other["file"]).is_file()]
+    at = there.index(one)
+    parts = []
+    if at:
+        parts.append(f"← {_link(there[at - 1], one['file'])}")
+    if at + 1 < len(there):
+        parts.append(f"{_link(there[at + 1], one['file'])} →")
+    for page in course["pages"]:
+        if (root / page["file"]).is_file():
+            parts.append(f"[{page['title']}]({relative(page['file'], one['file'])})")
+    return "---\n" + " · ".join(parts)
+
+
+def _link(other: dict[str, Any], file: str) -> str:
+    return f"[{other['key']} {other['title']}]({relative(other['file'], file)})"
+
+
+def framed(one: dict[str, Any], notebook: NotebookNode, root: Path = ROOT) -> NotebookNode:
+    """The notebook with its generated cells as they should be, and everything else untouched."""
+    cells = [c for c in notebook.cells if not set(TAGS) & set(c.metadata.get("tags", []))]
+    if cells and (by_hand := BOX.match(cells[0].source)):  # from before the first `write`
+        rest = cells[0].source[by_hand.end() :].strip()
+        cells = [_markdown("", rest), *cells[1:]] if rest else cells[1:]
+    if cells and cells[-1].cell_type == "markdown":
+        cells[-1].source = re.sub(
+            r"\n+\*\*(?:Before|Previous|Next|Back):\*\*[^\n]*\s*$", "", cells[-1].source
+        )
+    had_setup = any(SETUP in c.metadata.get("tags", []) for c in notebook.cells)
+    code = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    counts = [c.get("execution_count") for c in code]
+    if not had_setup and counts == list(range(1, len(code) + 1)):
+        for number, cell in enumerate(code, 2):  # one more cell comes first, and shows nothing
+            cell.execution_count = number
+    first = NotebookNode(
+        cell_type="code",
+        metadata=NotebookNode(tags=[SETUP], jupyter={"source_hidden": True}),
+        source=setup(root),
+        id=SETUP,
+        outputs=[],
+        execution_count=1 if counts and counts[0] else None,
+    )
+    top = _markdown(HEAD, head(one, cells, root))
+    notebook.cells = [top, first, *cells, _markdown(LINKS, links(one, root))]
+    return normalize(notebook)
+
+
+def _markdown(tag: str, source: str) -> NotebookNode:
+    tags = NotebookNode(tags=[tag]) if tag else NotebookNode()
+    return NotebookNode(cell_type="markdown", metadata=tags, source=source, id=tag)
+
+
+# ------------------------------------------------------------------------------- blank twins
+
+SOLUTION = re.compile(r"\n*<details>\s*<summary>Solution.*?</details>", re.DOTALL)
+TARGET = re.compile(r"(\]\()([^)\s]+)(\))")
+
+
+def blank(notebook: NotebookNode, file: str, root: Path = ROOT) -> NotebookNode:
+    """The same notebook to be filled in: no outputs, no solutions, links from one folder deeper."""
+    twin = nbformat.from_dict(notebook)
+    for cell in twin.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        else:
+            cell.source = SOLUTION.sub("", cell.source)
+            cell.source = TARGET.sub(lambda m: m[1] + _deeper(m[2], file, root) + m[3], cell.source)
+            cell.source = cell.source.replace(f"/blob/main/{file}", f"/blob/main/{_twin(file)}")
+    return normalize(twin)
+
+
+def _twin(file: str) -> str:
+    return f"notebooks/blank/{Path(file).name}"
+
+
+def _deeper(target: str, file: str, root: Path) -> str:
+    """Where a link leads from the twin: to another twin if there is one, else up and over."""
+    if re.match(r"[a-z]+:|#", target):
+        return target
+    path, hash_, anchor = target.partition("#")
+    full = (root / file).parent.joinpath(path).resolve()
+    inside = full.relative_to(root.resolve()).as_posix() if full.is_relative_to(root) else path
+    has_twin = inside in {one["file"] for one in load(root)["chapters"]}
+    return relative(_twin(inside) if has_twin else inside, _twin(file)) + hash_ + anchor
+
+
+# ------------------------------------------------------------------------------ the front page
+
+
+def table(root: Path = ROOT) -> str:
+    """The chapters, with what a reader can do afterwards, and what a run was measured to take."""
+    runs = measured(root)
+    lines = ["| chapter | afterwards you can | Run All | memory |", "|---|---|---|---|"]
+    for one in load(root)["chapters"]:
+        name, run = f"{one['key']} {one['title']}", runs.get(one["file"])
+        there = (root / one["file"]).is_file()
+        took = ("", "") if there else ("planned", "")
+        if run and there:
+            took = TIMES[int(run["seconds"])], f"{run['gigabytes']:g} GB"
+        link = f"[{name}]({one['file']})" if there else name
+        lines.append("| " + " | ".join([link, one["afterwards"], *took]) + " |")
+    return "\n".join(lines)
+
+
+def readme(root: Path = ROOT) -> str:
+    """README.md with its table written again."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    before, marker, rest = text.partition(BEGIN)
+    assert marker, f"README.md has no line {BEGIN!r}"
+    _, marker, after = rest.partition(END)
+    assert marker, f"README.md has no line {END!r}"
+    return f"{before}{BEGIN}\n\n{table(root)}\n\n{END}{after}"
+
+
+def picture(root: Path = ROOT) -> bytes | None:
+    """The figure of the front page, out of the notebook that draws it."""
+    wanted = load(root)["picture"]
+    notebook = nbformat.read(root / wanted["file"], as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data and data["text/plain"].startswith(wanted["begins"]):
+                return base64.b64decode(data["image/png"])
+    return None
+
+
+def badges(root: Path = ROOT) -> Iterator[tuple[str, str]]:
+    """(name, SVG) of the small signs: what pyproject.toml and the notebooks say, in two words."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (jax,) = [line[5:] for line in project["dependencies"] if line.startswith("jax>=")]
+    there = [one for one in load(root)["chapters"] if (root / one["file"]).is_file()]
+    yield "colab", badge("Open in", "Colab")
+    yield "python", badge("Python", project["requires-python"].replace(">=", "") + " or newer")
+    yield "jax", badge("JAX", f"{jax} or newer")
+    yield "license", badge("license", project["license"])
+    yield "notebooks", badge("notebooks", f"{len(there)}, all executed by the tests", GREEN)
+    yield "network", badge("network", "not needed", GREEN)
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def files(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes]]:
+    """Every generated file with what should stand in it."""
+    course = load(root)
+    for key, _ in stations(course):
+        yield root / "notebooks" / "map" / f"{key}.svg", course_map(stations(course), key)
+    for name, svg in badges(root):
+        yield root / "notebooks" / "map" / f"{name}.svg", svg
+    for one in course["chapters"]:
+        path = root / one["file"]
+        if path.is_file():
+            notebook = framed(one, nbformat.read(path, as_version=4), root)
+            yield path, serialize(notebook)
+            yield root / _twin(one["file"]), serialize(blank(notebook, one["file"], root))
+    yield root / "README.md", readme(root)
+    if (png := picture(root)) is not None:
+        yield root / "notebooks" / "map" / "reply.png", png
+
+
+def stale(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes]]:
+    """The generated files that are not as they should be."""
+    for path, content in files(root):
+        data = content if isinstance(content, bytes) else content.encode()
+        if not path.is_file() or path.read_bytes() != data:
+            yield path, content
+
+
+def write(root: Path = ROOT) -> list[Path]:
+    """Write what is out of date, and take away twins whose notebook has gone."""
+    path, written = root / "notebooks" / "measured.json", []
+    if (found := record(root)) != measured(root):
+        write_atomically(path, json.dumps(found, indent=1) + "\n")
+        written.append(path)
+    for path, content in stale(root):
+        if isinstance(content, bytes):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        else:
+            write_atomically(path, content)
+        written.append(path)
+    for path in orphans(root):
+        path.unlink()
+        written.append(path)
+    return written
+
+
+def orphans(root: Path = ROOT) -> list[Path]:
+    """Blank twins of notebooks that are not there."""
+    twins = {root / _twin(one["file"]) for one in load(root)["chapters"]
+             if (root / one["file"]).is_file()}  # fmt: skip
+    return sorted(set((root / "notebooks" / "blank").glob("*.ipynb")) - twins)
+
+
+def move(url: str, root: Path = ROOT) -> None:
+    """Set the address of the repository where it is kept."""
+    if not ADDRESS.fullmatch(url):
+        raise ValueError(f"found {url!r}, expected https://github.com/OWNER/NAME")
+    path = root / "pyproject.toml"
+    text = path.read_text(encoding="utf-8")
+    write_atomically(path, text.replace(address(root), url))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("write", "check", "address"))
+    parser.add_argument("url", nargs="?", help="https://github.com/OWNER/NAME")
+    options = parser.parse_args(arguments)
+    if options.action == "address":
+        try:
+            move(options.url or "")
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 1
+    if options.action == "check":
+        found = [*[path for path, _ in stale()], *orphans()]
+        for path in found:
+            print(f"{path.relative_to(ROOT)} is out of date: run `python tools/course.py write`")
+        return 1 if found else 0
+    for path in write():
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
