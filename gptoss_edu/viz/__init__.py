@@ -12,6 +12,7 @@ from gptoss_edu.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
+from gptoss_edu.viz.autopsy import difference_maps, differences
 from gptoss_edu.viz.experts import (
     expert_costs,
     expert_heat_map,
@@ -54,10 +55,19 @@ from gptoss_edu.viz.tokens import (
     token_strip,
     type_and_see,
 )
+from gptoss_edu.viz.training import (
+    LossStrip,
+    effort_accuracy,
+    loss_strip,
+    rounding_staircase,
+    surprise_bars,
+    training_curves,
+)
 
 __all__ = [
     "Block",
     "Explorer",
+    "LossStrip",
     "Picture",
     "TokenRows",
     "TokenStrip",
@@ -71,8 +81,11 @@ __all__ = [
     "cache_picture",
     "count_bars",
     "difference_bars",
+    "difference_maps",
+    "differences",
     "distance_plot",
     "draw",
+    "effort_accuracy",
     "error_bars",
     "expert_costs",
     "expert_heat_map",
@@ -83,6 +96,7 @@ __all__ = [
     "label",
     "load_bars",
     "logit_lens_table",
+    "loss_strip",
     "mask_pictures",
     "memory_rows",
     "merge_steps",
@@ -92,13 +106,16 @@ __all__ = [
     "number_line",
     "parser_states",
     "rotation_wheels",
+    "rounding_staircase",
     "router_panels",
     "routing_map",
     "sampling_panels",
     "sink_mass_table",
+    "surprise_bars",
     "swiglu_curve",
     "token_rows",
     "token_strip",
+    "training_curves",
     "type_and_see",
     "wavelength_plot",
     "yarn_panel",
