@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gptoss_edu.config import GPT_OSS_20B
-from gptoss_edu.model import rope_tables
-from gptoss_edu.rope import inverse_frequencies, rotate
+from gptoss_edu.model import rope_frequencies, rope_tables
+from gptoss_edu.rope import rotate
 
 _path = Path(__file__).resolve().parent.parent / "tools" / "rope_reference.py"
 _spec = importlib.util.spec_from_file_location("rope_reference", _path)
@@ -26,17 +26,9 @@ def reference():
 
 @pytest.mark.parametrize("source", ["transformers", "openai"])
 def test_our_rotations_are_theirs(reference, source):
-    c = GPT_OSS_20B
-    inv_C, _ = inverse_frequencies(
-        c.head_dim,
-        theta=c.rope_theta,
-        factor=c.rope_factor,
-        beta_slow=c.beta_slow,
-        beta_fast=c.beta_fast,
-        initial_context=c.initial_context,
-    )
+    inv_C, _ = rope_frequencies(GPT_OSS_20B)
     np.testing.assert_allclose(inv_C, reference[f"{source}_inv_C"], rtol=1e-6)
-    cos_BTC, sin_BTC = rope_tables(jnp.array(reference["position_T"])[None], c)
+    cos_BTC, sin_BTC = rope_tables(jnp.array(reference["position_T"])[None], GPT_OSS_20B)
     y_BTNH = rotate(jnp.array(reference["x_TNH"])[None], cos_BTC, sin_BTC)
     np.testing.assert_allclose(y_BTNH[0], reference[f"{source}_y_TNH"], atol=1e-4)
 

@@ -457,7 +457,7 @@ first_lost_position = Exercise(
             "the largest number",
             "this is the largest number of the format. Long before it the gaps between neighbors"
             " become wider than 1.",
-            lambda dtype: int(jnp.finfo(dtype).max),
+            lambda dtype: int(float(jnp.finfo(dtype).max)),
         ),
         Mistake(
             "all bits",

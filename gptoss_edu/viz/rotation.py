@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.rope import inverse_frequencies, ramp_bounds
+from gptoss_edu.model import rope_frequencies
+from gptoss_edu.rope import ramp_bounds
 from gptoss_edu.viz.look import BLUE, GREEN, INK, LINE, ORANGE, PALE, SKY, VERMILION, Picture, draw
 
 TURN = 2 * math.pi
@@ -229,11 +230,5 @@ def _bounds(config: Config, beta_fast: float) -> tuple[float, float]:
 
 
 def _frequencies(config: Config, factor: float, beta_fast: float) -> np.ndarray:
-    return inverse_frequencies(
-        config.head_dim,
-        theta=config.rope_theta,
-        factor=factor,
-        beta_slow=config.beta_slow,
-        beta_fast=beta_fast,
-        initial_context=config.initial_context,
-    )[0]
+    changed = dataclasses.replace(config, rope_factor=factor, beta_fast=beta_fast)
+    return rope_frequencies(changed)[0]
