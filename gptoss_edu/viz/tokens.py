@@ -240,7 +240,7 @@ class TypeBox:
 
 
 def type_and_see(*examples: str) -> TypeBox:
-    """Type text, see its tokens: the examples as strips, then a field that begins with the last.
+    """Type text, see its tokens: the examples as strips, then a field that begins with the first.
 
     Raises ValueError without an example.
     """
@@ -248,7 +248,7 @@ def type_and_see(*examples: str) -> TypeBox:
         raise ValueError("no examples found: expected at least one text to show")
     encode = Tokenizer().encode
     rows = {text.replace("\n", "↵"): encode(text) for text in examples}
-    return TypeBox(token_rows(rows), examples[-1])
+    return TypeBox(token_rows(rows), examples[0])
 
 
 def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) -> Picture:
