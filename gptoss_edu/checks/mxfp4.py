@@ -393,8 +393,8 @@ checkpoint_bytes = Exercise(
         ),
         Mistake(
             "twice the scales",
-            "your scales take twice their room. One byte serves 32 weights (16 is the number of bytes"
-            " in a block), since a power of two is stored as its exponent alone.",
+            "your scales take twice their room. One byte serves 32 weights (16 is the number of"
+            " bytes in a block), since a power of two is stored as its exponent alone.",
             _instead(".scales", factor=2),
         ),
         Mistake(
