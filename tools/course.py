@@ -287,6 +287,8 @@ def readme(root: Path = ROOT) -> str:
 def picture(root: Path = ROOT) -> bytes | None:
     """The figure of the front page, out of the notebook that draws it."""
     wanted = load(root)["picture"]
+    if not (root / wanted["file"]).is_file():
+        return None
     notebook = nbformat.read(root / wanted["file"], as_version=4)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -327,7 +329,7 @@ def files(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes]]:
             yield root / _twin(one["file"]), serialize(blank(notebook, one["file"], root))
     yield root / "README.md", readme(root)
     if (png := picture(root)) is not None:
-        yield root / "notebooks" / "map" / "reply.png", png
+        yield root / "notebooks" / "map" / "figure.png", png
 
 
 def stale(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes]]:
