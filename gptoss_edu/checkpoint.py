@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,10 @@ CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_conf
 
 
 def load_model(
-    path_or_id: str | Path | None = None, *, precision: str = "auto"
+    path_or_id: str | Path | None = None,
+    *,
+    precision: str = "auto",
+    each_layer: Callable[[Layer], Layer] = lambda layer: layer,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
 
@@ -74,6 +77,9 @@ def load_model(
     dense weights in bf16; it refuses checkpoints whose experts are not packed, since packing them
     would change the model. "bf16" turns everything to bf16, activations included, and "f32"
     everything to float32; both unpack the experts, which is exact.
+
+    `each_layer` is applied to every layer as soon as it is read, so that layers can be converted
+    (chapter 07) or sent elsewhere without ever being there twice.
 
     `Model.tokenizer` is None when the vocabulary is neither o200k_harmony's 201,088 rows nor
     described by an o200k_ids.json: rows can still be computed with, but not read as text.
@@ -89,7 +95,7 @@ def load_model(
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
-    params = read_params(tensors, layout, config, precision)
+    params = read_params(tensors, layout, config, precision, each_layer)
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
     return Model(config, tokenizer, precision, dtype), params
 
@@ -148,7 +154,11 @@ def _read_json(path: Path) -> Any:
 
 
 def read_params(
-    tensors: dict[str, Tensor], layout: Layout, config: Config, precision: str
+    tensors: dict[str, Tensor],
+    layout: Layout,
+    config: Config,
+    precision: str,
+    each_layer: Callable[[Layer], Layer] = lambda layer: layer,
 ) -> Params:
     """Read all weights, one tensor at a time, after making sure that they fit.
 
@@ -183,7 +193,10 @@ def read_params(
 
     with bar:
         top = read_group(None)
-        layers = tuple(build_layer(read_group(layer), precision) for layer in groups[1:])
+        layers = tuple(
+            jax.block_until_ready(each_layer(build_layer(read_group(layer), precision)))
+            for layer in groups[1:]
+        )
     return Params(layers=layers, **top)
 
 

@@ -1,4 +1,5 @@
-"""The command line: `ask` one question, `chat`, and `doctor`, which says what this machine can run.
+"""The command line: `ask` one question, `chat`; `doctor` says what this machine can run, and `fit`
+what another could.
 
 On a terminal everything the model writes is shown as it comes, each message under the label of its
 channel, the analysis dimmed. In a pipe only the answer (the final channel) goes to standard output,
@@ -23,12 +24,14 @@ from typing import Any
 
 import jax
 
-from gptoss_edu import __version__
+from gptoss_edu import __version__, preflight
 from gptoss_edu.checkpoint import PRECISIONS, load_model
 from gptoss_edu.doctor import describe, survey
+from gptoss_edu.fit import CHIPS
 from gptoss_edu.generate import Options, Stream, generate, stream
 from gptoss_edu.harmony import EFFORTS, render
 from gptoss_edu.parser import Piece
+from gptoss_edu.precision import PRECISIONS as WIDTHS
 from gptoss_edu.reply import Reply, Stats
 
 NAME = "gptoss_edu"
@@ -62,7 +65,10 @@ def make_parser() -> argparse.ArgumentParser:
         _add_sampling_options(command)
     doctor = commands.add_parser("doctor", help="versions, memory, disk, and what can run here")
     doctor.add_argument("--json", action="store_true", help="one JSON object, nothing else")
-    for command, function in ((ask, run_ask), (chat, run_chat), (doctor, run_doctor)):
+    fit = commands.add_parser("fit", help="would the 20B or 120B run on a machine, and how fast")
+    _add_fit_options(fit)
+    runs = ((ask, run_ask), (chat, run_chat), (doctor, run_doctor), (fit, run_fit))
+    for command, function in runs:
         command.set_defaults(run=function)
         command.add_argument(
             "--traceback", action="store_true", help="when it fails, show where in the code"
@@ -81,6 +87,21 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--instructions", metavar="TEXT", help="what the developer demands")
     group.add_argument("--date", metavar="YYYY-MM-DD", help="tell the model the date")
+
+
+def _add_fit_options(command: argparse.ArgumentParser) -> None:
+    chips = ", ".join(("cpu", *CHIPS))
+    command.add_argument("--chip", default="cpu", help=f"one of {chips}; default: cpu, this one")
+    command.add_argument("--model", choices=preflight.MODELS, default="20b", help="default: 20b")
+    command.add_argument(
+        "--precision",
+        choices=("auto", *WIDTHS),
+        default="auto",
+        help="default: the widest that fits",
+    )
+    command.add_argument("--context", type=int, default=4096, metavar="N", help="default: 4096")
+    command.add_argument("--compile", action="store_true", help="ask the TPU compiler (minutes)")
+    command.add_argument("--json", action="store_true", help="one JSON object, nothing else")
 
 
 def _add_sampling_options(command: argparse.ArgumentParser) -> None:
@@ -427,6 +448,16 @@ def run_doctor(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_fit(args: argparse.Namespace) -> int:
+    """`fit`: a ledger before anything is allocated; status 1 where it does not fit."""
+    with waiting("asking the TPU compiler") if args.compile else contextlib.nullcontext():
+        found = preflight.preflight(
+            args.chip, args.model, args.precision, args.context, ask_compiler=args.compile
+        )
+    print(json.dumps(found, indent=2) if args.json else preflight.describe(found))
+    return 0 if found["fits"] else 1
+
+
 # ------------------------------------------------------------------------------------------ main
 
 
@@ -456,7 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python will flush standard output once more when it ends: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (UsageError, ValueError, OSError, MemoryError, RuntimeError) as error:
+    except (UsageError, ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if args.traceback:
             traceback.print_exc()
         complain(explain(error))

@@ -1,0 +1,228 @@
+"""How few bits a weight needs: the formats, what each one loses, and which of them has room where.
+
+Only the experts change their format: they are nine tenths of the weights. All else stays as it is
+published, in bfloat16. Every format answers `w[expert]` and `w.product(x, expert)`, so the network
+never knows which one it reads.
+
+| format | bits per expert weight | against the published MXFP4 |
+|--------|------------------------|-----------------------------|
+| f32    | 32                     | exact: truth                |
+| bf16   | 16                     | exact weights, and activations are rounded, too |
+| fp8    | 8                      | exact where a column's scales lie within a factor of 2^13 |
+| int8   | 8                      | rounded to 255 steps per column |
+| mxfp4  | 4.25                   | the same bytes              |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptoss_edu.cache import empty_cache
+from gptoss_edu.config import Config
+from gptoss_edu.model import Layer, Params, init_params, num_bytes, observe
+from gptoss_edu.mxfp4 import Mxfp4, quantize
+from gptoss_edu.shapes import check_shapes
+
+PRECISIONS = ("f32", "bf16", "fp8", "int8", "mxfp4")
+LARGEST_FP8 = 448.0  # of float8_e4m3fn
+LARGEST_INT8 = 127.0
+WORKSPACE = 2**29  # what a step needs beside weights and cache: 0.1 GiB compiled for v5e, and slack
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """E matrices [I, O] of 8-bit numbers, and one scale per output: w = numbers * scale."""
+
+    numbers_EIO: jax.Array
+    scale_EO: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, I, O)."""
+        return self.numbers_EIO.shape
+
+    @property
+    def dtype(self) -> Any:
+        """What indexing returns: float32, which holds every number times its scale."""
+        return self.scale_EO.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Three, as [E, I, O]."""
+        return self.numbers_EIO.ndim
+
+    def __getitem__(self, expert: Any) -> jax.Array:
+        """Decode the matrices that `expert` picks: [I, O] for one, [..., I, O] for several."""
+        return self.numbers_EIO[expert].astype(self.dtype) * self.scale_EO[expert][..., None, :]
+
+    def product(self, x_TI: jax.Array, expert: Any) -> jax.Array:
+        """x_TI times one expert's matrix, y_TO. The scale waits until the sum is done: one
+        multiplication per output instead of one per weight.
+        """
+        check_shapes(x_TI=x_TI, scale_EO=self.scale_EO)
+        w_IO = self.numbers_EIO[expert].astype(x_TI.dtype)
+        y_TO = jnp.einsum("TI,IO->TO", x_TI, w_IO, preferred_element_type=jnp.float32)
+        return (y_TO * self.scale_EO[expert]).astype(x_TI.dtype)
+
+
+def to_fp8(w_EIO: jax.Array) -> Scaled:
+    """Round to float8_e4m3fn under a power of two per output.
+
+    A power of two moves the exponent and leaves the three bits of the significand alone, and
+    MXFP4 needs only one of them. So nothing is lost but what falls below 2^-9 of the range: where
+    the blocks of one column differ by more than a factor of about 2^13.
+    """
+    w_EIO = w_EIO.astype(jnp.float32)
+    largest_EO = jnp.max(jnp.abs(w_EIO), axis=-2)
+    fraction_EO, exponent_EO = jnp.frexp(largest_EO / LARGEST_FP8)  # fraction in [0.5, 1)
+    exponent_EO = jnp.where(fraction_EO > 0.5, exponent_EO, exponent_EO - 1)
+    scale_EO = jnp.where(largest_EO > 0, jnp.ldexp(1.0, exponent_EO), 1.0)
+    numbers_EIO = (w_EIO / scale_EO[..., None, :]).astype(jnp.float8_e4m3fn)
+    return Scaled(numbers_EIO, scale_EO)
+
+
+def to_int8(w_EIO: jax.Array) -> Scaled:
+    """Round to 255 equal steps, from minus to plus the largest weight of each output."""
+    w_EIO = w_EIO.astype(jnp.float32)
+    largest_EO = jnp.max(jnp.abs(w_EIO), axis=-2)
+    scale_EO = jnp.where(largest_EO > 0, largest_EO / LARGEST_INT8, 1.0)
+    numbers_EIO = jnp.round(w_EIO / scale_EO[..., None, :]).astype(jnp.int8)
+    return Scaled(numbers_EIO, scale_EO)
+
+
+def recode(w_EIO: Any, precision: str) -> Any:
+    """Expert weights, packed or plain, in another format; one expert at a time is decoded.
+
+    Raises ValueError for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; expected one of {PRECISIONS}")
+    if precision == "mxfp4":
+        return w_EIO if isinstance(w_EIO, Mxfp4) else quantize(w_EIO)
+    ways: dict[str, Callable[[jax.Array], Any]] = {
+        "f32": lambda w_IO: w_IO.astype(jnp.float32),
+        "bf16": lambda w_IO: w_IO.astype(jnp.bfloat16),
+        "fp8": to_fp8,
+        "int8": to_int8,
+    }
+    return jax.lax.map(lambda expert: ways[precision](w_EIO[expert]), jnp.arange(w_EIO.shape[0]))
+
+
+def convert_layer(layer: Layer, precision: str) -> Layer:
+    """A layer with its experts in another format, and float32 everywhere else for "f32"."""
+    dtype = jnp.float32 if precision == "f32" else jnp.bfloat16
+    experts = ("w_gate_up_EDP", "w_down_EFD")
+    fields = {field.name: getattr(layer.moe, field.name) for field in dataclasses.fields(layer.moe)}
+    moe = {
+        name: recode(w, precision) if name in experts else w.astype(dtype)
+        for name, w in fields.items()
+    }
+    attention = jax.tree.map(lambda w: w.astype(dtype), layer.attention)
+    return Layer(attention, type(layer.moe)(**moe))
+
+
+def convert(params: Params, precision: str) -> Params:
+    """All weights in a precision. For weights that barely fit, give `convert_layer` to
+    `load_model(..., each_layer=...)`: then no two layers are ever there in both formats.
+    """
+    dtype = jnp.float32 if precision == "f32" else jnp.bfloat16
+    layer_of = jax.jit(convert_layer, static_argnames="precision")
+    return Params(
+        embedding_VD=params.embedding_VD.astype(dtype),
+        layers=tuple(layer_of(layer, precision=precision) for layer in params.layers),
+        norm_D=params.norm_D.astype(dtype),
+        unembedding_DV=params.unembedding_DV.astype(dtype),
+    )
+
+
+def activation_dtype(precision: str) -> Any:
+    """What the network computes in: bfloat16 only where "bf16" asks for it."""
+    return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+
+
+# --- bytes ---
+
+
+@functools.lru_cache
+def abstract_params(config: Config, precision: str) -> Params:
+    """Shapes and dtypes of all weights in a precision; nothing is allocated."""
+    return jax.eval_shape(
+        lambda key: convert(init_params(config, key, jnp.bfloat16), precision), jax.random.key(0)
+    )
+
+
+def weight_bytes(config: Config, precision: str) -> int:
+    """Bytes of all weights in a precision."""
+    return int(num_bytes(abstract_params(config, precision)))
+
+
+def cache_bytes(config: Config, context: int, batch: int = 1, dtype: Any = jnp.bfloat16) -> int:
+    """Bytes of keys and values: all of `context` on full layers, one window on sliding ones."""
+    return int(num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, context, dtype))))
+
+
+class Choice(NamedTuple):
+    """A precision, and in words why it was taken; None where nothing fits."""
+
+    precision: str | None
+    reason: str
+
+
+def choose_precision(
+    name: str, memory_bytes: int, config: Config, *, context: int, devices: int = 1
+) -> Choice:
+    """The widest of bf16, fp8 and mxfp4 that fits beside the cache: the fewer bits, the more work
+    it is to decode them. `memory_bytes` is what one device offers; weights are spread over all.
+    """
+    beside, gib = cache_bytes(config, context) + WORKSPACE, 2**30
+    needs = {p: (weight_bytes(config, p) + beside) / devices for p in ("bf16", "fp8", "mxfp4")}
+    told = ", ".join(f"{precision} {needed / gib:.1f}" for precision, needed in needs.items())
+    has = f"{name} has {memory_bytes / gib:.2f} GiB" + (" per device" if devices > 1 else "")
+    each = f" on each of {devices} devices" if devices > 1 else ""
+    words = f"{has}; with {context:,} tokens of context the weights need, in GiB{each}: {told}"
+    fitting = [precision for precision, needed in needs.items() if needed <= memory_bytes]
+    if not fitting:
+        return Choice(None, f"{words}. None of them fits: shorten the context, or use more devices")
+    kept = "experts stay packed" if fitting[0] == "mxfp4" else f"experts become {fitting[0]}"
+    return Choice(fitting[0], f"{words}. So {kept}")
+
+
+# --- what a precision loses ---
+
+
+class Divergence(NamedTuple):
+    """How far one precision is from another, over all tokens.
+
+    `kl` is the mean divergence of the next-token distributions in nats, `top1` the share of tokens
+    whose likeliest successor is the same, `flips_L` per layer the share of tokens for which another
+    set of experts was chosen.
+    """
+
+    kl: float
+    top1: float
+    flips_L: np.ndarray
+
+
+def divergence(
+    truth: Params, other: Params, tokens_BT: jax.Array, config: Config, precision: str
+) -> Divergence:
+    """Run both on the same tokens; `other` computes in the precision's activation dtype."""
+    watch = jax.jit(observe, static_argnums=(2, 3))
+    logits_BTV, seen = watch(truth, tokens_BT, config, jnp.dtype(jnp.float32))
+    others_BTV, others = watch(other, tokens_BT, config, activation_dtype(precision))
+    p_BTV, q_BTV = jax.nn.log_softmax(logits_BTV), jax.nn.log_softmax(others_BTV)
+    kl_BT = (jnp.exp(p_BTV) * (p_BTV - q_BTV)).sum(-1)
+    same_BT = logits_BTV.argmax(-1) == others_BTV.argmax(-1)
+    flips = [
+        (jnp.sort(a.routing.expert_BTX) != jnp.sort(b.routing.expert_BTX)).any(-1).mean()
+        for a, b in zip(seen, others, strict=True)
+    ]
+    return Divergence(float(kl_BT.mean()), float(same_BT.mean()), np.array(flips))
