@@ -119,7 +119,7 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
     def paint(figure: Any) -> None:
         panels = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
         for axes, (name, block) in zip(panels, blocks.items(), strict=True):
-            _paint_block(axes, block, 1.15 * largest)
+            _paint_block(axes, block, 1.15 * (largest or 1.0))
             axes.set_title(f"{name}\nbyte {block.scale}: error {block.error:.0%}", loc="left")
         panels[0].set_ylabel("weight")
         note = "circle: a weight  ·  dot: what is stored"
@@ -172,7 +172,7 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
             told = f"{_percent(error)}   ({bits:g} bits)"
             axes.text(max(error, floor) * 1.12, place, told, va="center", fontsize=9)
         axes.set_xscale("log")
-        axes.set_xlim(floor, max(losses) * 8)
+        axes.set_xlim(floor, 8 * max(*losses, 3 * floor))
         axes.set_xticks([tick for tick in (0.001, 0.01, 0.1, 1) if floor <= tick])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}"[:6] if value < 1 else "1")
         axes.minorticks_off()
