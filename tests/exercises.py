@@ -6,6 +6,7 @@ module in gptoss_edu/checks and a new notebook are found by looking.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -108,14 +109,11 @@ def written() -> dict[tuple[str, str], Written]:
 
 @functools.lru_cache
 def _background(path: Path) -> tuple[ast.stmt, ...]:
-    """What a notebook imports and defines, without what it computes."""
+    """What a notebook imports, defines and writes down as numbers, without what it computes."""
     kept = []
     for cell in cells_of(path):
         for node in parse(cell["source"]) if cell["cell_type"] == "code" else ():
-            constant = isinstance(node, ast.Assign) and all(
-                isinstance(target, ast.Name) and target.id.isupper() and _is_literal(node.value)
-                for target in node.targets
-            )
+            constant = isinstance(node, ast.Assign) and _is_literal(node.value)
             definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
             if constant or definition or isinstance(node, ast.Import | ast.ImportFrom):
                 kept.append(node)
@@ -133,8 +131,9 @@ def _is_literal(node: ast.expr) -> bool:
 def background(path: Path) -> dict:
     """The names that a reader has after the notebook's imports and definitions."""
     scope: dict = {}
-    module = ast.Module(list(_background(path)), type_ignores=[])
-    exec(compile(module, path.name, "exec"), scope)
+    for node in _background(path):
+        with contextlib.suppress(NameError):  # a definition that needs what was computed
+            exec(compile(ast.Module([node], type_ignores=[]), path.name, "exec"), scope)
     return scope
 
 

@@ -162,6 +162,7 @@ class Exercise:
             mistake
             for mistake in self.mistakes
             if same(found, known := self._known(mistake.function, number), self.atol)
+            and _kinds(found) == _kinds(known)  # True is no 1.0
             and not same(known, right, self.atol)  # right here, so this is no sign of it
         ]
         for other, case in enumerate(self._cases()) if len(suspects) > 1 else ():
@@ -191,7 +192,7 @@ def form(name: str, got: Any, want: Any) -> str | None:
     if isinstance(want, int | float):
         fine = isinstance(got, int | float | np.number) or getattr(got, "shape", None) == ()
         return None if fine else f"{name} should be a number, found {_kind(got)}."
-    if not (hasattr(got, "shape") and hasattr(got, "dtype")):
+    if not _is_array(got):
         return f"{name} should be an array, found {_kind(got)}."
     if tuple(got.shape) != tuple(want.shape):
         return f"{name} should have shape {tuple(want.shape)}, found {tuple(got.shape)}."
@@ -253,6 +254,17 @@ def _brief(expected: Any, found: Any) -> str:
     return f"other numbers: they differ by up to {distance(found, expected):.2g}"
 
 
+def _is_array(value: Any) -> bool:
+    """Also of JAX; `np.float16`, the type, has a shape only for its instances."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+
+
+def _kinds(result: Any) -> list[str]:
+    """Truth values, numbers or text: what a result is made of, leaf by leaf."""
+    kinds = [np.asarray(leaf).dtype.kind for leaf in jax.tree.leaves(result)]
+    return ["number" if kind in "iuf" else kind for kind in kinds]
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
@@ -269,7 +281,7 @@ def _any_nan(result: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if _is_array(value):
         return f"an array of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
