@@ -32,7 +32,7 @@ from gptoss_edu.moe import Routing, route, swiglu
 from gptoss_edu.mxfp4 import Mxfp4, dequantize
 from gptoss_edu.tokenizer import END
 
-ROOM = 32  # rows are padded to a multiple of this, so that few lengths are compiled
+ROOM = 128  # rows are padded to a multiple of this, so that one length is compiled
 Place = tuple[Any, str]  # a module or class, and the name in it that is replaced
 
 
