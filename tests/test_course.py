@@ -42,6 +42,12 @@ def test_course_names_every_notebook_and_each_fact_once():
     assert all(one["file"].split("/")[1].startswith(one["key"]) for one in chapters)
 
 
+def test_the_course_fits_into_ten_minutes_and_a_small_laptop():
+    runs = course.measured().values()
+    assert sum(run["seconds"] for run in runs) <= 600, "of Run All, one notebook after the other"
+    assert all(run["gigabytes"] <= 4 for run in runs), "of 8 GB, with a browser beside it"
+
+
 def test_address_stands_in_one_place():
     """The address is a placeholder until the repository is published: one command changes it."""
     listed = subprocess.run(["git", "grep", "-lF", course.address()], cwd=ROOT, text=True,

@@ -118,7 +118,7 @@ def broken_links(text: str, folder: Path) -> list[str]:
         for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     }
     broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -134,7 +134,8 @@ def test_links_resolve(path):
 
 def test_broken_link_is_noticed():
     text = "# A b\n[x](#a-b) [y](#c) [z](no/such.md) [w](https://example.org) ![v](README.md)\n"
-    assert broken_links(text, ROOT) == ["#c", "no/such.md"]
+    text += '<img src="no.png"> <img src="notebooks/map/00.svg">\n'
+    assert broken_links(text, ROOT) == ["#c", "no/such.md", "no.png"]
 
 
 def tree_paths(readme: str) -> set[str]:
