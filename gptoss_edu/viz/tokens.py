@@ -178,7 +178,7 @@ class TokenRows:
     def _repr_html_(self) -> str:
         cell = 'style="text-align:left;padding:2px 10px 2px 0;background:transparent"'
         rows = "".join(
-            f"<tr><td {cell}>{html.escape(caption)}</td>"
+            f'<tr><td {cell[:-1]};white-space:pre-wrap">{html.escape(caption)}</td>'
             f"<td {cell.replace('left', 'right')}>{_counted(strip)}</td>"
             f"<td {cell}>{strip._repr_html_()}</td></tr>"
             for caption, strip in self.rows
