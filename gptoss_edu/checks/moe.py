@@ -238,8 +238,8 @@ swiglu = Exercise(
         ),
         Mistake(
             "up is the gate, in halves",
-            "two things at once: gate and up alternate, they are not two halves; and gate comes"
-            " first.",
+            "you took the second half for gate and the first for up. They are no halves but"
+            " alternate, and gate comes first: columns 0, 2, 4, …, of the last axis.",
             _swiglu(split=lambda x: _halves(x)[::-1]),
         ),
         Mistake(
@@ -374,7 +374,7 @@ grouped = Exercise(
         Mistake(
             "weights forgotten",
             "the answers are added up as if all counted the same. Multiply each by its weight"
-            " first.",
+            " alternate, and gate comes first: columns 0, 2, 4, …, of the last axis.",
             _grouped(weigh=lambda weight_TX, choice: np.ones(len(choice))),
         ),
         Mistake(

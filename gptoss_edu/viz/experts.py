@@ -23,6 +23,14 @@ from gptoss_edu.viz.look import (
     short,
 )
 
+LEGEND = {
+    "loc": "upper left",
+    "fontsize": 8.5,
+    "facecolor": PAPER,
+    "edgecolor": PAPER,
+    "framealpha": 1,
+}
+
 
 def mixture_diagram(weight_E: Any) -> Picture:
     """One token's way through the experts: those with a weight answer, the others stay asleep.
@@ -104,8 +112,8 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
         for name, (_, weight_E, asked) in drawn.items()
     )
     alt = f"Router weights of one token, experts asked under {len(drawn)} settings. {told}."
-    height = 0.7 + 1.75 * rows
-    return draw(paint, alt, width=9 if columns == 3 else 4.5 * columns, height=height)
+    height = 0.7 + (1.75 if columns > 1 else 2.3) * rows
+    return draw(paint, alt, width=(7, 8, 9)[columns - 1], height=height)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -141,7 +149,7 @@ def swiglu_curve(limit: float, alpha: float) -> Picture:
         left.set_xlabel("gate")
         left.set_xlim(-0.7 * limit, 1.5 * limit)
         left.set_ylim(-0.12 * limit, 1.5 * limit)
-        left.legend(frameon=False, fontsize=8.5, loc="upper left")
+        left.legend(**LEGEND)
         right.plot(x, x, color=LINE, ls=":", lw=1.6, label="up alone")
         right.plot(x, np.clip(x, -limit, limit) + 1, color=BLUE, lw=2.6, label="clip(up) + 1")
         right.plot(0, 1, "o", color=VERMILION, zorder=3)
@@ -150,7 +158,7 @@ def swiglu_curve(limit: float, alpha: float) -> Picture:
             right.axvline(border, color=VERMILION, lw=1, ls="-.")
         right.set_title("second factor: clip(up, −7, 7) + 1".replace("7", f"{limit:g}"), loc="left")
         right.set_xlabel("up")
-        right.legend(frameon=False, fontsize=8.5, loc="upper left")
+        right.legend(**LEGEND)
         right.set_ylim(-1.4 * limit, 1.7 * limit)
         for axes in (left, right):
             axes.axhline(0, color=LINE, lw=0.6, zorder=0)
@@ -286,7 +294,7 @@ def load_bars(expert_LTX: Any, num_experts: int, titles: Sequence[str] | None = 
         for title, load_E in zip(titles, load_LE, strict=True)
     )
     alt = f"Bars: share of {T} tokens that ask each expert. Busiest against an even load: {told}."
-    return draw(paint, alt, width=min(9.4, max(5.0, 1 + 2.6 * L)), height=2.7)
+    return draw(paint, alt, width=min(9.4, max(7.2, 1 + 2.1 * L)), height=2.7)
 
 
 def expert_costs(
@@ -323,7 +331,7 @@ def expert_costs(
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set_xlabel("tokens at once")
-            axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+            axes.legend(**LEGEND)
 
     counted = "; ".join(f"{n:,} tokens {value:.1f}" for n, value in (reached or {}).items())
     alt = (
