@@ -153,7 +153,7 @@ def test_write_frames_a_notebook_and_leaves_its_author_alone(small):
     assert "nothing: the pocket model" in head
     assert "google.colab" in setup
     assert own == [CELLS[1][1], "print(1)", CELLS[3][1], CELLS[4][1], "## What you proved\n\n- a"]
-    assert links == "---\n[01 Go on](01_go_on.ipynb) → · [Glossary](glossary.md)"
+    assert links == "[01 Go on](01_go_on.ipynb) → · [Glossary](glossary.md)"
     assert "← [00 Start](00_start.ipynb)" in sources(small / "notebooks" / "01_go_on.ipynb")[-1]
     counts = [cell.get("execution_count") for cell in nbformat.read(path, 4).cells]
     assert [count for count in counts if count] == [1, 2]

@@ -181,7 +181,7 @@ def links(one: dict[str, Any], root: Path = ROOT) -> str:
     for page in course["pages"]:
         if (root / page["file"]).is_file():
             parts.append(f"[{page['title']}]({relative(page['file'], one['file'])})")
-    return "---\n" + " · ".join(parts)
+    return " · ".join(parts)
 
 
 def _link(other: dict[str, Any], file: str) -> str:
