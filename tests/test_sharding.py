@@ -18,41 +18,45 @@ from gptoss_edu.cache import empty_cache
 from gptoss_edu.config import GPT_OSS_20B
 
 SCRIPT = """
-    import dataclasses, json, sys
-    import jax, jax.numpy as jnp, numpy as np
+    import dataclasses, json
+    import jax, jax.numpy as jnp
     from gptoss_edu import precision, sharding
     from gptoss_edu.cache import empty_cache
-    from gptoss_edu.config import Config
-    from gptoss_edu.generate import decode_step, prefill
-    from gptoss_edu.model import Model, forward, init_params
+    from gptoss_edu.config import TINY
+    from gptoss_edu.generate import _decode
+    from gptoss_edu.model import forward, init_params
 
-    # Every axis that is cut can be divided by four; sizes still differ pairwise.
-    config = Config(
-        num_layers=2, num_experts=12, experts_per_token=3, vocab_size=152, hidden_size=96,
-        intermediate_size=128, num_heads=8, num_kv_heads=4, head_dim=10, sliding_window=6,
-        max_positions=512, initial_context=64,
+    # Every axis that is cut can be divided by four.
+    config = dataclasses.replace(
+        TINY, num_layers=2, layer_types=(), num_experts=12, experts_per_token=3, vocab_size=152,
+        hidden_size=96, intermediate_size=128, num_heads=8, num_kv_heads=4,
     )
     params = precision.convert(init_params(config, jax.random.key(0)), "{kind}")
     tokens_BT = jnp.arange(22).reshape(2, 11) * 5 % 152
-    whole_BTV = jax.jit(forward, static_argnums=2)(params, tokens_BT, config)
     mesh = sharding.make_mesh({tensor}, {expert})
     spread = sharding.shard(params, mesh)
+
+    def answers(params, place):
+        logits_BTV = jax.jit(forward, static_argnums=2)(params, tokens_BT, config)
+        cache, steps = place(empty_cache(config, 2, 16)), []
+        for token_B in tokens_BT.T:
+            step_BV, cache = _decode(
+                params, token_B, cache, config=config, dtype=jnp.dtype(jnp.float32)
+            )
+            steps.append(step_BV)
+        return logits_BTV, jnp.stack(steps, axis=1), cache
+
+    whole_BTV, _, _ = answers(params, lambda cache: cache)
+    found_BTV, steps_BTV, cache = answers(spread, lambda cache: sharding.shard(cache, mesh))
     shares = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(spread)]
-    found_BTV = jax.jit(forward, static_argnums=2)(spread, tokens_BT, config)
-
-    def steps(params, cache):  # the cache is cut, too
-        model = Model(config, None, "{kind}")
-        logits_BV, cache = prefill(model, params, cache, tokens_BT)
-        return decode_step(model, params, cache, logits_BV.argmax(-1))[0]
-
-    cache = empty_cache(config, 2, 16)
     print(json.dumps({{
-        "devices": len(found_BTV.devices()) if hasattr(found_BTV, "devices") else 0,
+        "devices": len(found_BTV.devices()),
         "error": float(jnp.abs(found_BTV - whole_BTV).max()),
+        "step_error": float(jnp.abs(steps_BTV - whole_BTV).max()),
         "size": float(jnp.abs(whole_BTV).max()),
         "share": sum(shares), "told": sharding.bytes_per_device(params, mesh),
         "all": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
-        "cache": [str(kv.k_BSKH.sharding.spec) for kv in sharding.shard(cache, mesh).layers],
+        "cache": [str(kv.k_BSKH.sharding.spec) for kv in cache.layers],
     }}))
 """
 
@@ -67,9 +71,10 @@ def test_sharded_equals_whole(kind, tensor, expert):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout)
-    assert found["error"] < 2e-5 * max(1, found["size"]), found
+    assert found["devices"] == tensor * expert
+    assert max(found["error"], found["step_error"]) < 2e-5 * max(1, found["size"]), found
     assert found["share"] == found["told"] < found["all"] / (tensor * expert) * 1.6, found
-    assert all("tensor" in spec for spec in found["cache"]), found
+    assert tensor == 1 or all("tensor" in spec for spec in found["cache"]), found
 
 
 @pytest.mark.parametrize(
@@ -105,5 +110,5 @@ def test_too_few_devices_is_a_clear_error():
 
 def test_what_cannot_be_divided_is_named():
     mesh = jax.sharding.AbstractMesh((7, 1), ("tensor", "expert"))
-    with pytest.raises(ValueError, match="64 cannot be divided among 7 devices"):
+    with pytest.raises(ValueError, match="201088 cannot be divided among 7 devices"):
         sharding.shardings(precision.abstract_params(GPT_OSS_20B, "bf16"), mesh)

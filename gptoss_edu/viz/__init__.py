@@ -23,6 +23,7 @@ from gptoss_edu.viz.experts import (
     swiglu_curve,
 )
 from gptoss_edu.viz.explore import Explorer, explore
+from gptoss_edu.viz.hardware import memory_ledger, roofline_plot, sharding_map
 from gptoss_edu.viz.look import Picture, draw, label
 from gptoss_edu.viz.model import cache_picture, difference_bars, logit_lens_table, network_diagram
 from gptoss_edu.viz.numbers import (
@@ -98,6 +99,7 @@ __all__ = [
     "logit_lens_table",
     "loss_strip",
     "mask_pictures",
+    "memory_ledger",
     "memory_rows",
     "merge_steps",
     "message_table",
@@ -105,11 +107,13 @@ __all__ = [
     "network_diagram",
     "number_line",
     "parser_states",
+    "roofline_plot",
     "rotation_wheels",
     "rounding_staircase",
     "router_panels",
     "routing_map",
     "sampling_panels",
+    "sharding_map",
     "sink_mass_table",
     "surprise_bars",
     "swiglu_curve",
