@@ -331,7 +331,7 @@ window_mask = Exercise(
         Mistake(
             "one key too many",
             "a sliding query of yours sees window + 1 keys. Its own key is one of them, so the"
-            " largest distance is window - 1: `<`, not `<=`. Four implementations shipped this.",
+            " largest distance is window - 1: `<`, not `<=`. Real implementations shipped this.",
             _mask(lambda distance, window: (distance >= 0) & (distance <= window)),
         ),
         Mistake(

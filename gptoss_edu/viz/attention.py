@@ -84,7 +84,7 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
             axes.set_title(title, loc="left")
         bar = figure.colorbar(shade, ax=panels.tolist(), fraction=0.025, pad=0.015)
         bar.set_ticks([0, 0.01, 0.1, 0.3, 1], labels=["0", "1 %", "10 %", "30 %", "100 %"])
-        bar.set_label("share of attention")
+        bar.set_label("share of attention (the sink in orange)")
 
     told = "; ".join(
         f"{title}: the sink gets {sink_T.mean():.0%} on average, {sink_T.max():.0%} at most"
