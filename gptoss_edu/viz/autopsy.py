@@ -75,6 +75,8 @@ def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int 
             axes.set_xlabel("token")
         bar = figure.colorbar(shade, ax=panels, shrink=0.9, pad=0.02)
         bar.set_label("largest difference", color=INK)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        bar.ax.minorticks_off()
 
     told = "; ".join(f"{title}: {_first(*found)}" for title, found in maps.items())
     alt = f"Heat maps of the difference to the right model, by stage and token. {told}."

@@ -106,11 +106,14 @@ def training_curves(
             axes.plot(steps, values, color=BLUE, lw=1.4)
             axes.set(title=title, xlabel="step", yscale=scale)
             axes.grid(color=LINE, alpha=0.3)
-            for place, (step, words) in enumerate((marks or {}).items()):
+            if scale == "log":  # the usual labels would be formulas
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.minorticks_off()
+            for step, words in (marks or {}).items():
                 axes.axvline(step, color=VERMILION, ls="--", lw=1)
                 axes.text(
-                    step, 0.97 - 0.09 * place, f" {words}", color=VERMILION, fontsize=8.5,
-                    va="top", transform=axes.get_xaxis_transform(),
+                    step, 0.62, f"{words} ", color=VERMILION, fontsize=8.5, ha="right",
+                    transform=axes.get_xaxis_transform(),
                 )  # fmt: skip
 
     told = "; ".join(f"{title}: {_way(values)}" for title, (values, _) in curves.items())
