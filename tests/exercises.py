@@ -13,6 +13,7 @@ import importlib
 import json
 import pkgutil
 import re
+import types
 from pathlib import Path
 
 from gptoss_edu import checks
@@ -108,7 +109,7 @@ def written() -> dict[tuple[str, str], Written]:
 
 
 @functools.lru_cache
-def _background(path: Path) -> tuple[ast.stmt, ...]:
+def _background(path: Path) -> tuple[types.CodeType, ...]:
     """What a notebook imports, defines and writes down as numbers, without what it computes."""
     kept = []
     for cell in cells_of(path):
@@ -116,7 +117,7 @@ def _background(path: Path) -> tuple[ast.stmt, ...]:
             constant = isinstance(node, ast.Assign) and _is_literal(node.value)
             definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
             if constant or definition or isinstance(node, ast.Import | ast.ImportFrom):
-                kept.append(node)
+                kept.append(compile(ast.Module([node], type_ignores=[]), path.name, "exec"))
     return tuple(kept)
 
 
@@ -131,9 +132,9 @@ def _is_literal(node: ast.expr) -> bool:
 def background(path: Path) -> dict:
     """The names that a reader has after the notebook's imports and definitions."""
     scope: dict = {}
-    for node in _background(path):
+    for code in _background(path):
         with contextlib.suppress(NameError):  # a definition that needs what was computed
-            exec(compile(ast.Module([node], type_ignores=[]), path.name, "exec"), scope)
+            exec(code, scope)
     return scope
 
 

@@ -154,8 +154,6 @@ def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> s
         f"| **Memory** | {enough} |",
         f"| **Download** | {one.get('download', 'nothing: the pocket model is in the package')} |",
     ]
-    if "remark" in one:
-        lines.append(f"| **Before Run All** | {one['remark']} |")
     return "\n".join(lines)
 
 
