@@ -73,7 +73,7 @@ def test_sharded_equals_whole(kind, tensor, expert):
     found = json.loads(run.stdout)
     assert found["devices"] == tensor * expert
     assert max(found["error"], found["step_error"]) < 2e-5 * max(1, found["size"]), found
-    assert found["share"] == found["told"] < found["all"] / (tensor * expert) * 1.6, found
+    assert found["share"] == found["told"] < 0.7 * found["all"], found
     assert tensor == 1 or all("tensor" in spec for spec in found["cache"]), found
 
 

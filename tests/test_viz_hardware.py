@@ -1,0 +1,42 @@
+"""Figures of machines say in words what they draw."""
+
+import pytest
+
+from gptoss_edu import viz
+from gptoss_edu.fit import GIB, Ledger
+
+LEDGERS = {
+    "small": Ledger(4 * GIB, GIB, GIB // 2, 8 * GIB),
+    "large": Ledger(16 * GIB, GIB, GIB // 2, 8 * GIB),
+}
+
+
+def test_ledger_says_what_fits():
+    alt = viz.memory_ledger(LEDGERS).alt
+    assert "small: 5.5 of 8.0 GiB, fits" in alt
+    assert "large: 17.5 of 8.0 GiB, does not fit" in alt
+
+
+def test_roofline_gives_the_ceilings():
+    alt = viz.roofline_plot({"chip": 1e12, "slow": 1e11}, {"wide": 1e10, "packed": 2.5e9}).alt
+    assert "chip: wide 100, packed 400" in alt
+    assert "slow: wide 10, packed 40" in alt
+
+
+def test_map_says_what_is_cut_and_what_is_whole():
+    arrays = {
+        "w_EDP": ((4, 6, 8), ("expert", None, "tensor")),
+        "norm_D": ((6,), (None,)),
+        "w_DN": ((6, 8), (None, "tensor")),
+    }
+    alt = viz.sharding_map(arrays, {"tensor": 2, "expert": 2}).alt
+    assert alt.startswith("Parts of arrays on 4 devices.")
+    assert "w_EDP: cut along expert and cut along tensor" in alt
+    assert "norm_D: whole on every device" in alt
+    assert "w_DN: cut along tensor" in alt
+
+
+@pytest.mark.parametrize("picture", [viz.memory_ledger(LEDGERS)], ids=["ledger"])
+def test_pictures_fit_on_the_page(picture):
+    assert picture.png.startswith(b"\x89PNG")
+    assert picture.width <= 1000
