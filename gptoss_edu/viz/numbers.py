@@ -56,7 +56,7 @@ def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None
         for name, values in grids.items()
     )
     height = 0.35 + 0.6 * len(grids) + (0.5 if bits else 0)
-    return draw(paint, f"Number lines. {told}.", width=9.6, height=height)
+    return draw(paint, f"Number lines. {told}.", width=9.0, height=height)
 
 
 def byte_picture(byte: int, scale: int) -> Picture:
@@ -114,7 +114,8 @@ class Block(NamedTuple):
 
 def block_panels(blocks: Mapping[str, Block]) -> Picture:
     """Blocks and their scales: each weight, the lines it may be moved to, and where it lands."""
-    largest = max(float(np.abs(np.asarray(b.weights, np.float64)).max()) for b in blocks.values())
+    shown = [block.weights for block in blocks.values()] + [b.stored for b in blocks.values()]
+    largest = max(float(np.abs(np.asarray(numbers, np.float64)).max()) for numbers in shown)
 
     def paint(figure: Any) -> None:
         panels = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
@@ -130,7 +131,7 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
         f"{name}, scale byte {block.scale}: error {block.error:.0%}, {block.cut.sum()} cut off"
         for name, block in blocks.items()
     )
-    width = min(9.8, 1.2 + 3.4 * len(blocks)) if len(blocks) > 1 else 6.2
+    width = min(9.0, 1.2 + 3.2 * len(blocks)) if len(blocks) > 1 else 6.2
     return draw(paint, f"{len(VALUES)} lines for 32 weights. {told}.", width=width, height=3.3)
 
 
@@ -139,8 +140,8 @@ def _paint_block(axes: Any, block: Block, top: float) -> None:
     for value in VALUES:
         if abs(value * worth) <= top:
             axes.axhline(value * worth, color=LINE if value else INK, lw=0.6, zorder=1)
-            crowded = abs(value) < 2 and 6 * worth < top
-            if value and not (crowded or abs(value) in (0.5, 1.5)):
+            # Labels need a gap; 0.5 and 1.5 never have one.
+            if value and (abs(value) >= 4 or (value.is_integer() and worth > 0.09 * top)):
                 axes.text(32.3, value * worth, f"{value:g}", va="center", fontsize=7.5)
     weights, stored, cut = np.asarray(block.weights, np.float64), block.stored, block.cut
     place = np.arange(32)
@@ -213,7 +214,7 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
                     place + 0.48, -0.02 - 1.75 * row, told, ha="center", va="center", fontsize=7.5
                 )
         axes.set_xlim(-0.1, max(len(owners) for owners in rows.values()) + 0.1)
-        axes.set_ylim(0.75 - 1.75 * len(rows), 1.0)
+        axes.set_ylim(1.1 - 1.75 * len(rows), 1.0)
         axes.set_axis_off()
 
     told = "; ".join(
@@ -223,7 +224,7 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
     )
     count = max(len(owners) for owners in rows.values())
     alt = f"{count} neighboring bytes in memory. {told}."
-    return draw(paint, alt, width=9.6, height=0.3 + 1.0 * len(rows))
+    return draw(paint, alt, width=9.0, height=0.1 + 0.95 * len(rows))
 
 
 def _spans(numbers: Any) -> str:
