@@ -93,6 +93,7 @@ PLANTED = [
         [("merges.append(best)", 'merges.append("".join(best))')],
     ),
     ("conversation", "control tokens are spelled", [(f"    {LAST}", SPELLED)]),
+    ("conversation", "a list inside the list", [("*encode(message.text)", "encode(message.text)")]),
     ("conversation", "messages are not closed", [(CLOSED, "pass")]),
     ("conversation", "nobody has the word", [(LAST, "return ids")]),
     ("conversation", "only start", [(LAST, "return [*ids, START]")]),

@@ -59,3 +59,15 @@ def test_every_piece_of_the_vocabulary_is_glued_from_two_older_ones():
             assert rank < ranks[piece], piece
             pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
         assert b"".join(pieces) == piece
+
+
+def test_a_long_row_that_is_wrong_is_told_where():
+    right = tokens.right_conversation
+    verdict = tokens.conversation(lambda m, encode: right(m) if len(m) == 1 else [*right(m), 7])
+    assert "test 2 expected the end at index 59, found 7" in verdict.sentence
+    verdict = tokens.conversation(lambda m, encode: right(m) if len(m) == 1 else right(m)[:9])
+    assert "at index 9, found the end" in verdict.sentence
+
+
+def test_a_row_inside_a_list_is_no_row():
+    assert not tokens.conversation(lambda m, encode: [tokens.right_conversation(m)]).passed

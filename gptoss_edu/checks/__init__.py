@@ -214,6 +214,8 @@ def same(a: Any, b: Any, atol: float) -> bool:
     """Are two results equal, arrays up to `atol` and everything else exactly?"""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key], atol) for key in b)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):  # a nested list is no flat one
+        return len(a) == len(b) and all(same(x, y, atol) for x, y in zip(a, b, strict=True))
     leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
     if len(leaves) != len(others):
         return False
@@ -250,8 +252,18 @@ def distance(a: Any, b: Any) -> float:
 def _brief(expected: Any, found: Any) -> str:
     """What to say about two results: themselves if they are short, else their distance."""
     if _is_plain(expected) and _is_plain(found):
-        return f"{expected!r:.120}, found {found!r:.120}"
+        whole = f"{expected!r:.120}, found {found!r:.120}"
+        lists = isinstance(expected, list | tuple) and isinstance(found, list | tuple)
+        return _first_difference(expected, found) if lists and len(str(expected)) > 120 else whole
     return f"other numbers: they differ by up to {distance(found, expected):.2g}"
+
+
+def _first_difference(expected: Sequence[Any], found: Sequence[Any]) -> str:
+    """Where two long lists part."""
+    both = zip(expected, found, strict=False)
+    at = next((i for i, (a, b) in enumerate(both) if a != b), min(len(expected), len(found)))
+    wanted, got = (f"{x[at]!r:.60}" if at < len(x) else "the end" for x in (expected, found))
+    return f"{wanted} at index {at}, found {got}"
 
 
 def _is_array(value: Any) -> bool:

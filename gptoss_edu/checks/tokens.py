@@ -309,6 +309,12 @@ conversation = Exercise(
             _conversation(mark=_spelled),
         ),
         Mistake(
+            "a list inside the list",
+            "a text stands in the list as a list of its own. `encode` gives a list: add its numbers"
+            " one by one, with + or *.",
+            _conversation(text=lambda text, encode: [encode(text)]),
+        ),
+        Mistake(
             "messages are not closed",
             "nothing closes the messages. Each ends in <|end|>, or in <|call|>.",
             _conversation(end=lambda message: []),
