@@ -8,6 +8,7 @@ between its markers, and the numbers into results.json.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -146,10 +147,20 @@ def put_between(text: str, marker: str, content: str) -> str:
     return f"{head}{begin}\n{content}\n{end}{rest.split(end)[1]}"
 
 
+def fingerprint(folder: Path) -> str:
+    """sha256 of a checkpoint's weights, shortened."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
 def keep(name: str, found: Any, words: str) -> None:
-    """Put one result into results.json, and its words into the model card."""
+    """Put one result into results.json, and its words into the model card.
+
+    The fingerprint of the shipped weights goes with it: a test finds results of older weights.
+    """
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(results | {name: found}, indent=1) + "\n", encoding="utf-8")
+    weights = results.get("weights", {}) | {name: fingerprint(POCKET)}
+    results |= {name: found, "weights": weights}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     CARD.write_text(put_between(CARD.read_text(encoding="utf-8"), name, words), encoding="utf-8")
 
 
