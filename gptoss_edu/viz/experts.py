@@ -65,7 +65,8 @@ def mixture_diagram(weight_E: Any) -> Picture:
             else:
                 axes.add_patch(rectangle(left, 1.75, 0.85, 0.75, **style))
                 axes.text(left + 0.42, 2.12, str(expert), ha="center", va="center", color="#5f5b52")
-        axes.set_xlim(0, max(width, middle + 4.2))
+        half = max(middle, 4.2)  # room for the router, and the experts below their token
+        axes.set_xlim(middle - half, middle + half)
         axes.set_ylim(0, 4.2)
         axes.set_axis_off()
 
