@@ -1,4 +1,7 @@
-"""Chapter a2: every patient is ill as its story says, and is found by the way that it tells."""
+"""Chapter a2: its folded solutions prove what they say; its line-up answers every guess.
+
+Where each patient begins to differ is printed, and compared, in the notebook itself.
+"""
 
 import re
 
@@ -10,42 +13,23 @@ import pytest
 from gptoss_edu import load_model
 from gptoss_edu.attention import visible
 from gptoss_edu.checks import bugs
-from gptoss_edu.checks.patients import PATIENTS, patient
+from gptoss_edu.checks.patients import patient
 from gptoss_edu.harmony import render
 from gptoss_edu.tokenizer import END, RETURN
-from gptoss_edu.viz import differences
 
 NOTEBOOK = exercises.ROOT / "notebooks" / "a2_bugs_in_the_wild.ipynb"
-# Patient -> (first stage that differs, first token), as the hints of the notebook say.
-BEGINS = {
-    1: ("0 attention", 32), 2: ("0 router", 0), 3: ("0 attention", 1), 4: None,
-    5: ("0 stream", 0), 6: ("1 attention", 0), 7: ("0 attention", 0), 8: ("0 attention", 32),
-    9: ("0 stream", 0), 10: ("0 attention", 0),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def ward():
-    """What the notebook has before the reader's first case."""
+    """What the notebook has before the first case, as far as the solutions need it."""
     model, params = load_model()
     prompt_ids = model.tokenizer.fit(render("How many r's are in strawberry?"))
     said = {n: patient(n).reply(model, params, prompt_ids) for n in (0, 4)}
     tokens_BT = np.array([model.tokenizer.to_rows([*prompt_ids, *said[0]])])
-    observed = {n: patient(n).observe(params, tokens_BT, model.config) for n in PATIENTS}
-    names = {"config": model.config, "said": said, "ill": observed, "healthy": observed[0]}
+    observed = {n: patient(n).observe(params, tokens_BT, model.config) for n in (6, 8)}
+    names = {"config": model.config, "said": said, "ill": observed}
     return names | {"patient": patient, "np": np, "jnp": jnp}
-
-
-@pytest.mark.parametrize("number", BEGINS)
-def test_each_patient_differs_where_its_hint_says(ward, number):
-    names, gaps = differences(ward["healthy"], ward["ill"][number])
-    bad = gaps > 1e-4
-    if BEGINS[number] is None:
-        assert not gaps.any()
-        return
-    row = int(bad.any(axis=1).argmax())
-    assert (names[row], int(bad[row].argmax())) == BEGINS[number]
-    assert gaps[-1].max() > 1e-2, "a difference of the logits that no tolerance hides"
 
 
 def solutions() -> dict[int, tuple[str, str]]:
@@ -68,7 +52,7 @@ def test_the_folded_solution_names_and_proves_it(ward, number):
     exec(compile(proof, f"patient {number}", "exec"), dict(ward))
 
 
-def test_a_patient_does_not_infect_the_library(ward):
+def test_a_patient_does_not_infect_the_library():
     two_BT = jnp.arange(5)[None]
     right = visible(two_BT, two_BT, 2)
     assert int(patient(1).version_of(visible)(two_BT, two_BT, 2).sum()) > int(right.sum())
