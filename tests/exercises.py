@@ -69,7 +69,21 @@ def parse(source: str) -> list[ast.stmt]:
     return ast.parse("\n".join(lines)).body
 
 
-def checked(source: str, known: list[str]) -> tuple[str, str, str] | None:
+def aliases(cells: list[dict]) -> dict[str, str]:
+    """What a notebook calls its modules of checkers: `... import precision as check`."""
+    known = modules()
+    return {
+        alias.asname or alias.name: alias.name
+        for cell in cells
+        if cell["cell_type"] == "code" and "gptoss_edu.checks" in cell["source"]
+        for node in parse(cell["source"])
+        if isinstance(node, ast.ImportFrom) and node.module == "gptoss_edu.checks"
+        for alias in node.names
+        if alias.name in known
+    }
+
+
+def checked(source: str, known: dict[str, str]) -> tuple[str, str, str] | None:
     """(module, name, function) if the last statement of a cell is `module.name(function)`."""
     body = parse(source)
     call = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
@@ -79,13 +93,13 @@ def checked(source: str, known: list[str]) -> tuple[str, str, str] | None:
             args=[ast.Name(id=function)],
             keywords=[],
         ) if module in known:
-            return module, name, function
+            return known[module], name, function
     return None
 
 
 def written_in(path: Path, cells: list[dict]) -> list[Written]:
     """The exercises of a notebook, in order."""
-    known, found = modules(), []
+    known, found = aliases(cells), []
     for index, cell in enumerate(cells):
         if cell["cell_type"] != "code" or (key := checked(cell["source"], known)) is None:
             continue

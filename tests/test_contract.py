@@ -143,11 +143,10 @@ def tasks(cells) -> Iterator[str]:
         ):
             yield f"{where}: no '*Difficulty d of 5 · m minutes · why.*'"
         inside = found[bounds[number - 1] : bounds[number]]
-        yield from (f"{where}: {line}" for line in _task(inside))
+        yield from (f"{where}: {line}" for line in _task(inside, exercises.aliases(cells)))
 
 
-def _task(cells) -> Iterator[str]:
-    known = exercises.modules()
+def _task(cells, known) -> Iterator[str]:
     stubs = [c for c in cells if c["cell_type"] == "code" and exercises.checked(c["source"], known)]
     if len(stubs) != 1:
         yield f"{len(stubs)} cells end in a line that checks, expected 1"
@@ -293,7 +292,10 @@ def good():
     stub = "def my_a():\n    raise NotImplementedError\n\n\nstart_here.by_channel(my_a)"
     cells = [markdown(head, tags=[HEAD])]
     cells += [markdown("## 1 · Why\n\n" + "word " * 60)]
-    cells += [python("from gptoss_edu import moe\n\nassert moe"), markdown("## 2 · Break it: x")]
+    cells += [
+        python("from gptoss_edu.checks import start_here\n\nassert 1"),
+        markdown("## 2 · Break it: x"),
+    ]
     cells += [python("1 + 1", "2"), markdown("## 3 · Exercises")]
     for number in (1, 2, 3):
         text = f"### Exercise {number} · A\n\n*Difficulty 2 of 5 · 5 minutes · why not.*\n\nDo it."
@@ -338,8 +340,8 @@ PLANTED = [
     (code, lambda cells: cells[4]["metadata"].update(tags=["nbval-ignore-output"]), "says why"),
     (code, edit(4, "1 + 1", "\n".join(["1 + 1"] * 30)), "words of prose"),
     (code, lambda cells: cells.extend([python("2")] * 9), "expected one for each"),
-    (code, edit(2, "from gptoss_edu import moe", "import moe"), "nothing is imported"),
-    (code, edit(2, "assert moe", "moe"), "nothing is asserted"),
+    (code, edit(2, "from gptoss_edu.checks", "from course"), "nothing is imported"),
+    (code, edit(2, "assert 1", "1"), "nothing is asserted"),
     (tasks, lambda cells: cells.__delitem__(slice(12, 15)), "2 exercises"),
     (tasks, edit(6, "Exercise 1", "Exercise 7"), "its title is not"),
     (tasks, edit(6, "5 minutes", "soon"), "*Difficulty d of 5"),
