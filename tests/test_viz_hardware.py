@@ -11,6 +11,12 @@ LEDGERS = {
 }
 
 
+def test_formats_are_counted_from_zero_to_their_largest():
+    alt = viz.format_lines({"even": range(11), "crowded": [0, 0.125, 0.25, 1, 4]}).alt
+    assert "even: 11 values, 1 below a tenth" in alt
+    assert "crowded: 5 values, 3 below a tenth" in alt
+
+
 def test_ledger_says_what_fits():
     alt = viz.memory_ledger(LEDGERS).alt
     assert "small: 5.5 of 8.0 GiB, fits" in alt

@@ -23,7 +23,7 @@ from gptoss_edu.viz.experts import (
     swiglu_curve,
 )
 from gptoss_edu.viz.explore import Explorer, explore
-from gptoss_edu.viz.hardware import memory_ledger, roofline_plot, sharding_map
+from gptoss_edu.viz.hardware import format_lines, memory_ledger, roofline_plot, sharding_map
 from gptoss_edu.viz.look import Picture, draw, label
 from gptoss_edu.viz.model import cache_picture, difference_bars, logit_lens_table, network_diagram
 from gptoss_edu.viz.numbers import (
@@ -91,6 +91,7 @@ __all__ = [
     "expert_costs",
     "expert_heat_map",
     "explore",
+    "format_lines",
     "harmony_timeline",
     "head_groups",
     "in_color",

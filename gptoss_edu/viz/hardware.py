@@ -25,6 +25,35 @@ from gptoss_edu.viz.look import (
 PARTS = (("weights", SKY, None), ("cache", ORANGE, "///"), ("workspace", PALE, "..."))
 
 
+def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
+    """The values that formats can write, from zero to their largest, which lands on 1: name ->
+    values. A stroke per value; beside each line, how many of them lie in the lowest tenth.
+    """
+    shares = {}
+    for name, values in grids.items():
+        most = max(values)
+        shares[name] = sorted(float(value) / most for value in values)
+    low = {name: sum(share < 0.1 for share in found) for name, found in shares.items()}
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.axvspan(0, 0.1, color=PALE, lw=0)
+        for row, (name, found) in enumerate(shares.items()):
+            axes.vlines(found, row - 0.3, row + 0.3, color=BLUE, lw=1.1)
+            told = f"{len(found)} values,\n{low[name]} below a tenth"
+            axes.text(1.03, row, told, va="center", fontsize=9)
+        axes.set_xlim(-0.01, 1.26)
+        axes.set_ylim(len(shares) - 0.5, -0.6)
+        axes.set_yticks(range(len(shares)), list(shares))
+        axes.set_xticks([0, 0.1, 0.25, 0.5, 0.75, 1], ["0", "0.1", "0.25", "0.5", "0.75", "1"])
+        axes.set_xlabel("share of the largest value that the format can write")
+        axes.tick_params(axis="y", length=0)
+
+    told = "; ".join(f"{n}: {len(s)} values, {low[n]} below a tenth" for n, s in shares.items())
+    alt = f"Positive values of formats, the largest at 1. {told}."
+    return draw(paint, alt, width=9, height=0.8 + 0.55 * len(shares))
+
+
 def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
     """One bar per plan: what it puts on a device, and a line where the device is full."""
 
