@@ -125,3 +125,47 @@ def test_the_section_speaks_of_the_word():
             if not any(stem in text for stem in stems):
                 silent.append(f"{word} {label}")
     assert not silent, f"these sections never use the word: {silent}"
+
+
+def symptom_rows() -> list[list[str]]:
+    text = page("symptoms.md")
+    return [
+        row
+        for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)
+        for row in rows(text, heading)
+    ]
+
+
+def test_symptoms_have_a_cause_a_proof_and_a_guard():
+    found = symptom_rows()
+    assert len(found) >= 25
+    seen = [row[0] for row in found]
+    assert len(set(seen)) == len(seen)
+    for row in found:
+        assert len(row) == 4, row
+        assert all(row), f"an empty cell: {row}"
+        ast.parse(row[2].strip("`"), mode="eval")
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row[3])
+        assert LINK.search(row[3]), f"no section explains: {row[0]}"
+        assert tests, f"no test catches: {row[0]}"
+        for file, name in tests:
+            source = (NOTEBOOKS.parent / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {name}(" in source, f"{file} has no {name}"
+
+
+def test_symptoms_name_what_exists():
+    """Quick, and says more than the exception that the next test would end in."""
+    (setup,) = re.findall(r"^```python\n(.*?)^```$", page("symptoms.md"), re.MULTILINE | re.DOTALL)
+    for node in ast.walk(ast.parse(setup)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not missing, f"{node.module} has no {missing}"
+
+
+def test_proofs_are_true_where_all_is_well():
+    (setup,) = re.findall(r"^```python\n(.*?)^```$", page("symptoms.md"), re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(setup, names)
+    for symptom, _, proof, _ in symptom_rows():
+        assert eval(proof.strip("`"), names) is True, f"{symptom}: {proof}"
