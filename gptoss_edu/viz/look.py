@@ -122,12 +122,14 @@ def short(token: int) -> str:
 
 
 def rectangle(x: float, y: float, width: float, height: float, **style: Any) -> Any:
+    """A matplotlib rectangle; `style` as matplotlib names it."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, **style)
 
 
 def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+    """A box in a light tint of `color`, with `text` in its middle."""
     from matplotlib.colors import to_rgb
 
     tint = tuple(0.55 + 0.45 * channel for channel in to_rgb(color))
