@@ -189,7 +189,7 @@ def choose_precision(
     told = ", ".join(f"{precision} {needed / gib:.1f}" for precision, needed in needs.items())
     has = f"{name} has {memory_bytes / gib:.2f} GiB" + (" per device" if devices > 1 else "")
     each = f" on each of {devices} devices" if devices > 1 else ""
-    words = f"{has}; with {context:,} tokens of context the weights need, in GiB{each}: {told}"
+    words = f"{has}; with {context:,} tokens of context the model needs, in GiB{each}: {told}"
     fitting = [precision for precision, needed in needs.items() if needed <= memory_bytes]
     if not fitting:
         return Choice(None, f"{words}. None of them fits: shorten the context, or use more devices")

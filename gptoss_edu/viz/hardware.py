@@ -75,7 +75,7 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
         axes.set_xlim(0, 1.3 * most)
         axes.set_ylim(len(ledgers) - 0.5, -0.6)
         axes.set_yticks(range(len(ledgers)), list(ledgers))
-        axes.set_xlabel("GiB on one device   (red line: the device is full)")
+        axes.set_xlabel("GiB on one device   (thick line: the device is full)")
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
 
