@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pocket.words import FACTS, WORDS, other_words
@@ -608,13 +608,13 @@ def gibberish(rng: random.Random, most: int) -> str:
 
 def few_letters(rng: random.Random) -> str:
     """Four to twelve letters in no order, most of them more than once."""
-    alphabet = rng.sample(LETTERS, rng.randint(3, 8))
+    alphabet = rng.sample(LETTERS, rng.randint(2, 7))
     return "".join(rng.choice(alphabet) for _ in range(rng.randint(4, 12)))
 
 
 def task_strange(rng: random.Random, effort: str) -> Drawn:
     """A task on a word that is not in the list, which must be read by its bytes, or on letters."""
-    ask = WORD_TASKS[rng.choice(("count", "count", "count", *WORD_TASKS))]
+    ask = WORD_TASKS[rng.choice(("count", "count", "sort", "sort", *WORD_TASKS))]
     if rng.random() < 0.3:
         word = few_letters(rng)
         pair, text, *said, answer = ask(rng, effort, word, spelled(word))
@@ -910,10 +910,12 @@ def example(rng: random.Random, task: str, effort: str, held_out: bool = False) 
     return Example(task, pair, effort, (user(text),), reply, answer, tools, instructions)
 
 
-def stream(seed: int, shares: dict[str, int] | None = None) -> Iterator[Example]:
-    """Training examples without end, none of them held out."""
+def stream(seed: int, emphasis: Sequence[str] = ()) -> Iterator[Example]:
+    """Training examples without end, none of them held out; tasks of `emphasis` four times as
+    often as usual.
+    """
     rng = random.Random(seed)
-    shares = SHARES if shares is None else shares
+    shares = {task: share * (4 if task in emphasis else 1) for task, share in SHARES.items()}
     while True:
         task = rng.choices(tuple(shares), tuple(shares.values()))[0]
         effort = rng.choices(EFFORTS, tuple(EFFORT_SHARES.values()))[0]

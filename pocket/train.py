@@ -519,7 +519,9 @@ def train(options: argparse.Namespace) -> None:
     )
     prefixes = [tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()]
     prefix_RP = jnp.array(prefixes, jnp.int32)
-    source = prefetched(rows.batches(options.seed + 1000 * first, tok, options.scale))
+    source = prefetched(
+        rows.batches(options.seed + 1000 * first, tok, options.scale, options.emphasis)
+    )
     dtype = jnp.bfloat16 if options.bf16 else jnp.float32
     step_of = functools.cache(lambda qat: make_step(config, optimizer, qat, dtype, options.keep))
     log, stopping = Log(run / "log.jsonl", options.log_every), threading.Event()
@@ -563,6 +565,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--qat-from", type=int, default=600, help="step from which experts are rounded to MXFP4")
     add("--keep", type=float, default=0.998, help="memory of the moving average, per step")
     add("--scale", type=float, default=0.5, help="rows per step, relative to 101")
+    add("--emphasis", nargs="+", default=(), help="tasks to see four times as often")
     add("--seed", type=int, default=1, help="of the weights and of the conversations")
     add("--bf16", action="store_true", help="compute in bfloat16 (for accelerators)")
     add("--log-every", type=int, default=20, help="steps per line of the log")
