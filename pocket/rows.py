@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -164,13 +164,13 @@ def to_batch(chosen: dict[int, list[Row]], loss_share: float = 0.52) -> Batch:
 
 
 def batches(
-    seed: int, tok: Tokenizer, scale: float = 1.0, emphasis: Sequence[str] = ()
+    seed: int, tok: Tokenizer, scale: float = 1.0, shares: dict[str, int] | None = None
 ) -> Iterator[Batch]:
     """Batches without end. Rows that find their bucket full wait for the next step."""
     prefix = shared_prefix().shape[1]
     quota = {length: max(1, round(rows * scale)) for length, rows in BUCKETS.items()}
     waiting: dict[int, list[Row]] = defaultdict(list)
-    drawn = tasks.stream(seed, emphasis)
+    drawn = tasks.stream(seed, shares)
     while True:
         while any(len(waiting[length]) < rows for length, rows in quota.items()):
             row = to_row(next(drawn), tok, prefix)

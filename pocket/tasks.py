@@ -910,12 +910,15 @@ def example(rng: random.Random, task: str, effort: str, held_out: bool = False) 
     return Example(task, pair, effort, (user(text),), reply, answer, tools, instructions)
 
 
-def stream(seed: int, emphasis: Sequence[str] = ()) -> Iterator[Example]:
-    """Training examples without end, none of them held out; tasks of `emphasis` four times as
-    often as usual.
-    """
+def emphasized(names: Sequence[str]) -> dict[str, int]:
+    """The mixture with some tasks four times as often."""
+    return {task: share * (4 if task in names else 1) for task, share in SHARES.items()}
+
+
+def stream(seed: int, shares: dict[str, int] | None = None) -> Iterator[Example]:
+    """Training examples without end, none of them held out."""
     rng = random.Random(seed)
-    shares = {task: share * (4 if task in emphasis else 1) for task, share in SHARES.items()}
+    shares = SHARES if shares is None else shares
     while True:
         task = rng.choices(tuple(shares), tuple(shares.values()))[0]
         effort = rng.choices(EFFORTS, tuple(EFFORT_SHARES.values()))[0]

@@ -44,7 +44,7 @@ from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables
 from gptoss_edu.moe import Moe, Routing, route, swiglu
 from gptoss_edu.mxfp4 import dequantize, quantize
 from gptoss_edu.tokenizer import Tokenizer
-from pocket import rows
+from pocket import rows, tasks
 
 RUNS = Path(__file__).parent / "runs"
 BALANCE = 0.01  # weight of the load-balance loss
@@ -519,9 +519,8 @@ def train(options: argparse.Namespace) -> None:
     )
     prefixes = [tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()]
     prefix_RP = jnp.array(prefixes, jnp.int32)
-    source = prefetched(
-        rows.batches(options.seed + 1000 * first, tok, options.scale, options.emphasis)
-    )
+    shares = tasks.emphasized(options.emphasis)
+    source = prefetched(rows.batches(options.seed + 1000 * first, tok, options.scale, shares))
     dtype = jnp.bfloat16 if options.bf16 else jnp.float32
     step_of = functools.cache(lambda qat: make_step(config, optimizer, qat, dtype, options.keep))
     log, stopping = Log(run / "log.jsonl", options.log_every), threading.Event()
