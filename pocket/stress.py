@@ -67,12 +67,14 @@ def out_of_scope(
         tasks.Example(kind, "", tasks.EFFORTS[k % 3], (tasks.user(text),), (), tasks.SORRY)
         for k, (kind, text) in enumerate(asked)
     ]
-    order = sorted(range(count), key=lambda k: len(asked[k][1]))  # like lengths in a batch
-    replies = answers(model, params, [examples[k] for k in order], batch, max_tokens=400)
+    long = {k for k, (_, text) in enumerate(asked) if len(text) > 500}
     found = []
-    for k, reply in zip(order, replies, strict=True):
-        wrong = None if reply.final == tasks.SORRY else "another answer"
-        found.append((*asked[k], reply, complaint(reply) or wrong))
+    for part, size in ((set(range(len(asked))) - long, batch), (long, 4)):  # attention is square
+        order = sorted(part, key=lambda k: len(asked[k][1]))  # like lengths in a batch
+        replies = answers(model, params, [examples[k] for k in order], size, max_tokens=400)
+        for k, reply in zip(order, replies, strict=True):
+            wrong = None if reply.final == tasks.SORRY else "another answer"
+            found.append((*asked[k], reply, complaint(reply) or wrong))
     return found
 
 
