@@ -29,8 +29,8 @@ def results():
 
 
 def test_results_belong_to_the_weights_that_ship(results):
-    names = ("accuracy", "expert_shares", "unrounded", "sampled", "out_of_scope")
-    assert results["weights"] == dict.fromkeys(names, evaluate.fingerprint(POCKET))
+    assert results["weights"].keys() >= {"accuracy", "expert_shares", "unrounded", "sampled"}
+    assert set(results["weights"].values()) == {evaluate.fingerprint(POCKET)}
 
 
 def shares(results, effort):
