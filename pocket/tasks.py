@@ -404,9 +404,10 @@ TOPICS = tuple(
 
 
 def pseudo_word(rng: random.Random) -> str:
-    """A pronounceable word that does not exist."""
-    parts = ("".join((rng.choice("bcdfghklmnprstvwz"), rng.choice("aeiou"))) for _ in range(9))
-    return "".join(list(parts)[: rng.randint(2, 4)]) + rng.choice(("", "n", "s", "r", "l"))
+    """A pronounceable word that does not exist; half of them repeat a syllable, as papaya does."""
+    pool = ["".join((rng.choice("bcdfghklmnprstvwz"), rng.choice("aeiou"))) for _ in range(9)]
+    parts = rng.choices(pool[: rng.choice((2, 9))], k=rng.randint(2, 4))
+    return "".join(parts) + rng.choice(("", "n", "s", "r", "l"))
 
 
 # --- one function per task: rng, effort -> (pair, user text, analysis, final, answer) ---
@@ -604,6 +605,11 @@ def gibberish(rng: random.Random, most: int) -> str:
     while len(text) < size:
         text += "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 9))) + " "
     return text[:size].strip() or "?"
+
+
+def most_repeated(word: str) -> int:
+    """How often the most frequent letter of a word occurs."""
+    return max(word.count(letter) for letter in word)
 
 
 def few_letters(rng: random.Random) -> str:
@@ -901,7 +907,11 @@ def example(rng: random.Random, task: str, effort: str, held_out: bool = False) 
     """One example of a task at an effort, from the wanted side of the split."""
     if task in SPECIAL:
         return SPECIAL[task](rng, effort, held_out)
-    pair, text, analysis, final, answer = draw_known(rng, task, effort, held_out)
+    drawn = draw_known(rng, task, effort, held_out)
+    if task == "sort" and not held_out:  # a letter that comes three times is what is hard
+        other = draw_known(rng, task, effort, held_out)
+        drawn = max(drawn, other, key=lambda one: most_repeated(one[0]))
+    pair, text, analysis, final, answer = drawn
     if task != "unknown" and task != "fact":
         text = dressed_question(rng, text)
     tools = task != "unknown" and rng.random() < 0.04

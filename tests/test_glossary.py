@@ -6,6 +6,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 from urllib.parse import unquote
 
 import pytest
@@ -43,7 +44,9 @@ def sections(path: Path) -> dict[str, str]:
     notebook = path.suffix == ".ipynb"
     text = path.read_text(encoding="utf-8")
     if notebook:
-        text = "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        cells = [(c["cell_type"], "".join(c["source"])) for c in json.loads(text)["cells"]]
+        # A comment in code is no heading: indented, it does not look like one.
+        text = "\n\n".join(t if kind == "markdown" else indent(t, " ") for kind, t in cells)
     found, open_ = {"": text}, []
     for line in re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines():
         if heading := re.match(r"(#+) (.+)", line):
