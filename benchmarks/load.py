@@ -20,33 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from benchmarks.synthetic import write_synthetic
+from gptoss_edu.config import GPT_OSS_20B
 
 LOADS = {"packed": ("auto", "bf16", "f32"), "plain": ("auto", "f32")}  # experts on disk
-
-
-def write_synthetic(folder: Path, experts: str, layers: int, vocab: int) -> None:
-    """A checkpoint with the 20B's sizes but fewer layers: experts packed, or plain bf16."""
-    from gptoss_edu.config import GPT_OSS_20B
-    from gptoss_edu.layout import HF_PACKED, HF_PLAIN, places, shape_on_disk, sizes_of
-    from gptoss_edu.shards import DTYPES, Pending, write_shards
-
-    config = dataclasses.replace(GPT_OSS_20B, num_layers=layers, layer_types=(), vocab_size=vocab)
-    sizes, rng = sizes_of(config), np.random.default_rng(0)
-
-    def draw(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        if dtype == "U8":
-            return rng.integers(119, 123, shape, np.uint8)
-        return rng.standard_normal(shape, np.float32).astype(DTYPES[dtype])
-
-    tensors = {}
-    for layer in (None, *range(layers)):
-        for field, entry in places(HF_PACKED if experts == "packed" else HF_PLAIN, layer):
-            dtype = "U8" if field.count(".") == 2 else "BF16"
-            shape = shape_on_disk(entry.axes, sizes)
-            tensors[entry.name] = Pending(dtype, shape, lambda s=shape, d=dtype: draw(s, d))
-    write_shards(folder, tensors, shard_bytes=5_000_000_000)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
 
 
 def peak_bytes() -> int:
@@ -109,10 +86,11 @@ def main() -> int:
         return 0
     print("| experts | precision | weights GB | layer | limit | peak | peak / limit | seconds |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    kept = True
+    sizes = {"num_layers": options.layers, "vocab_size": options.vocab, "layer_types": ()}
+    config, kept = dataclasses.replace(GPT_OSS_20B, **sizes), True
     for experts in options.experts:
         with tempfile.TemporaryDirectory() as folder:
-            write_synthetic(Path(folder), experts, options.layers, options.vocab)
+            write_synthetic(folder, config, experts=experts)
             for precision in [p for p in LOADS[experts] if p in options.precision]:
                 line, within = row(folder, experts, precision, options.repeats)
                 print(line, flush=True)

@@ -59,6 +59,7 @@ from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
 PRECISIONS = ("auto", "mxfp4", "bf16", "f32")
 POCKET = Path(__file__).parent / "data" / "pocket"
 CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
+SYNTHETIC = "synthetic.json"  # there only if the weights are random (benchmarks/synthetic.py)
 
 
 def load_model(
@@ -332,9 +333,11 @@ def save_checkpoint(
     try:
         draft.mkdir()
         write_shards(draft, tensors, shard_bytes)
-        for name, content in side_files(params, config, kept_ids).items():
+        packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4)
+        dtype = str(params.embedding_VD.dtype)
+        for name, content in side_files(config, kept_ids, dtype=dtype, packed=packed).items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
-        _take_place(draft, folder)
+        take_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -367,14 +370,16 @@ def disk_order(leaf: jax.Array, field: str, axes: str, shape: tuple[int, ...]) -
     return np.asarray(leaf).transpose([in_memory.index(c) for c in on_disk]).reshape(shape)
 
 
-def side_files(params: Params, config: Config, kept_ids: Sequence[int] | None) -> dict[str, Any]:
+def side_files(
+    config: Config, kept_ids: Sequence[int] | None, *, dtype: str, packed: bool
+) -> dict[str, Any]:
     """The small JSON files beside the weights: name -> content."""
     if kept_ids is not None and len(kept_ids) != config.vocab_size:
         raise ValueError(
             f"kept_ids has {len(kept_ids)} ids, expected one per row: {config.vocab_size}"
         )
-    written = config.to_dict() | {"dtype": str(params.embedding_VD.dtype)}
-    if isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4):
+    written = config.to_dict() | {"dtype": dtype}
+    if packed:
         dense = ["model.layers.*.self_attn", "model.layers.*.mlp.router"]
         dense += ["model.embed_tokens", "lm_head"]
         written["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": dense}
@@ -388,7 +393,7 @@ def side_files(params: Params, config: Config, kept_ids: Sequence[int] | None) -
     return files
 
 
-def _take_place(draft: Path, folder: Path) -> None:
+def take_place(draft: Path, folder: Path) -> None:
     """Put `draft` where `folder` is. Files there that are no part of a checkpoint move over."""
     old = draft.with_suffix(".old")
     if not folder.exists():
@@ -402,6 +407,7 @@ def _take_place(draft: Path, folder: Path) -> None:
         raise
     ours = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
     for path in old.iterdir():
-        if path.name not in (CONFIG, KEPT_IDS, GENERATION, INDEX) and not ours.fullmatch(path.name):
+        known = path.name in (CONFIG, KEPT_IDS, GENERATION, SYNTHETIC, INDEX)
+        if not known and not ours.fullmatch(path.name):
             os.rename(path, folder / path.name)
     shutil.rmtree(old)

@@ -18,9 +18,9 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -184,11 +184,14 @@ def map_array(tensor: Tensor) -> np.ndarray:
 
 
 class Pending(NamedTuple):
-    """A tensor to be written: what the header needs, and a function that yields its values."""
+    """A tensor to be written: what the header needs, and a function that yields its values.
+
+    The function returns the whole array, or an iterator over flat pieces of it, in order.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    values: Callable[[], np.ndarray]
+    values: Callable[[], np.ndarray | Iterator[np.ndarray]]
 
     @property
     def num_bytes(self) -> int:
@@ -197,7 +200,7 @@ class Pending(NamedTuple):
 
 
 def write_file(path: Path, tensors: dict[str, Pending]) -> None:
-    """Write one safetensors file, one tensor in memory at a time, and wait until it is on disk.
+    """Write one safetensors file, at most one tensor in memory, and wait until it is on disk.
 
     Large items come first, so that every tensor starts at a multiple of its item's size.
     """
@@ -213,18 +216,30 @@ def write_file(path: Path, tensors: dict[str, Pending]) -> None:
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
-            values = np.ascontiguousarray(tensor.values())
-            assert values.shape == tensor.shape, f"{name}: {values.shape=}, {tensor.shape=}"
-            assert values.dtype == DTYPES[tensor.dtype], f"{name}: {values.dtype=}, {tensor.dtype=}"
-            values.view(np.uint8).tofile(file)
+            _write_values(file, name, tensor)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_shards(folder: Path, tensors: dict[str, Pending], shard_bytes: int) -> None:
+def _write_values(file: BinaryIO, name: str, tensor: Pending) -> None:
+    values, written = tensor.values(), 0
+    if isinstance(values, np.ndarray):
+        assert values.shape == tensor.shape, f"{name}: {values.shape=}, {tensor.shape=}"
+        values = iter([np.ascontiguousarray(values)])
+    for piece in values:
+        assert piece.dtype == DTYPES[tensor.dtype], f"{name}: {piece.dtype=}, {tensor.dtype=}"
+        piece.view(np.uint8).tofile(file)
+        written += piece.nbytes
+    assert written == tensor.num_bytes, f"{name}: {written=}, {tensor.num_bytes=}"
+
+
+def write_shards(
+    folder: Path, tensors: dict[str, Pending], shard_bytes: int, first: int = 1
+) -> None:
     """Write model.safetensors, or shards of at most `shard_bytes` with an index.
 
-    A tensor is never split: one that is larger than `shard_bytes` gets a shard of its own.
+    A tensor is never split: one that is larger than `shard_bytes` gets a shard of its own. `first`
+    is the number of the first shard; the published checkpoints count from 0.
     """
     shards: list[dict[str, Pending]] = [{}]
     filled = 0
@@ -237,8 +252,8 @@ def write_shards(folder: Path, tensors: dict[str, Pending], shard_bytes: int) ->
     if len(shards) == 1:
         return write_file(folder / "model.safetensors", tensors)
     weight_map = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+    for number, shard in enumerate(shards, first):
+        file = f"model-{number:05}-of-{first + len(shards) - 1:05}.safetensors"
         write_file(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.num_bytes for tensor in tensors.values())

@@ -271,14 +271,14 @@ def test_config_says_that_experts_are_packed(tmp_path, packed, plain):
         assert written["dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize("breaking", ["write_shards", "_take_place", "side_files"])
+@pytest.mark.parametrize("breaking", ["write_shards", "take_place", "side_files"])
 def test_a_save_that_fails_leaves_the_good_checkpoint(tmp_path, packed, monkeypatch, breaking):
     save_checkpoint(packed, CONFIG, tmp_path / "m")
     whole = getattr(checkpoint, breaking)
 
-    def break_off(*args):
+    def break_off(*args, **options):
         if breaking == "write_shards":
-            whole(*args)
+            whole(*args, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, breaking, break_off)
