@@ -1,9 +1,10 @@
 """A checkpoint from the Hugging Face Hub: one copy of it, resumed, verified, in the usual cache.
 
 `huggingface_hub` knows repositories, revisions, accounts and the cache that all programs share, but
-a file whose connection breaks it may start over. A shard has 5 GB, so shards are fetched here:
-appended to what is already there, compared with their published sha256, and put into that cache
-under the name by which it knows them.
+a file whose connection breaks it may start over, and a connection that falls asleep it may wait for
+without end. A shard has 5 GB, so shards are fetched here: watched while they come, appended to what
+is already there, compared with their published sha256, and put into that cache under the name by
+which it knows them.
 
 Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache for the cache's layout.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +28,9 @@ from gptoss_edu.shards import INDEX, find_tensors
 # Of the top folder only: `original/` and `metal/` hold the same 13.8 GB again.
 WANTED = ("config.json", "generation_config.json", "o200k_ids.json", INDEX, "*.safetensors")
 ATTEMPTS = 100  # per file, and each must bring something
+STALL_SECONDS = 60.0  # without a byte, and the watchdog gives the connection up
+STALLS = 3  # in a row that brought nothing: then the network is to blame, not one connection
+PIECE = 2**20  # bytes between two signs of life; huggingface_hub's own 10 MB are minutes on a phone
 
 
 def download(repo_id: str) -> Path:
@@ -136,29 +142,95 @@ def append(url: str, out: BinaryIO, name: str, size: int) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
+    stalls = 0
     for attempt in range(ATTEMPTS):
         if out.tell() > size:  # a server that cannot resume sent everything once more
             out.seek(0)
             out.truncate()
         before = out.tell()
+        options = {"resume_size": before, "headers": build_hf_headers(), "expected_size": size}
         try:
-            return http_get(
-                url,
-                out,
-                resume_size=before,
-                headers=build_hf_headers(),
-                expected_size=size,
-                displayed_filename=name,
+            return watch(
+                lambda sink, o=options: http_get(url, sink, displayed_filename=name, **o), out
             )
         except Exception as error:
             out.flush()
-            if out.tell() == before or attempt == ATTEMPTS - 1:
+            came = out.tell() != before
+            stalls = 0 if came or not isinstance(error, TimeoutError) else stalls + 1
+            if attempt == ATTEMPTS - 1 or not (came or 0 < stalls < STALLS):
                 raise ConnectionError(
                     f"the download of {name} broke off after {out.tell():,} of {size:,} bytes"
                     f" ({type(error).__name__}: {error}); what came is kept, call again to go on"
                 ) from error
         time.sleep(1)
     return None
+
+
+class Sink:
+    """The file of a download, with a lid: once `close` is called, nobody can write to it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out, self._lock, self._open = out, threading.Lock(), True
+        self.touched = time.monotonic()
+
+    def write(self, data: bytes) -> int:
+        """As the file's; raises BrokenPipeError after `close`."""
+        return self._do("write", data)
+
+    def seek(self, position: int) -> int:
+        """As the file's."""
+        return self._do("seek", position)
+
+    def truncate(self) -> int:
+        """As the file's."""
+        return self._do("truncate")
+
+    def tell(self) -> int:
+        """As the file's."""
+        return self._do("tell")
+
+    def close(self) -> None:
+        """Put the lid on. The file itself stays open for the next attempt."""
+        with self._lock:
+            self._open = False
+
+    def _do(self, name: str, *arguments: Any) -> int:
+        with self._lock:
+            if not self._open:
+                raise BrokenPipeError("this connection was given up")
+            self.touched = time.monotonic()
+            return getattr(self._out, name)(*arguments)
+
+
+def watch(get: Callable[[Sink], None], out: BinaryIO) -> None:
+    """Run `get(sink)`, which writes to `out`, and raise TimeoutError when nothing has come for
+    STALL_SECONDS.
+
+    A thread that waits for a byte cannot be interrupted, so it is left behind: the lid on its sink
+    keeps it from writing into the file that the next attempt goes on with.
+    """
+    sink, errors = Sink(out), []
+
+    def run() -> None:
+        try:
+            get(sink)
+        except Exception as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=run, daemon=True)
+    usual = huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE
+    huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = min(usual, PIECE)
+    try:
+        worker.start()
+        while worker.is_alive():
+            worker.join(min(1.0, STALL_SECONDS / 4))
+            if worker.is_alive() and time.monotonic() - sink.touched > STALL_SECONDS:
+                raise TimeoutError(f"no data for {STALL_SECONDS:g} seconds")
+    finally:
+        sink.close()
+        huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = usual
+    if errors:
+        raise errors[0]
 
 
 def _partial(blobs: Path, file: Any) -> Path:

@@ -26,7 +26,8 @@ REPO, SHA = "edu/tiny", "0123456789abcdef0123456789abcdef01234567"
 class Hub(http.server.ThreadingHTTPServer):
     """The four requests that a download makes, with a log and with faults to switch on.
 
-    `cut[name]` is the number of bytes after which the connection breaks, again and again.
+    `cut[name]` is the number of bytes after which the connection breaks, again and again, or with
+    `asleep` stays open and sends nothing more.
     """
 
     def __init__(self, files: dict[str, bytes]):
@@ -34,6 +35,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.files, self.log = files, []
         self.cut: dict[str, int] = {}
         self.cuts_left = 0
+        self.asleep, self.over = False, threading.Event()
         self.ranges = True
         self.daemon_threads = True
 
@@ -99,6 +101,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.server.cuts_left -= 1
             sent = data[begin : max(begin, self.server.cut[name])]
             self.close_connection = True
+            if self.server.asleep:
+                self.wfile.write(sent)
+                self.wfile.flush()
+                self.server.over.wait(20)
+                return
         self.wfile.write(sent)
 
 
@@ -148,6 +155,7 @@ def server(files, tmp_path, monkeypatch):
     use_endpoint(monkeypatch, server.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     yield server
+    server.over.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -195,6 +203,51 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server):
     assert shards == [(name, 400_000), ("model-00003-of-00003.safetensors", 0)]
     for file in wanted(server.files):
         assert (folder / file).read_bytes() == server.files[file]
+
+
+def test_a_connection_that_falls_asleep_is_given_up_and_resumed(server, monkeypatch):
+    monkeypatch.setattr(hub, "STALL_SECONDS", 0.4)
+    name = "model-00001-of-00003.safetensors"
+    server.cut, server.cuts_left, server.asleep = {name: 300_000}, 1, True
+    folder = hub.download(REPO)
+    assert [begin for file, begin in server.log if file == name] == [0, 300_000]
+    assert (folder / name).read_bytes() == server.files[name]
+
+
+def test_a_network_that_sleeps_on_is_told_and_what_came_is_kept(server, monkeypatch):
+    monkeypatch.setattr(hub, "STALL_SECONDS", 0.3)
+    name = "model-00001-of-00003.safetensors"
+    server.cut, server.cuts_left, server.asleep = {name: 300_000}, 100, True
+    told = r"broke off after 300,000 of .*\(TimeoutError: no data for 0.3 seconds\).* call again"
+    with pytest.raises(ConnectionError, match=told):
+        hub.download(REPO)
+    begins = [begin for file, begin in server.log if file == name]
+    assert begins == [0] + [300_000] * hub.STALLS
+    server.cuts_left, server.log = 0, []
+    assert (hub.download(REPO) / name).read_bytes() == server.files[name]
+    assert (name, 300_000) in server.log
+
+
+def test_a_connection_that_was_given_up_cannot_write_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "STALL_SECONDS", 0.1)
+    wake, woken = threading.Event(), []
+
+    def get(sink):
+        sink.write(b"first")
+        wake.wait(20)
+        try:
+            sink.write(b"too late")
+        except BrokenPipeError as error:
+            woken.append(str(error))
+
+    with open(tmp_path / "file", "ab") as out:
+        with pytest.raises(TimeoutError, match="no data for 0.1 seconds"):
+            hub.watch(get, out)
+        wake.set()
+        while not woken:
+            threading.Event().wait(0.01)
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert woken == ["this connection was given up"]
 
 
 def test_a_server_that_cannot_resume_sends_the_file_again(server):
