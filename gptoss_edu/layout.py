@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gptoss_edu.config import Config
 from gptoss_edu.mxfp4 import BLOCK
-from gptoss_edu.shards import Tensor
+from gptoss_edu.shards import PADDING, Tensor
 
 MXFP4_FIELDS = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}
 
@@ -101,12 +101,27 @@ ORIGINAL_PLAIN = ORIGINAL | {
 Layout = dict[str, Entry]
 
 
+def own_layout(published: Layout) -> Layout:
+    """The layout of a converted checkpoint: names and order of axes are those of our fields."""
+    return {
+        field: Entry(
+            ("layers.{n}." if "{n}" in entry.name else "") + field, " ".join(field.split("_")[-1])
+        )
+        for field, entry in published.items()
+    }
+
+
+OWN_PACKED, OWN_PLAIN = own_layout(HF_PACKED), own_layout(HF_PLAIN)
+
+
 def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
     """Which layout these tensors are in, judged by their names and not by their folder's.
 
     Raises ValueError for names of no layout, and for packed experts whose input dimension is not a
     multiple of 32.
     """
+    if any(name.startswith("layers.") for name in tensors):
+        return OWN_PACKED if any(".blocks_" in name for name in tensors) else OWN_PLAIN
     hf = any(name.startswith("model.layers.") for name in tensors)
     if not hf and not any(name.startswith("block.") for name in tensors):
         raise ValueError(
@@ -169,7 +184,7 @@ def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, fo
         for field, entry in places(layout, layer):
             dtypes = ("U8",) if is_packed(field) else ("BF16", "F16", "F32")
             expected[entry.name] = shape_on_disk(entry.axes, sizes), dtypes
-    extra = [n for n in tensors if n not in expected and not n.endswith("rotary_emb.inv_freq")]
+    extra = [n for n in tensors if n not in expected and not is_idle(n)]
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in extra]
     for name, (shape, dtypes) in expected.items():
@@ -184,6 +199,16 @@ def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, fo
             f"weights and config.json in {folder} do not fit together: {'; '.join(problems[:5])}"
             f"{more}. Take all files from one checkpoint, and all of its shards"
         )
+
+
+def is_idle(name: str) -> bool:
+    """May a tensor of this name be left unread? Rotary frequencies and padding may."""
+    return name.endswith("rotary_emb.inv_freq") or name.startswith(PADDING)
+
+
+def is_own(field: str, entry: Entry) -> bool:
+    """Does the field lie on disk as it does in memory, in a converted checkpoint?"""
+    return entry.name.endswith(field)
 
 
 def is_packed(field: str) -> bool:

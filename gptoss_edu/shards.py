@@ -32,6 +32,7 @@ DTYPES = {
     "F32": np.dtype(np.float32),
     "U8": np.dtype(np.uint8),
 }
+PADDING = "padding."  # how names of tensors begin that nobody reads
 AGAIN = "download or copy this file again"
 
 
@@ -199,12 +200,15 @@ class Pending(NamedTuple):
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
-def write_file(path: Path, tensors: dict[str, Pending]) -> None:
+def write_file(path: Path, tensors: dict[str, Pending], align: int = 1) -> None:
     """Write one safetensors file, at most one tensor in memory, and wait until it is on disk.
 
-    Large items come first, so that every tensor starts at a multiple of its item's size.
+    Large items come first, so that every tensor starts at a multiple of its item's size. With
+    `align` every tensor starts at a multiple of so many bytes: the format allows no gaps, so
+    tensors named `padding.…` fill them.
     """
     tensors = dict(sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize))
+    tensors = _padded(tensors, align)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers asks for
     end = 0
     for name, tensor in tensors.items():
@@ -212,13 +216,22 @@ def write_file(path: Path, tensors: dict[str, Pending]) -> None:
         entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
         header[name] = entry
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % max(8, align))
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
             _write_values(file, name, tensor)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _padded(tensors: dict[str, Pending], align: int) -> dict[str, Pending]:
+    padded: dict[str, Pending] = {}
+    for name, tensor in tensors.items():
+        padded[name] = tensor
+        if gap := -tensor.num_bytes % align:
+            padded[PADDING + name] = Pending("U8", (gap,), lambda n=gap: np.zeros(n, np.uint8))
+    return padded
 
 
 def _write_values(file: BinaryIO, name: str, tensor: Pending) -> None:
