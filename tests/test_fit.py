@@ -80,6 +80,17 @@ def test_this_machine_is_measured():
     assert fit.find_chip("cpu").devices == 1
 
 
+def test_every_core_reads(monkeypatch):
+    """With one core the pieces are one, with three they are three; nothing is read twice."""
+    seen = []
+    monkeypatch.setattr(fit.np, "max", lambda part: seen.append(part.nbytes))
+    for cores in (1, 3):
+        monkeypatch.setattr(fit.os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
+        seen.clear()
+        assert fit.read_speed(size=3 * 2**12) > 0
+        assert seen == [3 * 2**12 // cores] * cores * 7
+
+
 def test_an_unknown_chip_is_a_clear_error():
     with pytest.raises(ValueError, match="'v9' is unknown; expected cpu or one of v2-8"):
         fit.find_chip("v9")
