@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from gptoss_edu.attention import Attention
 from gptoss_edu.config import GPT_OSS_20B, Config
+from gptoss_edu.conversion import SAME_BYTES, contents, find_converted
 from gptoss_edu.hub import check_disk, download
 from gptoss_edu.layout import (
     HF_PACKED,
@@ -36,6 +37,7 @@ from gptoss_edu.layout import (
     Layout,
     check_tensors,
     find_layout,
+    is_own,
     is_packed,
     places,
     shape_on_disk,
@@ -82,6 +84,10 @@ def load_model(
     `each_layer` is applied to every layer as soon as it is read, so that layers can be converted
     (chapter 07) or sent elsewhere without ever being there twice.
 
+    What `python -m gptoss_edu convert` made of a folder is used in its place, on a CPU and where
+    `precision` keeps the bytes: its files are mapped, and nothing is read or copied before it is
+    needed (conversion.py). The folder that it wrote may be given, too.
+
     `Model.tokenizer` is None when the vocabulary is neither o200k_harmony's 201,088 rows nor
     described by an o200k_ids.json: rows can still be computed with, but not read as text.
 
@@ -90,13 +96,16 @@ def load_model(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    folder = find_folder(path_or_id)
+    folder = find_converted(find_folder(path_or_id), precision)
+    mapped = contents(folder)
     config = read_config(folder)
     tensors = find_tensors(folder)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
     params = read_params(tensors, layout, config, precision, each_layer)
+    if contents(folder) != mapped:
+        raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
     return Model(config, tokenizer, precision, dtype), params
 
@@ -214,8 +223,19 @@ def read(
     """One field: map its tensor, cut out its part, turn its axes, copy to the device, cast.
 
     JAX is handed the turned view itself and copies it in cache-sized tiles, 2 GB/s on two cores,
-    with nothing in between.
+    with nothing in between. Mapped pages of a converted checkpoint it adopts as they are.
     """
+    view = turned(tensor, field, entry, sizes)
+    if view.flags.c_contiguous and not is_own(field, entry):
+        view = aligned_copy(view)
+    array = jax.block_until_ready(jax.device_put(view))
+    del view  # unmaps the file, unless JAX adopted it
+    target = target_dtype(array.dtype, precision)
+    return array if array.dtype == target else jax.block_until_ready(array.astype(target))
+
+
+def turned(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> np.ndarray:
+    """A view of the file with the field's axes in the order that they have in memory."""
     axes = [axis.split("+") for axis in entry.axes.split()]
     on_disk = "".join(axis[entry.part % len(axis)] for axis in axes)
     in_memory = field.rsplit("_", 1)[-1]
@@ -223,13 +243,7 @@ def read(
     begin = sum(lengths[: entry.part])
     view = map_array(tensor)[begin : begin + lengths[entry.part]]
     view = view.reshape([sizes[letter] for letter in on_disk])
-    view = view.transpose([on_disk.index(letter) for letter in in_memory])
-    if view.flags.c_contiguous:
-        view = aligned_copy(view)
-    array = jax.block_until_ready(jax.device_put(view))
-    del view  # unmaps the file
-    target = target_dtype(array.dtype, precision)
-    return array if array.dtype == target else jax.block_until_ready(array.astype(target))
+    return view.transpose([on_disk.index(letter) for letter in in_memory])
 
 
 def aligned_copy(view: np.ndarray) -> np.ndarray:
@@ -270,10 +284,20 @@ def unpack(w: Mxfp4, dtype: Any) -> jax.Array:
     return jax.lax.map(lambda expert: w[expert].astype(dtype), jnp.arange(w.shape[0]))
 
 
+def is_mapped(field: str, entry: Entry, stored: Any, precision: str) -> bool:
+    """Will the array be the file's own pages? On a CPU, if it lies on disk as in memory."""
+    keeps = not is_packed(field) or precision in SAME_BYTES
+    keeps = keeps and target_dtype(stored, precision) == stored
+    return keeps and is_own(field, entry) and jax.devices()[0].platform == "cpu"
+
+
 def bytes_needed(
     tensors: dict[str, Tensor], layout: Layout, config: Config, precision: str
 ) -> tuple[int, int]:
-    """(bytes of all weights once they are loaded, of these the bytes of one layer)."""
+    """(bytes of all weights once they are loaded, of these the bytes of one layer).
+
+    Mapped pages are not counted: the system takes them back when it needs memory.
+    """
     sizes = sizes_of(config)
 
     def in_memory(layer: int | None) -> int:
@@ -281,6 +305,8 @@ def bytes_needed(
         for field, entry in places(layout, layer):
             stored = DTYPES[tensors[entry.name].dtype]
             count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
+            if is_mapped(field, entry, stored, precision):
+                continue
             if not is_packed(field) or precision in ("auto", "mxfp4"):
                 total += count * target_dtype(stored, precision).itemsize
             elif ".blocks" in field:  # a byte holds two weights, and the scales are multiplied in
