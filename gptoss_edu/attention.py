@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_edu.rope import rotate
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import check_shapes, contract
 
 
 @jax.tree_util.register_dataclass
@@ -123,9 +123,9 @@ def attention(
     """
     check_shapes(x_BTD=x_BTD, w_q_DNH=p.w_q_DNH, w_k_DKH=p.w_k_DKH, sinks_N=p.sinks_N)
     dtype = x_BTD.dtype
-    q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, p.w_q_DNH.astype(dtype)) + p.b_q_NH.astype(dtype)
-    k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, p.w_k_DKH.astype(dtype)) + p.b_k_KH.astype(dtype)
-    v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, p.w_v_DKH.astype(dtype)) + p.b_v_KH.astype(dtype)
+    q_BTNH = contract("BTD,DNH->BTNH", x_BTD, p.w_q_DNH) + p.b_q_NH.astype(dtype)
+    k_BTKH = contract("BTD,DKH->BTKH", x_BTD, p.w_k_DKH) + p.b_k_KH.astype(dtype)
+    v_BTKH = contract("BTD,DKH->BTKH", x_BTD, p.w_v_DKH) + p.b_v_KH.astype(dtype)
     q_BTNH = rotate(q_BTNH, cos_BTC, sin_BTC)
     k_BTKH = rotate(k_BTKH, cos_BTC, sin_BTC)
     kv, k_BSKH, v_BSKH, position_BS = kv.append(k_BTKH, v_BTKH, position_BT)
@@ -133,5 +133,5 @@ def attention(
     scores_BNTS = grouped_scores(q_BTNH, k_BSKH)
     weights_BNTS, sink_mass_BNT = sink_softmax(scores_BNTS, p.sinks_N, mask_BTS)
     out_BTNH = grouped_values(weights_BNTS, v_BSKH)
-    y_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, p.w_o_NHD.astype(dtype)) + p.b_o_D.astype(dtype)
+    y_BTD = contract("BTNH,NHD->BTD", out_BTNH, p.w_o_NHD) + p.b_o_D.astype(dtype)
     return y_BTD, kv, AttentionSeen(weights_BNTS, sink_mass_BNT)

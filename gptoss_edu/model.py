@@ -20,7 +20,7 @@ from gptoss_edu.attention import Attention, AttentionSeen, NoCache, attention
 from gptoss_edu.config import Config
 from gptoss_edu.moe import Moe, Routing, moe
 from gptoss_edu.rope import cos_sin, inverse_frequencies
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import check_shapes, contract
 from gptoss_edu.tokenizer import Tokenizer
 
 
@@ -160,8 +160,7 @@ def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
     """Final norm, then one logit per vocabulary entry, logits_BTV in float32."""
     with jax.named_scope("unembed"), matmul_precision(x_BTD.dtype):
         normed_BTD = rms_norm(x_BTD, params.norm_D, eps)
-        w_DV = params.unembedding_DV.astype(x_BTD.dtype)
-        return jnp.einsum("BTD,DV->BTV", normed_BTD, w_DV).astype(jnp.float32)
+        return contract("BTD,DV->BTV", normed_BTD, params.unembedding_DV).astype(jnp.float32)
 
 
 def observe(

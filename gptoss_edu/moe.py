@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import check_shapes, contract
 
 
 @jax.tree_util.register_dataclass
@@ -55,9 +55,7 @@ def route(
     """
     check_shapes(x_BTD=x_BTD, w_router_DE=w_router_DE, b_router_E=b_router_E)
     dtype = x_BTD.dtype
-    logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, w_router_DE.astype(dtype)) + b_router_E.astype(
-        dtype
-    )
+    logits_BTE = contract("BTD,DE->BTE", x_BTD, w_router_DE) + b_router_E.astype(dtype)
     logit_BTX, expert_BTX = jax.lax.top_k(logits_BTE, experts_per_token)
     weight_BTX = jax.nn.softmax(logit_BTX.astype(jnp.float32), axis=-1).astype(dtype)
     return Routing(logits_BTE, expert_BTX, weight_BTX)
@@ -158,15 +156,34 @@ def moe_grouped(
     return jnp.einsum("BTX,BTXD->BTD", routing.weight_BTX, y_RD.reshape(B, T, X, D))
 
 
+def moe_at_once(
+    p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: float
+) -> jax.Array:
+    """All choices in two calls, for weights with `products(x_TI, expert_TX) -> y_TXO`. y_BTD."""
+    B, T, D = x_BTD.shape
+    X, dtype = routing.expert_BTX.shape[-1], x_BTD.dtype
+    expert_TX = routing.expert_BTX.reshape(B * T, X)
+    h_TXP = p.w_gate_up_EDP.products(x_BTD.reshape(B * T, D), expert_TX)
+    h_TXF = swiglu(h_TXP + p.b_gate_up_EP[expert_TX].astype(dtype), limit, alpha)
+    h_RF = h_TXF.reshape(B * T * X, -1)  # R = B*T*X, one row per choice
+    y_R1D = p.w_down_EFD.products(h_RF, expert_TX.reshape(-1, 1))
+    y_TXD = y_R1D.reshape(B * T, X, D) + p.b_down_ED[expert_TX].astype(dtype)
+    weight_TX = routing.weight_BTX.reshape(B * T, X)
+    return jnp.einsum("TX,TXD->TD", weight_TX, y_TXD).reshape(B, T, D)
+
+
 def moe(
     p: Moe, x_BTD: jax.Array, experts_per_token: int, limit: float, alpha: float
 ) -> tuple[jax.Array, Routing]:
     """Route the normed input and compute the chosen experts: (y_BTD, what the router said).
 
     Few choices are gathered one by one; once there are more choices than experts, grouping reads
-    each expert's weights once instead of once per choice.
+    each expert's weights once instead of once per choice. Weights that take all choices at once
+    (`w.products`, chapter 08) do both by themselves.
     """
     routing = route(x_BTD, p.w_router_DE, p.b_router_E, experts_per_token)
     num_experts = routing.logits_BTE.shape[-1]
     compute = moe_gathered if routing.expert_BTX.size <= num_experts else moe_grouped
+    if hasattr(p.w_gate_up_EDP, "products"):
+        compute = moe_at_once
     return compute(p, x_BTD, routing, limit, alpha), routing
