@@ -101,7 +101,7 @@ def read_speed(size: int = 2**28) -> float:
     One core alone does not reach it (12 of 24 GB/s on two), and XLA gives a sum to one core.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = np.split(np.ones(size // 4 // (cores or 1) * (cores or 1), np.int32), cores or 1)
+    parts = np.array_split(np.ones(size // 4, np.int32), cores or 1)
     with ThreadPoolExecutor(len(parts)) as pool:
 
         def seconds() -> float:

@@ -42,7 +42,19 @@ def test_map_says_what_is_cut_and_what_is_whole():
     assert "w_DN: cut along tensor" in alt
 
 
-@pytest.mark.parametrize("picture", [viz.memory_ledger(LEDGERS)], ids=["ledger"])
+READ = {"short": {"experts": 3e9, "cache": 0}, "long": {"experts": 3e9, "cache": 1.5e9}}
+
+
+def test_bytes_of_a_token_are_told_part_by_part():
+    alt = viz.token_bytes(READ).alt
+    assert "short: 3.00 GB, of which experts 3.00, cache 0.00" in alt
+    assert "long: 4.50 GB, of which experts 3.00, cache 1.50" in alt
+    assert "short: 3000.00 MB" in viz.token_bytes(READ, unit=1e6).alt
+
+
+@pytest.mark.parametrize(
+    "picture", [viz.memory_ledger(LEDGERS), viz.token_bytes(READ)], ids=["ledger", "bytes"]
+)
 def test_pictures_fit_on_the_page(picture):
     assert picture.png.startswith(b"\x89PNG")
     assert picture.width <= 1000

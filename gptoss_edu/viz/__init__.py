@@ -23,7 +23,13 @@ from gptoss_edu.viz.experts import (
     swiglu_curve,
 )
 from gptoss_edu.viz.explore import Explorer, explore
-from gptoss_edu.viz.hardware import format_lines, memory_ledger, roofline_plot, sharding_map
+from gptoss_edu.viz.hardware import (
+    format_lines,
+    memory_ledger,
+    roofline_plot,
+    sharding_map,
+    token_bytes,
+)
 from gptoss_edu.viz.look import Picture, draw, label
 from gptoss_edu.viz.model import cache_picture, difference_bars, logit_lens_table, network_diagram
 from gptoss_edu.viz.numbers import (
@@ -118,6 +124,7 @@ __all__ = [
     "sink_mass_table",
     "surprise_bars",
     "swiglu_curve",
+    "token_bytes",
     "token_rows",
     "token_strip",
     "training_curves",

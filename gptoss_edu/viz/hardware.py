@@ -122,6 +122,38 @@ def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float])
     return draw(paint, alt, width=8, height=4)
 
 
+def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> Picture:
+    """What is read to write one token: row -> part -> bytes. A bar per row, a piece per part."""
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    styles = ((SKY, None), (ORANGE, "///"), (GREEN, "..."), (PALE, None), (PINK, "xx"))
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        most = max(sum(row.values()) for row in rows.values()) / unit
+        for place, row in enumerate(rows.values()):
+            left = 0.0
+            for part, (color, hatch) in zip(parts, styles, strict=False):
+                size, told = row.get(part, 0) / unit, part if place == 0 else None
+                style = {"color": color, "hatch": hatch, "edgecolor": INK, "lw": 0.6}
+                axes.barh(place, size, 0.6, left=left, label=told, **style)
+                left += size
+            axes.text(left + 0.015 * most, place, f"{left:.2f}", va="center", fontsize=9)
+        axes.set_xlim(0, 1.12 * most)
+        axes.set_ylim(len(rows) - 0.5, -0.6)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_xlabel("GB read for one token" if unit == 1e9 else "MB read for one token")
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
+
+    name = "GB" if unit == 1e9 else "MB"
+    told = "; ".join(
+        f"{row}: {sum(found.values()) / unit:.2f} {name}, of which "
+        + ", ".join(f"{part} {size / unit:.2f}" for part, size in found.items())
+        for row, found in rows.items()
+    )
+    return draw(paint, f"Read for one token. {told}.", width=9, height=1.3 + 0.42 * len(rows))
+
+
 def sharding_map(
     arrays: Mapping[str, tuple[Sequence[int], Sequence[str | None]]], mesh: Mapping[str, int]
 ) -> Picture:
