@@ -4,12 +4,15 @@ The first half looks at the repository: everything generated is as it should be.
 works on a small course of two chapters in a temporary folder.
 """
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -135,6 +138,8 @@ def small(tmp_path):
     (folder / "01_go_on.ipynb").write_text(small_notebook(CELLS[1:3]), encoding="utf-8")
     (tmp_path / "README.md").write_text(f"a\n{course.BEGIN}\nold\n{course.END}\nb\n")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "gptoss_edu").mkdir()
+    (tmp_path / "gptoss_edu" / "__init__.py").write_text('__version__ = "7.8.9"\n')
     return tmp_path
 
 
@@ -217,9 +222,39 @@ def test_the_address_is_changed_everywhere_at_once(small):
     course.write(small)
     head, setup, *_ = sources(small / "notebooks" / "00_start.ipynb")
     assert "colab.research.google.com/github/ada/lessons/blob/main/notebooks/00_start" in head
-    assert "git+https://github.com/ada/lessons" in setup
+    assert '"git+https://github.com/ada/lessons@v7.8.9"' in setup
     with pytest.raises(ValueError, match="expected https:"):
         course.move("http://x.y", small)
+
+
+@pytest.mark.parametrize("place", ["Colab", "Kaggle", "at home", "installed"])
+def test_the_setup_cell_adds_what_is_missing_and_leaves_jax_alone(small, place, monkeypatch):
+    here = {"Colab": "google.colab", "at home": "nothing"}.get(place)
+    monkeypatch.setitem(sys.modules, here or "nothing", types.ModuleType("there"))
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    if place in ("Kaggle", "installed"):
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    gone = {"openai_harmony", "safetensors"} | ({"gptoss_edu"} if place != "installed" else set())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in gone else find(name)
+    )
+    ran = []
+    shell = types.SimpleNamespace(system=ran.append)
+    exec(compile(course.setup(small), "<setup>", "exec"), {"get_ipython": lambda: shell})
+    expected = [f"--no-deps git+{course.address()}@v7.8.9", "safetensors", "openai_harmony"]
+    start = f"{sys.executable} -m pip install --quiet "
+    assert ran == ([start + what for what in expected] if place in ("Colab", "Kaggle") else [])
+
+
+def test_nothing_that_the_setup_cell_adds_asks_for_another_jax():
+    """So plain `pip install` of what is missing cannot replace it."""
+    added = course.added()
+    assert {"safetensors", "huggingface_hub", "openai_harmony", "tqdm"} <= set(added)
+    for name in added:
+        required = importlib.metadata.requires(name) or []
+        needed = [line for line in required if "extra ==" not in line]
+        assert not [line for line in needed if re.match(r"(jax|jaxlib|libtpu)\b", line)], name
 
 
 def test_map_says_where_you_are():

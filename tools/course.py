@@ -38,6 +38,8 @@ TAGS = (HEAD, SETUP, LINKS)
 BEGIN, END = "<!-- table of chapters: tools/course.py writes it -->", "<!-- end of the table -->"
 TIMES = {10: "10 s", 20: "20 s", 30: "30 s", 60: "1 min", 120: "2 min", 180: "3 min", 300: "5 min"}
 BOX = re.compile(r"# .*\n(?:.*\n)*?\| \*\*Download\*\*.*(?:\n|$)")
+# Either Colab and Kaggle have it, or a reader there never sees it.
+BROUGHT = {"jax", "numpy", "jupyterlab", "ipykernel"}
 WORDS_PER_MINUTE = 100  # slow: figures are looked at, and code is read twice
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 BLUE, GREEN = "#0072b2", "#00704f"
@@ -157,13 +159,37 @@ def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> s
     return "\n".join(lines)
 
 
+def tag(root: Path = ROOT) -> str:
+    """The tag of this version in the repository: notebooks and package of one release agree."""
+    text = (root / "gptoss_edu" / "__init__.py").read_text(encoding="utf-8")
+    return "v" + re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
+
+
+def added(root: Path = ROOT) -> list[str]:
+    """What a chapter imports and JAX does not bring along, by the names of the modules."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["course"]
+    names = [re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines]
+    return [name for name in names if name not in BROUGHT]
+
+
 def setup(root: Path = ROOT) -> str:
     """A cell that installs the course where a single notebook was opened without it."""
-    return (
-        "import sys\n\n"
-        'if "google.colab" in sys.modules:  # Colab has JAX, but not this course\n'
-        f'    get_ipython().system("pip install --quiet git+{address(root)}")'
-    )
+    modules = " ".join(added(root))
+    return f"""\
+import importlib.util
+import os
+import sys
+
+borrowed = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+if borrowed and importlib.util.find_spec("gptoss_edu") is None:
+    # JAX and its drivers are there and belong together: add what is missing, and touch nothing.
+    modules = "{modules}".split()
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    source = "git+{address(root)}@{tag(root)}"
+    for what in [f"--no-deps {{source}}", *missing]:
+        get_ipython().system(f"{{sys.executable}} -m pip install --quiet {{what}}")
+    importlib.invalidate_caches()"""
 
 
 def links(one: dict[str, Any], root: Path = ROOT) -> str:
