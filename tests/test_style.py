@@ -33,7 +33,7 @@ CHAPTERS = {
     "precision": 7, "sharding": 7, "fit": 7, "tpu": 7,
 }  # fmt: skip
 # They import the rest and nothing imports them; the package's front door is for its users.
-OUTSIDE = {"__init__", "__main__", "cli", "colab", "doctor", "preflight", "viz", "checks"}
+OUTSIDE = {"__init__", "__main__", "cli", "colab", "doctor", "preflight", "verify", "viz", "checks"}
 MAY_PRINT = {"cli"}
 EINSUMS = {"einsum", "contract"}
 # Nothing to test beyond what test_cli.py does (`python -m` and the exported names).
