@@ -1,5 +1,6 @@
 """The command line: `ask` one question, `chat`; `doctor` says what this machine can run, and `fit`
-what another could.
+what another could;
+`verify` says whether a checkpoint is what it should be.
 
 On a terminal everything the model writes is shown as it comes, each message under the label of its
 channel, the analysis dimmed. In a pipe only the answer (the final channel) goes to standard output,
@@ -24,7 +25,7 @@ from typing import Any
 
 import jax
 
-from gptoss_edu import __version__, preflight
+from gptoss_edu import __version__, preflight, verify
 from gptoss_edu.checkpoint import PRECISIONS, load_model
 from gptoss_edu.doctor import describe, survey
 from gptoss_edu.fit import CHIPS
@@ -36,6 +37,7 @@ from gptoss_edu.reply import Reply, Stats
 
 NAME = "gptoss_edu"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for a program that the signal ended
+VERIFY = "is a checkpoint what it should be: every byte, every number, known answers"
 EPILOG = """\
 In a pipe only the answer is written; --json gives analysis and statistics as well.
 NO_COLOR=1 turns colors off."""
@@ -67,8 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object, nothing else")
     fit = commands.add_parser("fit", help="would the 20B or 120B run on a machine, and how fast")
     _add_fit_options(fit)
+    check = commands.add_parser("verify", help=VERIFY, description=f"{VERIFY}.")
+    _add_verify_options(check)
     runs = ((ask, run_ask), (chat, run_chat), (doctor, run_doctor), (fit, run_fit))
-    for command, function in runs:
+    for command, function in (*runs, (check, run_verify)):
         command.set_defaults(run=function)
         command.add_argument(
             "--traceback", action="store_true", help="when it fails, show where in the code"
@@ -102,6 +106,19 @@ def _add_fit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--context", type=int, default=4096, metavar="N", help="default: 4096")
     command.add_argument("--compile", action="store_true", help="ask the TPU compiler (minutes)")
     command.add_argument("--json", action="store_true", help="one JSON object, nothing else")
+
+
+def _add_verify_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "path", nargs="?", metavar="PATH_OR_ID", help="a folder or a Hub id; default: pocket"
+    )
+
+    def add(name: str, text: str) -> None:
+        command.add_argument(name, action="store_true", help=text)
+
+    add("--no-answers", "read every byte, but do not load the model and ask it")
+    add("--record", "the checkpoint is good: write answers.json, to verify copies of it")
+    add("--json", "one JSON object, nothing else")
 
 
 def _add_sampling_options(command: argparse.ArgumentParser) -> None:
@@ -456,6 +473,17 @@ def run_fit(args: argparse.Namespace) -> int:
         )
     print(json.dumps(found, indent=2) if args.json else preflight.describe(found))
     return 0 if found["fits"] else 1
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """`verify`: a table of what passed, failed, could not be checked; 1 if one failed."""
+    if args.record:
+        print(f"wrote {verify.record(args.path)}")
+        return 0
+    report = verify.verify(args.path, answers=not args.no_answers)
+    found = verify.as_dict(report)
+    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else verify.describe(report))
+    return 0 if found["passed"] else 1
 
 
 # ------------------------------------------------------------------------------------------ main
