@@ -1,5 +1,5 @@
 """The command line: `ask` one question, `chat`; `doctor` says what this machine can run, and `fit`
-what another could;
+what another could; `convert` writes a checkpoint once more so that later starts are quick;
 `verify` says whether a checkpoint is what it should be.
 
 On a terminal everything the model writes is shown as it comes, each message under the label of its
@@ -20,6 +20,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from gptoss_edu.reply import Reply, Stats
 
 NAME = "gptoss_edu"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for a program that the signal ended
+CONVERT = "write a checkpoint as it lies in memory, once: later starts only map it (on a CPU)"
 VERIFY = "is a checkpoint what it should be: every byte, every number, known answers"
 EPILOG = """\
 In a pipe only the answer is written; --json gives analysis and statistics as well.
@@ -71,8 +73,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fit_options(fit)
     check = commands.add_parser("verify", help=VERIFY, description=f"{VERIFY}.")
     _add_verify_options(check)
+    convert = commands.add_parser("convert", help=CONVERT, description=f"{CONVERT}.")
+    _add_convert_options(convert)
     runs = ((ask, run_ask), (chat, run_chat), (doctor, run_doctor), (fit, run_fit))
-    for command, function in (*runs, (check, run_verify)):
+    for command, function in (*runs, (convert, run_convert), (check, run_verify)):
         command.set_defaults(run=function)
         command.add_argument(
             "--traceback", action="store_true", help="when it fails, show where in the code"
@@ -106,6 +110,19 @@ def _add_fit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--context", type=int, default=4096, metavar="N", help="default: 4096")
     command.add_argument("--compile", action="store_true", help="ask the TPU compiler (minutes)")
     command.add_argument("--json", action="store_true", help="one JSON object, nothing else")
+
+
+def _add_convert_options(command: argparse.ArgumentParser) -> None:
+    def add(name: str, text: str) -> None:
+        command.add_argument(name, metavar="DIR", help=text)
+
+    command.add_argument("source", nargs="?", metavar="PATH_OR_ID", help="a folder or a Hub id")
+    add("--out", "write here, not into the checkpoint's folder or the user's cache folder")
+    command.add_argument(
+        "--check", action="store_true", help="read every byte of a conversion and compare"
+    )
+    add("--to-orbax", "then write an Orbax checkpoint, too")
+    add("--from-orbax", "convert what --to-orbax wrote, in place of PATH_OR_ID; needs --out")
 
 
 def _add_verify_options(command: argparse.ArgumentParser) -> None:
@@ -330,8 +347,13 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
             f"JAX found no device to run on, expected at least a CPU (JAX_PLATFORMS is {asked!r};"
             f" unset it, or install what it names): {str(error) or type(error).__name__}"
         ) from error
-    with waiting(f"loading {args.model or 'the pocket model'}"):
-        return load_model(args.model, precision=args.precision)
+    text = f"loading {args.model or 'the pocket model'}"
+    with waiting(text), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        loaded = load_model(args.model, precision=args.precision)
+    for warning in caught:
+        complain(warning.message)
+    return loaded
 
 
 def show(pieces: Stream, screen: Terminal | Pipe, answer: list[str] | None = None) -> Reply:
@@ -473,6 +495,35 @@ def run_fit(args: argparse.Namespace) -> int:
         )
     print(json.dumps(found, indent=2) if args.json else preflight.describe(found))
     return 0 if found["fits"] else 1
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """`convert`: write a conversion, go on with one that was stopped, or check one."""
+    if (args.source is None) == (args.from_orbax is None):
+        raise UsageError("expected either PATH_OR_ID or --from-orbax DIR")
+    if args.from_orbax is not None and (args.out is None or args.check):
+        raise UsageError("--from-orbax DIR needs --out DIR, and goes without --check")
+    from gptoss_edu import conversion, convert, exchange
+
+    if args.check:
+        folder = conversion.existing_conversion(convert.find_folder(args.source))
+        manifest = conversion.check_conversion(folder, every_byte=True)
+        print(f"{folder}: {len(manifest['files'])} files, every byte as it was written")
+        return 0
+    try:
+        if args.from_orbax is not None:
+            folder = exchange.from_orbax(args.from_orbax, args.out, note=complain)
+        elif args.to_orbax and conversion.is_conversion(convert.find_folder(args.source)):
+            folder = convert.find_folder(args.source)
+        else:
+            folder = convert.convert(args.source, args.out, note=complain)
+        print(folder)
+        if args.to_orbax is not None:
+            print(exchange.to_orbax(folder, args.to_orbax))
+    except KeyboardInterrupt:
+        complain("stopped; files that are finished are kept, and the same command goes on")
+        return INTERRUPTED
+    return 0
 
 
 def run_verify(args: argparse.Namespace) -> int:

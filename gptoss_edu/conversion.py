@@ -13,7 +13,7 @@ A manifest, written last, lists every file with its size, time and sha256, and t
 checkpoint that they were made of. A folder without one is unfinished, whatever else it holds.
 Sizes and times are compared at every load; a file whose time is another than the listed one is read
 whole and its sha256 compared, then the new time is noted. (What only a look at every byte finds, a
-disk that forgets, `python -m gptoss_edu convert` finds when it is called again.)
+disk that forgets, `python -m gptoss_edu convert --check` finds.)
 
 Files are only ever replaced by renaming, and a renamed file stays what it was for whoever has it
 mapped. Programs that write *into* one of these files would change weights in use, and one that cuts
@@ -79,7 +79,8 @@ def is_conversion(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
-    """What is known about the files: {"format", "source", "state", "files"}; None if there is none.
+    """What is known of a conversion, or None: "format", "source" and its "state", the "command"
+    that makes it, and "files" with their records.
 
     Raises ValueError for a manifest that cannot be read.
     """
@@ -88,8 +89,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text())
         files = manifest["files"].items()
         plain = all(n == os.path.basename(n) and {*r} == {*_record(0, 0, "")} for n, r in files)
-        known = isinstance(manifest["source"], str) and isinstance(manifest["state"], str)
-        if not plain or not known or not isinstance(manifest["format"], int):
+        texts = all(isinstance(manifest[key], str) for key in ("source", "command", "state"))
+        if not plain or not texts or not isinstance(manifest["format"], int):
             raise ValueError("entries are missing")
     except FileNotFoundError:
         return None
@@ -129,8 +130,10 @@ def write_json(path: Path, content: Any) -> None:
         draft.unlink(missing_ok=True)
 
 
-def check_conversion(folder: Path) -> dict[str, Any]:
+def check_conversion(folder: Path, *, every_byte: bool = False) -> dict[str, Any]:
     """The manifest of a conversion that is whole; anything else is refused.
+
+    Only files whose time has changed are read, unless `every_byte` asks for all.
 
     Raises ValueError for one that is unfinished or of another format, or whose files are missing or
     are not what was written, FileNotFoundError where there is no conversion at all.
@@ -138,7 +141,7 @@ def check_conversion(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest is None:
         raise _unfinished(folder)
-    redo = f"run `python -m gptoss_edu convert {manifest['source']}` again"
+    redo = _again(folder, manifest)
     if manifest["format"] != FORMAT:
         raise ValueError(f"{folder} is of format {manifest['format']}, expected {FORMAT}; {redo}")
     touched = {}
@@ -151,7 +154,7 @@ def check_conversion(folder: Path) -> dict[str, Any]:
                 f"{path} is damaged: found {found}, expected {record['bytes']:,} bytes;"
                 f" {redo}, which writes only what is damaged"
             )
-        if mtime_ns != record["mtime_ns"]:
+        if every_byte or mtime_ns != record["mtime_ns"]:
             touched[path] = record
     for path, record in _read_again(touched):
         if record["sha256"] != manifest["files"][path.name]["sha256"]:
@@ -161,12 +164,23 @@ def check_conversion(folder: Path) -> dict[str, Any]:
                 " is damaged"
             )
         manifest["files"][path.name] = record
-    if touched:
+    if touched and not every_byte:
         try:
             write_json(folder / MANIFEST, manifest)
         except OSError:  # not ours to write: then they are read again at the next load
             pass
     return manifest
+
+
+def existing_conversion(folder: Path) -> Path:
+    """This folder if it is a conversion, or else that of this checkpoint.
+
+    Raises FileNotFoundError if there is none.
+    """
+    for place in (folder, *possible_places(folder)):
+        if is_conversion(place):
+            return place
+    raise _unfinished(folder)
 
 
 def _read_again(touched: dict[Path, Record]) -> Iterator[tuple[Path, Record]]:
@@ -189,9 +203,12 @@ def _unfinished(folder: Path) -> Exception:
     done = len(journal["files"])
     return ValueError(
         f"{folder} is a conversion that is not finished (found {done} files and no manifest);"
-        f" wait if another process is at it, or run `python -m gptoss_edu convert"
-        f" {journal['source']}` again, which goes on from there"
+        f" wait if another process is at it, or {_again(folder, journal)}, which goes on from there"
     )
+
+
+def _again(folder: Path, manifest: dict[str, Any]) -> str:
+    return f"run `python -m gptoss_edu {manifest['command']} --out {folder}` again"
 
 
 def find_converted(source: Path, precision: str) -> Path:
