@@ -41,7 +41,7 @@ from gptoss_edu.tokenizer import cache_folders
 FORMAT = 1  # another number for another order of axes or other names: nothing old is then valid
 MANIFEST, JOURNAL = "gptoss_edu.json", "gptoss_edu.unfinished.json"
 FOLDER = "gptoss_edu-converted"  # inside the folder of the checkpoint
-SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json")
+SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json", "synthetic.json")
 ALIGN = 64
 PACKAGE = Path(__file__).parent
 SAME_BYTES = ("auto", "mxfp4")  # precisions that keep weights as they are stored
