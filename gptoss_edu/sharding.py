@@ -1,49 +1,87 @@
 """One model on many devices: a letter of an array's name says on which axis of the mesh it lies.
 
 Every array's name ends in the letters of its axes, so one small table decides everything. Query
-heads N and kv heads K, the gate and up columns P, the experts' hidden F, the vocabulary V and the
+heads N and key heads K, the gate and up columns P, the experts' hidden F, the vocabulary V and the
 outputs O of packed weights are cut into equal parts along the mesh axis "tensor", experts E along
-"expert"; every other axis is whole on every device. XLA adds what has to be sent.
+"expert"; every other axis is whole on every device. A mesh may have a third axis, "data": the rows
+B of a batch, and of its cache, are cut along it. XLA adds what has to be sent.
+
+One thing XLA does not find by itself: which device has an expert is known only when the router has
+spoken, and so it would send all experts to all devices. `Spread` lets each device compute what its
+own experts were chosen for, and adds up.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from gptoss_edu.cache import Cache
-from gptoss_edu.model import Params
+from gptoss_edu.moe import Moe, product
+from gptoss_edu.shapes import check_shapes
 
 AXES = {"E": "expert", **dict.fromkeys("NKPFVO", "tensor")}
+# Small, and read for every token whoever is chosen: each device keeps all of them.
+KEPT = ("w_router_DE", "b_router_E", "b_gate_up_EP", "b_down_ED")
+# On a TPU the last two axes lie in tiles, and by itself JAX turns an array so that the tiles are
+# full. For scales_EJO [32, 90, O] that puts 32 experts into one tile: to read one is to read all.
+# An embedding [201088, 2880] would lie by columns, and prefill would turn 1.1 GiB to get rows.
+ROW_MAJOR = ("scales_EJO", "embedding_VD")
+TILE = 64  # rows that one expert takes at once where there are many
 
 
-def make_mesh(tensor: int, expert: int = 1, devices: Any = None) -> Mesh:
-    """A mesh of tensor x expert devices. Raises ValueError where there are fewer."""
+def make_mesh(tensor: int = 1, expert: int = 1, devices: Any = None, data: int = 1) -> Mesh:
+    """A mesh of tensor x expert devices, `data` times over. Raises ValueError where there are
+    fewer.
+    """
     found = list(jax.devices() if devices is None else devices)
-    if len(found) < tensor * expert:
+    size = data * tensor * expert
+    if len(found) < size:
+        shape = f"{tensor} x {expert}" + (f" x {data}" if data > 1 else "")
         raise ValueError(
-            f"a mesh of {tensor} x {expert} needs {tensor * expert} devices, found {len(found)};"
+            f"a mesh of {shape} needs {size} devices, found {len(found)};"
             " XLA_FLAGS=--xla_force_host_platform_device_count=8, set before jax is imported,"
             " makes eight of one CPU"
         )
-    grid = np.array(found[: tensor * expert]).reshape(tensor, expert)
-    return Mesh(grid, ("tensor", "expert"))
+    grid = np.array(found[:size])
+    if data > 1:
+        return Mesh(grid.reshape(data, tensor, expert), ("data", "tensor", "expert"))
+    return Mesh(grid.reshape(tensor, expert), ("tensor", "expert"))
+
+
+def join_hosts(
+    address: str | None = None, hosts: int | None = None, host: int | None = None
+) -> None:
+    """Make the devices of several machines one set: call it on each of them, before anything else.
+
+    `address` is "name:port" of machine 0, `hosts` how many there are, `host` the number of this
+    one; on Cloud TPU all three are known without being told. From then on `jax.devices()` lists the
+    devices of all machines, `make_mesh` spreads over them, and every machine runs the same program.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs need to be told how
+    jax.distributed.initialize(address, hosts, host)
 
 
 def spec_of(name: str) -> PartitionSpec:
     """Where the axes of an array lie, from the letters of its name.
 
     An axis of the mesh can be used once per array: the first letter that asks for it has it, and
-    biases that every output needs (`b_o_D`, `b_down_ED`) follow the same rule as weights.
+    biases that every output needs (`b_o_D`) follow the same rule as weights.
     """
+    return _spec(name, AXES)
+
+
+def _spec(name: str, axes: dict[str, str]) -> PartitionSpec:
     taken: set[str] = set()
     spec = []
     for letter in name.rsplit("_", 1)[-1]:
-        axis = AXES.get(letter)
+        axis = axes.get(letter)
         spec.append(axis if axis not in taken else None)
         taken.update({axis} - {None})
     return PartitionSpec(*spec)
@@ -54,10 +92,14 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     Raises ValueError where a size cannot be divided evenly.
     """
+    axes = AXES | ({"B": "data"} if "data" in mesh.shape else {})
+    fewer = {letter: axis for letter, axis in axes.items() if letter != "E"}
 
-    def of(path: Any, leaf: Any) -> NamedSharding:
-        name = getattr(path[-1], "name", "")
-        spec = spec_of(name) if leaf.ndim else PartitionSpec()
+    def of(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Spread):
+            return jax.tree.map(lambda array: array.sharding, leaf)
+        name = _name(path)
+        spec = _spec(name, fewer if name in KEPT else axes) if leaf.ndim else PartitionSpec()
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise ValueError(
@@ -66,12 +108,62 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
                 )
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(of, tree, is_leaf=lambda n: isinstance(n, Spread))
 
 
-def shard(tree: Params | Cache, mesh: Mesh) -> Any:
-    """Weights or a cache, cut and sent to the devices of a mesh."""
-    return jax.tree.map(jax.device_put, tree, shardings(tree, mesh))
+def _name(path: Any) -> str:
+    return getattr(path[-1], "name", "") if path else ""
+
+
+def places(tree: Any, mesh: Mesh | None) -> Any:
+    """`shardings`, and on a TPU the order of axes in memory where it matters (ROW_MAJOR). Without
+    a mesh all is on JAX's first device.
+    """
+    if mesh is None:
+        alone = SingleDeviceSharding(jax.devices()[0])
+        found = jax.tree.map(lambda _: alone, tree)
+    else:
+        found = shardings(tree, mesh)
+
+    def of(path: Any, leaf: Any, sharding: Any) -> Any:
+        if _name(path) not in ROW_MAJOR or next(iter(sharding.device_set)).platform != "tpu":
+            return sharding
+        return Format(Layout(major_to_minor=tuple(range(leaf.ndim))), sharding)
+
+    return jax.tree_util.tree_map_with_path(of, tree, found)
+
+
+def shard(tree: Any, mesh: Mesh | None) -> Any:
+    """Weights (all, or a layer) or a cache, cut and sent to the devices of a mesh, experts ready to
+    be computed where they are. Without a mesh: sent to JAX's first device.
+    """
+    return spread(jax.tree.map(_send, tree, places(tree, mesh)), mesh)
+
+
+def _send(array: Any, place: Any) -> jax.Array:
+    """Other machines' devices cannot be written to: each machine sends its own parts."""
+    sharding = place.sharding if isinstance(place, Format) else place
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, place)
+    if getattr(array, "sharding", None) == sharding:
+        return array
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda part: np.asarray(array)[part], dtype=array.dtype
+    )
+
+
+def spread(tree: Any, mesh: Mesh | None) -> Any:
+    """The same tree with experts as `Spread`, where a mesh cuts experts or batches."""
+    if mesh is None or mesh.shape.get("expert", 1) * mesh.shape.get("data", 1) == 1:
+        return tree
+
+    def of(node: Any) -> Any:
+        if not isinstance(node, Moe) or isinstance(node.w_down_EFD, Spread):
+            return node
+        names = ("w_gate_up_EDP", "w_down_EFD")
+        return dataclasses.replace(node, **{n: Spread(getattr(node, n), mesh, n) for n in names})
+
+    return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, Moe))
 
 
 def bytes_per_device(tree: Any, mesh: Mesh) -> int:
@@ -82,3 +174,92 @@ def bytes_per_device(tree: Any, mesh: Mesh) -> int:
     ):
         total += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return total
+
+
+# --- experts where they are ---
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Expert weights on a mesh, plain or packed: each device multiplies with those that it holds.
+
+    `name` is the field's, whose letters say how a plain weight is cut.
+    """
+
+    w: Any
+    mesh: Mesh = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, I, O) on all devices together."""
+        return self.w.shape
+
+    @property
+    def dtype(self) -> Any:
+        """That of the weights."""
+        return self.w.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Three, as [E, I, O]."""
+        return 3
+
+    def products(self, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
+        """Each row times the matrices of its experts, y_TXO: one sum over the devices."""
+        check_shapes(x_TI=x_TI, expert_TX=expert_TX)
+        sizes, plain = self.mesh.shape, isinstance(self.w, jax.Array)
+        inputs_cut = plain and AXES.get(self.name[-2]) == "tensor"
+        tile = 1 if expert_TX.size <= self.shape[0] else TILE
+        rows = "data" if "data" in sizes else None
+
+        def on_one_device(w_EIO: Any, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
+            E = w_EIO.shape[0]
+            expert_TX = expert_TX - jax.lax.axis_index("expert") * E
+            expert_TX = jnp.where((expert_TX >= 0) & (expert_TX < E), expert_TX, E)
+            y_TXO = own_products(w_EIO, x_TI, expert_TX, tile)
+            return jax.lax.psum(y_TXO, ("expert", "tensor") if inputs_cut else "expert")
+
+        specs = spec_of(self.name)
+        if not plain:
+            specs = jax.tree_util.tree_map_with_path(lambda p, _: spec_of(_name(p)), self.w)
+        inputs, outputs = ("tensor", None) if inputs_cut else (None, "tensor")
+        return jax.shard_map(
+            on_one_device,
+            mesh=self.mesh,
+            in_specs=(specs, PartitionSpec(rows, inputs), PartitionSpec(rows, None)),
+            out_specs=PartitionSpec(rows, None, outputs),
+            check_vma=False,
+        )(self.w, x_TI, expert_TX)
+
+
+def own_products(w_EIO: Any, x_TI: jax.Array, expert_TX: jax.Array, tile: int) -> jax.Array:
+    """Each row times the matrices of its experts, y_TXO; expert E means: not here, and gives zeros.
+
+    Choices are sorted by expert and taken `tile` rows at a time, as in `moe_grouped`.
+    """
+    (T, I), X, (E, _, O) = x_TI.shape, expert_TX.shape[1], w_EIO.shape
+    expert_R = expert_TX.reshape(-1)  # R = T*X, one row per choice
+    R, groups = T * X, jnp.arange(E + 1)
+    count_E = (expert_R[:, None] == groups).sum(axis=0)  # and one more: those not here
+    tiles_E = -(-count_E // tile)
+    order_R = jnp.argsort(expert_R, stable=True)
+    sorted_R = expert_R[order_R]
+    rank_R = jnp.arange(R) - (jnp.cumsum(count_E) - count_E)[sorted_R]
+    row_R = (jnp.cumsum(tiles_E) - tiles_E)[sorted_R] * tile + rank_R
+    num_tiles = min(R, R // tile + E + 1)
+    x_MI = jnp.zeros((num_tiles * tile, I), x_TI.dtype).at[row_R].set(x_TI[order_R // X])
+    owner_L = jnp.searchsorted(jnp.cumsum(tiles_E), jnp.arange(num_tiles), side="right")
+
+    def one_tile(job: tuple[jax.Array, jax.Array]) -> jax.Array:
+        expert, x_TI = job
+        return jax.lax.cond(
+            expert < E,
+            lambda: product(x_TI, w_EIO, jnp.minimum(expert, E - 1)),
+            lambda: jnp.zeros((tile, O), x_TI.dtype),
+        )
+
+    y_LTO = jax.lax.map(one_tile, (owner_L, x_MI.reshape(num_tiles, tile, I)))
+    y_RO = jnp.zeros((R, O), x_TI.dtype).at[order_R].set(y_LTO.reshape(-1, O)[row_R])
+    return y_RO.reshape(T, X, O)

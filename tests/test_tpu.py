@@ -19,7 +19,7 @@ def test_absence_is_a_sentence(monkeypatch):
 
 def test_a_gpu_is_no_tpu():
     with pytest.raises(ValueError, match="h100 is no TPU"):
-        tpu.describe_device(fit.CHIPS["h100"])
+        tpu.describe_devices(fit.CHIPS["h100"])
 
 
 def test_a_refusal_keeps_the_two_figures():
