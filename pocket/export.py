@@ -22,6 +22,7 @@ from gptoss_edu.config import Config
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.mxfp4 import quantize
 from gptoss_edu.tokenizer import Tokenizer
+from gptoss_edu.verify import record
 from pocket import train
 from pocket.curves import CURVES, LOG, draw, read_log
 from pocket.evaluate import CARD, put_between
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"step {int(state.step)}: {size / 1e6:.2f} MB in {options.to}")
     if options.to == POCKET:
         document(options.run, int(state.step))
+        record()  # what `python -m gptoss_edu verify` compares with
 
 
 if __name__ == "__main__":

@@ -79,6 +79,14 @@ def test_a_clean_checkpoint_passes_every_check(folder):
     assert "6 tokens are the likeliest, 6 log-probabilities within" in text
 
 
+def test_the_pocket_model_is_as_it_was_recorded():
+    report = verify.verify()
+    unchecked = outcome(report, FAILED) | outcome(report, UNCHECKED)
+    assert not unchecked, (
+        f"{verify.describe(report)}\nNew weights? python -m gptoss_edu verify --record"
+    )
+
+
 def test_without_known_answers_nothing_is_claimed(folder):
     (folder / ANSWERS).unlink()
     report = verify.verify(folder)
