@@ -159,7 +159,8 @@ def read_bytes(config: Config, precision: str, context: int = 0) -> float:
     unread = num_bytes(params.embedding_VD) * (1 - 1 / config.vocab_size)
     for layer in params.layers:
         for field in dataclasses.fields(layer.moe):
-            if field.name.rsplit("_", 1)[-1].startswith("E"):  # one part per expert
+            axes = field.name.rsplit("_", 1)[-1]
+            if axes[0] == "E" and axes != "E":  # a part per expert; the router's bias is read whole
                 unread += idle * num_bytes(getattr(layer.moe, field.name))
     return num_bytes(params) - unread + (cache_bytes(config, context) if context else 0)
 
