@@ -6,6 +6,10 @@ terms stay within 2e-5 of each other. Sampled tokens must be equal.
 
 import dataclasses
 import importlib
+import os
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +269,29 @@ def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
     assert list(reply.prompt_ids) == TOKENIZER.fit(render("2 + 2?"))
     again = generate(MODEL, params, "2 + 2?")
     assert dataclasses.replace(again, stats=None) == dataclasses.replace(reply, stats=None)
+
+
+def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
+    """A real signal, as a terminal or a notebook sends it, from the first moment to the last."""
+    before = jax.tree.map(np.array, params)
+    generate(MODEL, params, "hi", max_tokens=40)  # compiles
+    start = time.perf_counter()
+    expected = generate(MODEL, params, "hi", max_tokens=40)
+    seconds = time.perf_counter() - start
+    finished = []
+
+    def answer_until(delay):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        finished.append(generate(MODEL, params, "hi", max_tokens=40))
+        time.sleep(60)  # for the signal, which was late
+
+    for delay in np.linspace(0.05, 0.9, 8) * seconds:
+        with pytest.raises(KeyboardInterrupt):
+            answer_until(delay)
+    assert len(finished) < 8, "no signal came in time"
+    again = generate(MODEL, params, "hi", max_tokens=40)
+    assert dataclasses.replace(again, stats=None) == dataclasses.replace(expected, stats=None)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, before))
 
 
 def test_streaming_comes_token_by_token(params, monkeypatch):
