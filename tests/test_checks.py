@@ -21,7 +21,7 @@ import gptoss_edu.moe
 from gptoss_edu import checks
 from gptoss_edu.checks import Exercise, Mistake, Verdict, full_model, start_here
 
-CHAPTERS = ("00", "01", "02", "03", "04", "05", "06", "07")
+CHAPTERS = ("00", "01", "02", "03", "04", "05", "06", "07", "09")
 PLANTED_MISTAKES = 60  # over all chapters, says the plan of the course
 ALL = exercises.checkers()
 WRITTEN = exercises.written()

@@ -16,7 +16,7 @@ from gptoss_edu.checkpoint import POCKET, read_config
 from gptoss_edu.config import GPT_OSS_20B
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
+CHAPTERS = sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.parent.glob("colab/*.ipynb")])
 LINK = re.compile(r"\[([^]]+)\]\(([^)\s]+)\)")
 
 
