@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import textwrap
 import uuid
 import warnings
 import zlib
@@ -71,11 +72,12 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All rows, the folder that was looked at, and what it was compared with."""
+    """All rows, the folder that was looked at, what it was compared with, and who says so."""
 
     folder: Path
     compared_with: str
     rows: list[Row]
+    note: str = ""
 
     def count(self, state: str) -> int:
         """How many checks ended like that."""
@@ -105,7 +107,7 @@ def verify(path_or_id: str | Path | None = None, *, answers: bool = True) -> Rep
         rows += compare_values(seen, layout)
         rows += compare_experts(seen, layout, known)
         rows += check_answers(folder, layout, known, source) if answers else skip_answers(layout)
-    return Report(folder, source, rows)
+    return Report(folder, source, rows, known.get("source", ""))
 
 
 def attempt(rows: list[Row], check: str, look: Callable[[], tuple[Any, str]]) -> Any:
@@ -433,7 +435,7 @@ def judge(model: Model, params: Params, answer: Known, known: Known) -> Row:
     for step, log_V in enumerate(follow(model, params, prompt, rows)):
         token, best = rows[step], int(np.argmax(log_V))
         ties += token != best
-        if log_V[token] < log_V[best] - absolute:
+        if not log_V[token] >= log_V[best] - absolute:  # nor if there is no number
             names = (name_of(row, model.tokenizer) for row in (best, token))
             problems.append("token {} is {}, expected {}".format(step + 1, *names))
         if step < len(expected):
@@ -547,7 +549,8 @@ def describe(report: Report) -> str:
         shown = state.upper() if state == FAILED else state
         lines.append(f"  {shown:<11}  {check:<{width}}  {detail}")
     counts = (report.count(state) for state in (PASSED, FAILED, UNCHECKED))
-    lines += ["", "{} passed, {} failed, {} could not be checked".format(*counts)]
+    lines += ["", *textwrap.wrap(report.note, 100)]
+    lines += ["{} passed, {} failed, {} could not be checked".format(*counts)]
     return "\n".join(lines)
 
 
@@ -556,6 +559,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {
         "folder": str(report.folder),
         "compared_with": report.compared_with,
+        "note": report.note,
         "passed": report.count(FAILED) == 0,
         "checks": [row._asdict() for row in report.rows],
     }

@@ -367,7 +367,8 @@ def test_the_tolerance_of_log_probabilities(monkeypatch):
 
 
 def test_no_number_is_never_right(monkeypatch):
-    assert judged(monkeypatch, [[np.nan, np.nan]], [0], [-1.0]).state == FAILED
+    for expected in ([-1.0], []):
+        assert judged(monkeypatch, [[np.nan, np.nan]], [0], expected).state == FAILED
 
 
 def test_text_becomes_rows_of_the_models_vocabulary():
