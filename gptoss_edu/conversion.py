@@ -35,6 +35,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from gptoss_edu.memory import available_memory
 from gptoss_edu.shards import INDEX
 from gptoss_edu.tokenizer import cache_folders
 
@@ -69,8 +70,9 @@ def possible_places(source: Path) -> list[Path]:
     source = source.resolve()
     name = source.parents[1].name if source.parent.name == "snapshots" else source.name
     path = hashlib.sha256(str(source).encode()).hexdigest()
-    cached = cache_folders()[0] / "converted" / f"{name}-{path[:12]}"
-    return [cached] if PACKAGE in source.parents else [source / FOLDER, cached]
+    *caches, _ = cache_folders()  # the last one is for all users, who could leave weights there
+    cached = [cache / "converted" / f"{name}-{path[:12]}" for cache in caches]
+    return cached if PACKAGE in source.parents else [source / FOLDER, *cached]
 
 
 def is_conversion(folder: Path) -> bool:
@@ -219,7 +221,9 @@ def find_converted(source: Path, precision: str) -> Path:
     checkpoint itself is still there.
     """
     if is_conversion(source):
-        check_conversion(source)
+        manifest = check_conversion(source)
+        if precision in SAME_BYTES:
+            warn_if_tight(manifest)
         return source
     if precision not in SAME_BYTES or jax.devices()[0].platform != "cpu":
         return source
@@ -227,6 +231,7 @@ def find_converted(source: Path, precision: str) -> Path:
         try:
             manifest = check_conversion(folder)
             if manifest["state"] == state_of(source):
+                warn_if_tight(manifest)
                 return folder
             problem = (
                 f"{folder} was made of another state of {source};"
@@ -236,6 +241,19 @@ def find_converted(source: Path, precision: str) -> Path:
             problem = str(error)
         warnings.warn(f"{problem}. The checkpoint itself is loaded instead", stacklevel=3)
     return source
+
+
+def warn_if_tight(manifest: dict[str, Any]) -> None:
+    """Say that it will be slow where memory cannot hold all pages of the files at once."""
+    needed = sum(record["bytes"] for record in manifest["files"].values())
+    available, where = available_memory()
+    if available is not None and needed > available:
+        warnings.warn(
+            f"{where} has {available / 2**30:.2f} GiB of memory available for"
+            f" {needed / 2**30:.2f} GiB of weights; what finds no room is read from the disk again"
+            " and again, which is slow: free some memory",
+            stacklevel=4,
+        )
 
 
 def contents(folder: Path) -> dict[str, str] | None:

@@ -3,8 +3,8 @@
 What a conversion is, and when it is used, conversion.py says; here it is made. 14 GB are written,
 and anything can happen meanwhile: a kill, a full disk, a second process with the same idea. So
 every file is written under a temporary name, forced to the disk, read back for its sha256, renamed,
-and then entered into a journal; the journal becomes the manifest by being renamed at the very end.
-Whoever starts again keeps the files of the journal whose sha256 still holds, and writes the others.
+and then entered into a journal; the manifest is written last. Whoever starts again keeps the files
+of the journal whose sha256 still holds, and writes the others.
 
 In memory are never more than SLAB bytes of a tensor, turned, and the pages of the file that the
 tensor is mapped from.
@@ -259,7 +259,8 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
             write_json(folder / JOURNAL, journal)
         if job.state() != state:
             raise ValueError(f"{job.source} changed while it was converted; convert it again")
-        os.replace(folder / JOURNAL, folder / MANIFEST)
+        write_json(folder / MANIFEST, journal)
+        (folder / JOURNAL).unlink(missing_ok=True)
         sync_folder(folder)
     return folder
 
@@ -285,6 +286,7 @@ def take_up(job: Job, folder: Path, state: str, bar: tqdm) -> dict[str, Any]:
         if journal["files"].keys() == job.side.keys() | job.weights.keys():
             if (folder / MANIFEST).is_file():
                 write_json(folder / MANIFEST, journal)  # times may be others after a copy
+                (folder / JOURNAL).unlink(missing_ok=True)
                 return journal
     write_json(folder / JOURNAL, journal)
     (folder / MANIFEST).unlink(missing_ok=True)

@@ -134,6 +134,14 @@ def test_mapped_pages_need_no_memory_and_unpacked_experts_do(folder, monkeypatch
         load_model(folder, precision="f32")
 
 
+def test_too_little_memory_for_all_pages_is_a_warning(source, folder, monkeypatch):
+    monkeypatch.setattr(conversion, "available_memory", lambda: (100, "this machine"))
+    for path in (source, folder):
+        with pytest.warns(UserWarning, match="0.00 GiB of memory available for 0.00 GiB of weig"):
+            load_model(path)
+    load_quietly(folder, precision="f32")
+
+
 def test_experts_that_are_not_packed_stay_refused(tmp_path):
     source = write_layout(tmp_path / "s", random_params(CONFIG), CONFIG, "hf_plain")
     with pytest.raises(ValueError, match="needs experts that are packed"):
@@ -288,6 +296,12 @@ def test_a_load_that_is_interrupted_leaves_nothing_behind(source, folder, params
         with pytest.raises(KeyboardInterrupt):
             load_model(path, each_layer=interrupt)
         assert bits(load_quietly(path)) == bits(params)
+
+
+def test_a_folder_that_all_users_can_write_to_is_not_searched(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "nowhere")
+    assert conversion.possible_places(tmp_path) == [tmp_path / conversion.FOLDER]
 
 
 def test_the_name_of_a_cached_conversion_tells_the_model(tmp_path):

@@ -414,6 +414,7 @@ def test_two_processes_at_once(source, params, tmp_path, locks):
     lines = sorted(log.read_text().split())
     assert sorted(set(lines)) == ["layer-00", "layer-01", "top"]
     assert len(lines) == 3 if locks else len(lines) > 3
+    assert names_in(source / conversion.FOLDER) == FILES | {conversion.MANIFEST}
 
 
 @posix
