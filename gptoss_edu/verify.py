@@ -427,7 +427,8 @@ def judge(model: Model, params: Params, answer: Known, known: Known) -> Row:
     """Feed the known answer token by token: is each the likeliest, as likely as it should be?
 
     After a wrong token the right one is fed, so that one near tie does not decide about all that
-    follows. A token counts as the likeliest, too, if the tolerance separates it from that.
+    follows. A token counts as the likeliest, too, if no more than the tolerance separates it: 16
+    bits round the logits of a real model to steps of 0.1, and programs differ in such near ties.
     """
     absolute, relative = (known["tolerance"][key] for key in ("absolute", "relative"))
     prompt, rows, expected = rows_of(answer, model.tokenizer)
@@ -435,7 +436,8 @@ def judge(model: Model, params: Params, answer: Known, known: Known) -> Row:
     for step, log_V in enumerate(follow(model, params, prompt, rows)):
         token, best = rows[step], int(np.argmax(log_V))
         ties += token != best
-        if not log_V[token] >= log_V[best] - absolute:  # nor if there is no number
+        near = absolute + relative * abs(log_V[best])
+        if not log_V[token] >= log_V[best] - near:  # also where there is no number
             names = (name_of(row, model.tokenizer) for row in (best, token))
             problems.append("token {} is {}, expected {}".format(step + 1, *names))
         if step < len(expected):
@@ -447,7 +449,7 @@ def judge(model: Model, params: Params, answer: Known, known: Known) -> Row:
                     f" {expected[step]:.3f} ± {absolute + allowed:.3f}"
                 )
     fine = f"{len(rows)} tokens are the likeliest"
-    fine += f" ({ties} of them within {absolute:g} of another)" if ties else ""
+    fine += f" ({ties} of them as likely as another, within the tolerance)" if ties else ""
     if expected:
         allowed = f"{absolute:g} + {relative:.0%}"
         fine += f", {len(expected)} log-probabilities within {worst:.2g} ({allowed} is allowed)"
