@@ -38,6 +38,7 @@ from gptoss_edu.convert import (
 )
 from gptoss_edu.layout import MXFP4_FIELDS, OWN_PACKED, OWN_PLAIN, check_tensors, places
 from gptoss_edu.model import num_bytes
+from gptoss_edu.native import unwrap
 from gptoss_edu.shards import DTYPES, Pending, Tensor
 
 PARAMS = "params"
@@ -73,7 +74,7 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
         )
     check_conversion(folder)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        _, params = load_model(folder)
+        params = unwrap(load_model(folder)[1])  # kernels of this machine are nobody else's
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent, num_bytes(params))
     draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")

@@ -329,6 +329,25 @@ def test_stopped_at_every_moment_the_next_start_works(source, params, monkeypatc
     assert {0, 2, 3, 4} <= set(finished), "no kill fell between two files"
 
 
+def load_until(folder: str, event: int) -> None:
+    """Runs in a process of its own, which ends where it stands."""
+    stop_at(event, kill_oneself)
+    load_model(folder)
+
+
+@posix
+@pytest.mark.parametrize("event", [1, 2])
+def test_a_load_killed_while_it_notes_the_time_of_a_copy(source, params, event):
+    """The only thing that a load ever writes, before its sync and before its rename."""
+    folder = convert(source)
+    os.utime(folder / "layer-00.safetensors", ns=(5, 5))
+    process = children().Process(target=load_until, args=(str(folder), event))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert loads(source) == loads(folder) == bits(params)
+
+
 def test_what_a_killed_process_finished_is_kept(source, monkeypatch, written):
     write_file = module.write_file
 
