@@ -177,31 +177,40 @@ def published() -> dict[str, Known]:
 
 
 def find_known(folder: Path, config: Config | None) -> tuple[tuple[Known, str], str]:
-    """((what is known of this checkpoint, from where), nothing to say about it)."""
-    if (folder / ANSWERS).is_file():
-        try:
-            known = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
-            {name: (file["bytes"], file["sha256"]) for name, file in known["files"].items()}
-            [(answer["prompt"], answer["log_probabilities"]) for answer in known["answers"]]
-            known["tolerance"]["absolute"] + known["tolerance"]["relative"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{folder / ANSWERS} is not what `verify --record` writes ({error!r}); delete it,"
-                " or record a good copy again"
-            ) from error
-        return (known, f"{ANSWERS} beside the weights"), ""
+    """((what is known of this checkpoint, from where), nothing to say about it).
+
+    A converted checkpoint is known by its manifest, and by what lies beside its source.
+    """
+    manifest = read_manifest(folder)
+    homes = [folder, *([Path(manifest["source"])] if manifest else [])]
+    model = next((m for m in MODELS if config == MODELS[m]), None) or claims_to_be(folder)
     known, source = {}, "nothing: no digests and no answers of this checkpoint are known"
-    if (folder / SYNTHETIC).is_file():
-        source = "nothing: the weights are random (synthetic.json), so there is no right answer"
-    else:
-        model = next((m for m in MODELS if config == MODELS[m]), None) or claims_to_be(folder)
-        if model:
-            known = published()[model]
-            source = f"{model} at revision {known['revision'][:12]}"
-    if manifest := read_manifest(folder):
+    if path := next((home / ANSWERS for home in homes if (home / ANSWERS).is_file()), None):
+        known, source = read_answers(path), f"{ANSWERS} beside the weights"
+    elif any((home / SYNTHETIC).is_file() for home in homes):
+        source = f"nothing: the weights are random ({SYNTHETIC}), so there is no right answer"
+    elif model:
+        known = published()[model]
+        source = f"{model} at revision {known['revision'][:12]}"
+    if manifest:
         known = known | {"files": manifest["files"]}
-        source += f", and with {MANIFEST}, which `convert` wrote"
+        source += f"; files with {MANIFEST}, which `convert` wrote"
     return (known, source), ""
+
+
+def read_answers(path: Path) -> Known:
+    """What `record` wrote, or the like: digests, answers, and how near answers must come."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        {name: (file["bytes"], file["sha256"]) for name, file in known["files"].items()}
+        [(answer["prompt"], answer["log_probabilities"]) for answer in known["answers"]]
+        known["tolerance"]["absolute"] + known["tolerance"]["relative"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not what `verify --record` writes ({error!r}); delete it, or record a good"
+            " copy again"
+        ) from error
+    return known
 
 
 # -------------------------------------------------------------------------- every byte, one time

@@ -15,6 +15,7 @@ from models import TOKENIZER
 from benchmarks.synthetic import write_synthetic
 from gptoss_edu import cli, forward, verify
 from gptoss_edu.config import TINY
+from gptoss_edu.convert import convert
 from gptoss_edu.layout import HF_PACKED, stored_bytes
 from gptoss_edu.shards import find_tensors
 from gptoss_edu.tokenizer import Tokenizer
@@ -262,6 +263,17 @@ def test_every_layout_can_be_read(tmp_path, layout):
     assert outcome(report, FAILED) == set()
     checks = {row.check for row in report.rows}
     assert ("nibble order" in checks) == (layout != "hf_plain")
+
+
+def test_a_conversion_is_compared_with_its_manifest_and_its_sources_answers(folder, tmp_path):
+    converted = convert(folder, tmp_path / "converted")
+    report = verify.verify(converted)
+    assert outcome(report, FAILED) == set(), verify.describe(report)
+    assert {"file sizes", "sha256", "answers", "nibble order"} <= outcome(report, PASSED)
+    edit(converted, "layers.1.attention.sinks_N", lambda bits, _: bits.__setitem__(0, 0))
+    report = verify.verify(converted, answers=False)
+    assert outcome(report, FAILED) == {"sha256"}
+    assert "layer-01.safetensors" in detail(report, "sha256")
 
 
 @pytest.fixture
