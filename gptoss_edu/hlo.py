@@ -10,9 +10,10 @@ Source: the text format of XLA's HLO; sizes of tiles: https://openxla.org/xla/ti
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 SIZES = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}  # bits; other names end in theirs: f32, u8
@@ -31,6 +32,10 @@ SLICES = ("dynamic-slice", "slice", "gather")
 UPDATES = ("dynamic-update-slice", "scatter")
 # In a fused loop they pass on, one by one, just the elements that are asked for.
 ELEMENTWISE = {"bitcast", "copy", "convert", "reshape", "transpose", "bitcast-convert"}
+
+
+# Dimensions of each part that is taken of an array; None: all of it.
+Parts = list[tuple[int, ...]] | None
 
 
 class Op(NamedTuple):
@@ -108,8 +113,8 @@ class Array(NamedTuple):
 
     @property
     def far(self) -> bool:
-        """In the large memory? Others are marked S(1), S(2) and so on."""
-        return not re.search(r"S\([1-9]", self.layout)
+        """In the large memory? Others are marked S(1), S(2) and so on; a number is in a register."""
+        return bool(self.dims) and not re.search(r"S\([1-9]", self.layout)
 
     def bytes(self, dims: tuple[int, ...] | None = None) -> int:
         """Bytes of the tiles that it fills, or that a part of it with these `dims` fills."""
@@ -235,26 +240,29 @@ def _parameter(body: dict[str, Op], index: int) -> str:
     return next(n for n, o in body.items() if o.kind == "parameter" and o.operands == (str(index),))
 
 
-def _parts(name: str, body: dict[str, Op], program: Program) -> list[tuple[int, ...]] | None:
-    """Dimensions of what a fused loop takes of one of its arrays; None: all of it."""
+def _parts(
+    name: str, body: dict[str, Op], program: Program, beyond: Callable[[], Parts] | None = None
+) -> Parts:
+    """What a fused loop takes of one of its arrays; `beyond` says what is taken of its result."""
     parts: list[tuple[int, ...]] = []
-    uses = [(op, place) for op in body.values() for place, n in enumerate(op.operands) if n == name]
     if body[name].root:
-        return None
-    for op, place in uses:
-        below: list[tuple[int, ...]] | None = None
-        if op.kind in SLICES and place == 0:
-            below = [arrays(op.shape)[0].dims]
-        elif op.kind in UPDATES and place == 0:
-            below = []
-        elif op.kind == "fusion":
-            inner = program.computations[called_by(op)[0]]
-            below = _parts(_parameter(inner, place), inner, program)
-        elif op.kind in ELEMENTWISE:
-            below = _parts(op.name, body, program)
-        if below is None:
-            return None
-        parts += below
+        return beyond() if beyond else None
+    for op in body.values():
+        for place in (n for n, operand in enumerate(op.operands) if operand == name):
+            below: Parts = None
+            if op.kind in SLICES and place == 0:
+                below = [arrays(op.shape)[0].dims]
+            elif op.kind in UPDATES and place == 0:
+                below = []
+            elif op.kind == "fusion":
+                inner = program.computations[called_by(op)[0]]
+                after = functools.partial(_parts, op.name, body, program, beyond)
+                below = _parts(_parameter(inner, place), inner, program, after)
+            elif op.kind in ELEMENTWISE:
+                below = _parts(op.name, body, program, beyond)
+            if below is None:
+                return None
+            parts += below
     return parts
 
 
