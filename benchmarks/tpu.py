@@ -1,10 +1,11 @@
-"""What the TPU compiler says of the decoding step, on chips that are not there.
+"""What the TPU compiler says of the product's programs, on chips that are not there.
 
-    python -m benchmarks.tpu --layers 2 --out benchmarks/tpu.json
+    python -m benchmarks.tpu --out benchmarks/tpu.json
+    python -m benchmarks.tpu --chips v5e-1 --programs decode --layers 2
 
-Needs libtpu (`pip install 'gptoss-edu[tpu]'`). Two layers at full width take half a minute on two
-quiet cores. Nothing runs on a TPU: programs are compiled, and the compiler's own count of bytes is
-put beside ours.
+Needs libtpu (`pip install 'gptoss-edu[tpu]'`) and a quarter of an hour of two quiet cores; what is
+done is written after every program. Nothing runs on a TPU: programs are compiled, and the bytes
+that they hold and read are put beside our own count.
 """
 
 from __future__ import annotations
@@ -20,23 +21,42 @@ from pathlib import Path
 import jax
 
 from gptoss_edu import fit, precision, tpu
-from gptoss_edu.config import GPT_OSS_20B
+from gptoss_edu.preflight import MODELS
+
+# Chip, model, precision; the last one is there to be refused.
+PROGRAMS = (
+    ("v5e-1", "20b", "mxfp4"),
+    ("v6e-1", "20b", "fp8"),
+    ("v2-8", "20b", "bf16"),
+    ("v6e-8", "120b", "mxfp4"),
+    ("v5e-1", "20b", "fp8"),
+)
+COMPILE = {"decode": tpu.compile_decode, "prefill": tpu.compile_prefill}
 
 
-def report(chip: str, layers: int, name: str, context: int) -> dict[str, object]:
-    """One program: its size by the compiler's count and by ours."""
-    types = GPT_OSS_20B.layer_types[:layers]
-    config = dataclasses.replace(GPT_OSS_20B, num_layers=layers, layer_types=types)
+def report(
+    chip: str, model: str, name: str, program: str, context: int, layers: int | None = None
+) -> dict[str, object]:
+    """One program: what it holds and reads, by the compiler's count and by ours, per device."""
+    machine, config = fit.CHIPS[chip], MODELS[model]
+    if layers is not None:
+        types = config.layer_types[:layers]
+        config = dataclasses.replace(config, num_layers=layers, layer_types=types)
     began = time.perf_counter()
-    found = tpu.compile_decode(fit.CHIPS[chip], config, name, context)
+    found = COMPILE[program](machine, config, name, context)._asdict()
     ours = precision.weight_bytes(config, name) + precision.cache_bytes(config, context)
+    found["messages"] = {kind: each._asdict() for kind, each in found["messages"].items()}
     return {
         "chip": chip,
-        "layers": layers,
+        "model": model,
+        "program": program,
+        "layers": config.num_layers,
         "precision": name,
         "context": context,
-        **found._asdict(),
-        "ledger_bytes": ours,
+        **found,
+        "available_bytes": machine.memory_bytes,
+        "ledger_bytes": round(ours / machine.devices),
+        "ideal_read_bytes": round(fit.read_bytes(config, name, context) / machine.devices),
         "seconds": round(time.perf_counter() - began),
     }
 
@@ -44,28 +64,27 @@ def report(chip: str, layers: int, name: str, context: int) -> dict[str, object]
 def main() -> None:
     """Compile, print, and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tpu", description=__doc__)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--context", type=int, default=4096)
-    parser.add_argument("--chips", nargs="+", default=["v5e-1"])
-    parser.add_argument("--precisions", nargs="+", default=["mxfp4"])
+    parser.add_argument("--layers", type=int, help="compile only the first layers")
+    parser.add_argument("--context", type=int, default=32768)
+    parser.add_argument("--chips", nargs="+", choices=fit.CHIPS, default=list(fit.CHIPS))
+    parser.add_argument("--programs", nargs="+", choices=COMPILE, default=list(COMPILE))
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    reports = [
-        report(chip, options.layers, name, options.context)
-        for chip in options.chips
-        for name in options.precisions
-    ]
     found = {
         "jax": jax.__version__,
         "libtpu": importlib.metadata.version("libtpu"),
-        "reports": reports,
+        "reports": [report("v5e-1", "20b", "mxfp4", "decode", 4096, layers=2)],
+        "programs": [],
     }
-    text = json.dumps(found, indent=1) + "\n"
-    print(text)
-    if options.out:
-        partial = options.out.with_name(f".{options.out.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, options.out)
+    for chip, model, name in PROGRAMS:
+        for program in options.programs if chip in options.chips else ():
+            each = report(chip, model, name, program, options.context, options.layers)
+            print(json.dumps(each), flush=True)
+            found["programs"].append(each)
+            if options.out:
+                partial = options.out.with_name(f".{options.out.name}.partial")
+                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                os.replace(partial, options.out)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def preflight(
         choice = choose_precision(chip, size, config, context=context, devices=devices)
         precision, reason = choice.precision or "mxfp4", choice.reason
     found = ledger(machine, config, precision, context)
+    ideal = round(read_bytes(config, precision, context))
     result = {
         "chip": chip,
         "devices": machine.devices,
@@ -49,30 +50,47 @@ def preflight(
         "workspace_bytes": found.workspace,
         "available_bytes": found.available,
         "fits": found.fits,
-        "bytes_per_token": round(read_bytes(config, precision, context)),
+        "bytes_per_token": ideal,
+        "ideal_bytes_per_token": ideal,
         "roofline_tokens_per_s": roofline(machine, config, precision, context).tokens_per_second,
         "reason": reason,
         "compiled": False,
         "argument_bytes": None,
         "temp_bytes": None,
+        "collectives_per_token": None,
+        "collective_bytes_per_token": None,
     }
     return result | (_ask(machine, config, precision, context) if ask_compiler else {})
 
 
 def _ask(machine: Chip, config: Config, precision: str, context: int) -> dict[str, Any]:
-    """What the TPU compiler says. One device is asked: programs on several are not compiled yet."""
-    if machine.devices > 1:
-        raise ValueError(
-            f"{machine.name} has {machine.devices} devices; the compiler is asked about one: leave"
-            " --compile out, or take a chip such as v5e-1"
+    """What the TPU compiler says of decode and prefill, per device; bytes read are of all devices.
+
+    Prefill leaves the unembedding alone, so the compiler does not count it there; it lies in memory
+    all the same.
+    """
+    decode = tpu.compile_decode(machine, config, precision, context)
+    if not decode.compiled:
+        return {"fits": False, "reason": f"decode: {decode.reason}"}
+    prefill = tpu.compile_prefill(machine, config, precision, context)
+    if not prefill.compiled:
+        return {"fits": False, "reason": f"prefill: {prefill.reason}"}
+    held, extra = decode.argument_bytes, max(decode.temp_bytes, prefill.temp_bytes)
+    fits, reason = held + extra <= machine.memory_bytes, decode.reason
+    if not fits:
+        reason = (
+            f"prefill needs {extra / GIB:.2f} GiB beside weights and cache of {held / GIB:.2f} GiB,"
+            f" there are {machine.memory_bytes / GIB:.2f}"
         )
-    report = tpu.compile_decode(machine, config, precision, context)
     return {
-        "fits": report.compiled,
-        "compiled": report.compiled,
-        "argument_bytes": report.argument_bytes or None,
-        "temp_bytes": report.temp_bytes or None,
-        "reason": report.reason,
+        "fits": fits,
+        "compiled": True,
+        "argument_bytes": held,
+        "temp_bytes": extra,
+        "bytes_per_token": decode.read_bytes * machine.devices,
+        "collectives_per_token": sum(each.count for each in decode.messages.values()),
+        "collective_bytes_per_token": sum(each.bytes for each in decode.messages.values()),
+        "reason": reason,
     }
 
 
@@ -90,8 +108,14 @@ def describe(found: dict[str, Any]) -> str:
     ]
     if found["compiled"]:
         rows += [
-            ("arguments, says the compiler", found["argument_bytes"] / GIB, "GiB"),
-            ("temporaries, says the compiler", found["temp_bytes"] / GIB, "GiB"),
+            ("weights and cache, compiled", found["argument_bytes"] / GIB, "GiB"),
+            ("temporaries, compiled", found["temp_bytes"] / GIB, "GiB"),
+            ("read per token, without waste", found["ideal_bytes_per_token"] / 1e9, "GB"),
+        ]
+    if found["collectives_per_token"]:
+        size = found["collective_bytes_per_token"] / 1e6
+        rows += [
+            ("collectives per token", found["collectives_per_token"], f"of {size:.2f} MB together")
         ]
     lines = [f"  {name:<36}{value:>9.2f} {unit}" for name, value, unit in rows]
     verdict = "fits" if found["fits"] else "does not fit"

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gptoss_edu import cli, preflight, tpu
+from gptoss_edu.hlo import Messages
 
 FIELDS = {
     "fits", "compiled", "argument_bytes", "temp_bytes", "bytes_per_token", "roofline_tokens_per_s",
@@ -41,7 +42,6 @@ def test_what_does_not_fit_is_status_one(capsys):
         (["--chip", "v7"], "chip 'v7' is unknown; expected cpu or one of v2-8, v5e-1"),
         (["--chip", "v5e-1", "--context", "0"], "context is 0, expected 1 to 131,072"),
         (["--chip", "h100", "--compile"], "h100 is no TPU"),
-        (["--chip", "v5e-8", "--compile"], "v5e-8 has 8 devices"),
     ],
 )
 def test_bad_input_is_one_line(arguments, expected, capsys):
@@ -56,12 +56,35 @@ def test_words_outside_the_tables_are_refused():
         preflight.preflight("v5e-1", "20b", "fp6", 4096)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_the_compiler_has_the_last_word(monkeypatch, compiled, capsys):
-    sizes = (13 * 2**30, 2**28) if compiled else (0, 0)
-    report = tpu.Report(compiled, *sizes, "so it says")
-    monkeypatch.setattr(tpu, "compile_decode", lambda *arguments: report)
-    assert cli.main(["fit", "--chip", "v5e-1", "--compile"]) == int(not compiled)
+COMPILED = tpu.Report(True, 13 * 2**30, 2**28, "so it says", 4 * 10**9)
+REFUSED = tpu.Report(False, 0, 0, "it needs 22G")
+
+
+@pytest.mark.parametrize(
+    "decode, prefill, told",
+    [
+        (COMPILED, COMPILED, "It fits. so it says."),
+        (COMPILED, COMPILED._replace(temp_bytes=3 * 2**30), "prefill needs 3.00 GiB beside"),
+        (REFUSED, COMPILED, "It does not fit. decode: it needs 22G."),
+        (COMPILED, REFUSED, "It does not fit. prefill: it needs 22G."),
+    ],
+)
+def test_the_compiler_has_the_last_word(monkeypatch, decode, prefill, told, capsys):
+    monkeypatch.setattr(tpu, "compile_decode", lambda *arguments: decode)
+    monkeypatch.setattr(tpu, "compile_prefill", lambda *arguments: prefill)
+    assert cli.main(["fit", "--chip", "v5e-1", "--compile"]) == int("It fits" not in told)
     page = capsys.readouterr().out
-    assert ("13.00 GiB" in page) == compiled
-    assert f"It {'fits' if compiled else 'does not fit'}. so it says." in page
+    assert told in page
+    assert ("13.00 GiB" in page) == ("needs 22G" not in page)
+
+
+def test_messages_between_devices_are_shown(monkeypatch, capsys):
+    told = {"all-reduce": Messages(48, 10**6), "all-gather": Messages(2, 10**6)}
+    report = COMPILED._replace(messages=told, argument_bytes=2**30)
+    monkeypatch.setattr(tpu, "compile_decode", lambda *arguments: report)
+    monkeypatch.setattr(tpu, "compile_prefill", lambda *arguments: report)
+    assert cli.main(["fit", "--chip", "v5e-8", "--compile", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["collectives_per_token"] == 50
+    assert found["bytes_per_token"] == 8 * 4 * 10**9
+    assert "50.00 of 2.00 MB together" in preflight.describe(found)

@@ -30,7 +30,7 @@ CHAPTERS = {
     "model": 6, "native": 6, "memory": 6, "hub": 6, "shards": 6, "layout": 6, "conversion": 6,
     "checkpoint": 6, "convert": 6, "exchange": 6,
     "cache": 6, "sampling": 6, "clock": 6, "generate": 6,
-    "precision": 7, "sharding": 7, "fit": 7, "tpu": 7,
+    "precision": 7, "sharding": 7, "fit": 7, "hlo": 7, "tpu": 7,
 }  # fmt: skip
 # They import the rest and nothing imports them; the package's front door is for its users.
 OUTSIDE = {"__init__", "__main__", "cli", "colab", "doctor", "preflight", "verify", "viz", "checks"}
