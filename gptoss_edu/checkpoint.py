@@ -47,6 +47,7 @@ from gptoss_edu.memory import available_memory
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import Mxfp4
+from gptoss_edu.native import unwrap, wanted, wrap_params
 from gptoss_edu.shards import (
     DTYPES,
     INDEX,
@@ -68,6 +69,7 @@ def load_model(
     path_or_id: str | Path | None = None,
     *,
     precision: str = "auto",
+    kernels: str = "auto",
     each_layer: Callable[[Layer], Layer] = lambda layer: layer,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
@@ -80,6 +82,9 @@ def load_model(
     dense weights in bf16; it refuses checkpoints whose experts are not packed, since packing them
     would change the model. "bf16" turns everything to bf16, activations included, and "f32"
     everything to float32; both unpack the experts, which is exact.
+
+    `kernels`: who multiplies with stored weights. "jax" is the pure path; "native" the C++ kernels
+    for CPUs (chapter 08), compiled on first use; "auto" takes those for large models on one CPU.
 
     `each_layer` is applied to every layer as soon as it is read, so that layers can be converted
     (chapter 07) or sent elsewhere without ever being there twice.
@@ -99,11 +104,13 @@ def load_model(
     folder = find_converted(find_folder(path_or_id), precision)
     mapped = contents(folder)
     config = read_config(folder)
+    native = wanted(kernels, config.hidden_size)
     tensors = find_tensors(folder)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
     params = read_params(tensors, layout, config, precision, each_layer)
+    params = wrap_params(params) if native else params
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
@@ -351,7 +358,7 @@ def save_checkpoint(
     Raises ValueError for a dtype that safetensors files of GPT-OSS do not hold, OSError before
     writing to a disk that is too full.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder, params = Path(folder).expanduser().resolve(), unwrap(params)
     tensors = pending_tensors(params, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_disk(folder.parent, sum(tensor.num_bytes for tensor in tensors.values()))

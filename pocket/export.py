@@ -2,8 +2,8 @@
 
 `python -m pocket.export --run main` writes the checkpoint that ships inside the package: the moving
 average of the weights, which is the better choice while the rate is high. At the end of a run whose
-rate has fallen to zero the last step's weights (`--last`) are. `--also RUN` takes the mean with
-another run of the same beginning: what one has learned last and the other has kept.
+rate has fallen to zero the last step's weights (`--last`) are. `--also RUN SHARE` mixes in that
+share of another run of the same beginning: what one has learned last and the other has kept.
 """
 
 from __future__ import annotations
@@ -80,15 +80,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", default="main", help="name of the folder in pocket/runs/")
     parser.add_argument("--to", type=Path, default=POCKET, help="folder to write")
     parser.add_argument("--last", action="store_true", help="the last step's weights, no average")
-    parser.add_argument("--also", help="another run, to take the mean with")
+    parser.add_argument("--also", nargs=2, metavar=("RUN", "SHARE"), help="another run to mix in")
     parser.add_argument("--unrounded", action="store_true", help="experts in bf16, too")
     options = parser.parse_args(arguments)
     state, config, tok = read_run(options.run)
     params = state.params if options.last else state.average
     if options.also:
-        other = read_run(options.also)[0]
+        run, share = options.also[0], float(options.also[1])
+        other = read_run(run)[0]
         others = other.params if options.last else other.average
-        params = jax.tree.map(lambda one, two: (one + two) / 2, params, others)
+        params = jax.tree.map(lambda one, two: one + share * (two - one), params, others)
     if options.unrounded and options.to == POCKET:
         raise SystemExit("--unrounded is for comparing: say where with --to FOLDER")
     stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
