@@ -3,11 +3,11 @@
     python -m benchmarks.cpu --model FOLDER --layers-model FOLDER_OF_4_LAYERS
 
 The same weights, the same rows in, in the same minutes: this package, llama.cpp and Hugging Face
-transformers, each in a process of its own (benchmarks/engines.py). With the 4 layers all engines
-stay loaded and are asked in turns, one measurement each, the first of a round being the last of the
-next. Whole models do not fit beside one another, so there an engine is loaded, asked and ended
-before the next one comes, in as many rounds. Every number that was measured is kept; medians are
-taken when the table is written (benchmarks/cpu_report.py).
+transformers, each in a process of its own (benchmarks/engines.py). Where memory has room for all,
+as it has for 4 layers, engines stay loaded and are asked in turns, each being first equally often.
+Whole models do not fit beside one another, so there an engine is loaded, asked and ended before the
+next one comes, in as many rounds. Every number that was measured is kept; medians are taken when
+the table is written (benchmarks/cpu_report.py).
 
 This package loads the conversion of FOLDER (`python -m gptoss_edu convert FOLDER`) if there is one.
 llama.cpp reads a GGUF file beside the folder, FOLDER.gguf, which is written when it is not there.
@@ -34,7 +34,10 @@ from benchmarks import cpu_report
 from benchmarks.engines import ENGINES, drop_from_memory, missing
 
 ROOT = Path(__file__).resolve().parent.parent
-SLICE = 8  # up to so many layers, all engines fit into memory side by side
+SLICE = 8  # layers; more of them unpacked are too much for most machines
+# Memory of an engine by the bytes of its weights, as seen: llama.cpp keeps a second copy of the
+# experts in another order. transformers needs half as much again while it loads, but comes first.
+FOOTPRINT = {"ours": 1.15, "ours-jax": 1.15, "llama": 1.5, "transformers": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,11 +401,28 @@ def measure_model(
         cpu_report.keep(options.out, key | about | found)
 
     if "speed" in options.parts:
-        keep("speed", side_by_side(bench) if small else one_at_a_time(bench))
+        keep("speed", side_by_side(bench) if fits(bench, note) else one_at_a_time(bench))
     if "loads" in options.parts and small:
         keep("loads", loads(bench, folder))
-    if "contexts" in options.parts and "ours" in paths:
+    if "contexts" in options.parts and "ours" in paths and threads == max(options.threads):
         keep("contexts", contexts(bench))
+
+
+def fits(bench: Bench, note: Callable[[str], None]) -> bool:
+    """Is there memory for all engines at once? Linux would end one of them, or something else."""
+    from gptoss_edu.memory import available_memory
+
+    bytes_ = cpu_report.sizes(bench.config)
+    needed = 2**30 + sum(
+        FOOTPRINT[e] * bytes_["weight_bytes_bf16" if e == "transformers" else "weight_bytes"]
+        for e in bench.paths
+    )
+    available, _ = available_memory()
+    if available is None or needed <= available:
+        return True
+    told = f"all need {needed / 2**30:.1f} GiB, {available / 2**30:.1f} are available"
+    note(f"one engine at a time: {told}")
+    return False
 
 
 def find_gguf(folder: Path, note: Callable[[str], None]) -> Path:

@@ -89,6 +89,7 @@ def sizes(config: Any) -> dict[str, float]:
         "token_bytes": read_bytes(config, "mxfp4"),
         "token_bytes_bf16": read_bytes(config, "bf16"),
         "weight_bytes": weight_bytes(config, "mxfp4"),
+        "weight_bytes_bf16": weight_bytes(config, "bf16"),
     }
 
 
