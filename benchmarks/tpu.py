@@ -45,7 +45,8 @@ def report(
     began = time.perf_counter()
     found = COMPILE[program](machine, config, name, context)._asdict()
     ours = precision.weight_bytes(config, name) + precision.cache_bytes(config, context)
-    found["messages"] = {kind: each._asdict() for kind, each in found["messages"].items()}
+    if found["messages"] is not None:
+        found["messages"] = {kind: each._asdict() for kind, each in found["messages"].items()}
     return {
         "chip": chip,
         "model": model,

@@ -28,22 +28,22 @@ from gptoss_edu.precision import abstract_params
 from gptoss_edu.sharding import make_mesh, places, spread
 
 DTYPE = jnp.dtype(jnp.bfloat16)  # activations, keys and values on a TPU
-COMPILED = "compiled by the TPU compiler; not run"
 
 
 class Report(NamedTuple):
     """What the compiler says of a program, for each device: bytes, or why it refuses.
 
-    `read_bytes` and `messages` are counted from what it made: bytes read in one run, and what the
-    devices send each other.
+    `read_bytes` and `messages` are counted from what it made of decode: bytes read for a token, and
+    what the devices send each other. For prefill they are None: it prints programs that jax cannot
+    always read back.
     """
 
     compiled: bool
     argument_bytes: int
     temp_bytes: int
     reason: str
-    read_bytes: int = 0
-    messages: dict[str, Messages] = {}  # noqa: RUF012 (a NamedTuple's default is never written to)
+    read_bytes: int | None = None
+    messages: dict[str, Messages] | None = None
 
 
 def absent() -> str | None:
@@ -80,7 +80,12 @@ def compile_decode(
     """
     token_B = jax.ShapeDtypeStruct((1,), jnp.int32)
     params, cache, (token_B,) = _arguments(chip, config, precision, context, experts, token_B)
-    return _compile(_decode.lower(params, token_B, cache, config=config, dtype=DTYPE))
+    lowered = _decode.lower(params, token_B, cache, config=config, dtype=DTYPE)
+    report, compiled = _compile(lowered)
+    if compiled is None:
+        return report
+    text = compiled.as_text()
+    return report._replace(read_bytes=bytes_read(text), messages=collectives(text))
 
 
 def compile_prefill(
@@ -91,7 +96,8 @@ def compile_prefill(
     last_BD = jax.ShapeDtypeStruct((1, config.hidden_size), DTYPE)
     params, cache, rest = _arguments(chip, config, precision, context, experts, chunk_BT, last_BD)
     chunk_BT, last_BD = rest
-    return _compile(_read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE))
+    lowered = _read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE)
+    return _compile(lowered)[0]
 
 
 def _arguments(
@@ -111,16 +117,16 @@ def _arguments(
     return params, cache, [placed(leaf, whole) for leaf in rest]
 
 
-def _compile(lowered: Any) -> Report:
+def _compile(lowered: Any) -> tuple[Report, Any]:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Report(False, 0, 0, _refusal(str(error)))
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+        return Report(False, 0, 0, _refusal(str(error))), None
+    memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    return Report(True, *used, COMPILED, bytes_read(text), collectives(text))
+    return Report(True, *used, "compiled by the TPU compiler; not run"), compiled
 
 
 def _refusal(message: str) -> str:

@@ -56,7 +56,7 @@ def test_words_outside_the_tables_are_refused():
         preflight.preflight("v5e-1", "20b", "fp6", 4096)
 
 
-COMPILED = tpu.Report(True, 13 * 2**30, 2**28, "so it says", 4 * 10**9)
+COMPILED = tpu.Report(True, 13 * 2**30, 2**28, "so it says", 4 * 10**9, {})
 REFUSED = tpu.Report(False, 0, 0, "it needs 22G")
 
 
