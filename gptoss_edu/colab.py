@@ -183,10 +183,11 @@ def load(plan: Plan) -> tuple[Model, Params]:
         return _shelf[key]
     unload()
     mesh = sharding.make_mesh(plan.chip.devices) if plan.chip.devices > 1 else None
-    each_layer = functools.partial(_place, precision=plan.precision, mesh=mesh)
+    send = _stay if plan.chip.name == "cpu" else functools.partial(sharding.shard, mesh=mesh)
+    each_layer = functools.partial(_place, precision=plan.precision, send=send)
     try:
         model, params = load_model(plan.model, each_layer=each_layer)
-        params = params if mesh is None else sharding.shard(params, mesh)
+        params = send(params)  # layers are there; embedding and unembedding follow
     except BaseException as error:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)
@@ -207,11 +208,15 @@ def unload() -> None:
 _convert = jax.jit(convert_layer, static_argnames="precision")
 
 
-def _place(layer: Layer, *, precision: str, mesh: Any) -> Layer:
+def _place(layer: Layer, *, precision: str, send: Callable[[Any], Any]) -> Layer:
     """One layer in its precision, where it belongs; packed layers stay as they are stored."""
     if precision != "mxfp4":
         layer = jax.block_until_ready(_convert(layer, precision=precision))
-    return layer if mesh is None else sharding.shard(layer, mesh)
+    return send(layer)
+
+
+def _stay(tree: Any) -> Any:
+    return tree
 
 
 @dataclasses.dataclass
