@@ -29,7 +29,8 @@ def results():
 
 
 def test_results_belong_to_the_weights_that_ship(results):
-    assert results["weights"].keys() >= {"accuracy", "expert_shares", "unrounded", "sampled"}
+    measured = {"accuracy", "expert_shares", "unrounded", "sampled", "out_of_scope"}
+    assert results["weights"].keys() >= measured
     assert set(results["weights"].values()) == {evaluate.fingerprint(POCKET)}
 
 
@@ -40,6 +41,20 @@ def shares(results, effort):
 def test_measured_tasks_are_all_tasks(results):
     assert set(results["accuracy"]) == {*tasks.TASKS, "follow", "tool", "tool_result"}
     assert all(asked >= 150 for row in results["accuracy"].values() for _, asked in row.values())
+
+
+BARS = dict.fromkeys(("count", "spell", "reverse", "add", "subtract", "tool_result"), 0.98)
+
+
+@pytest.mark.parametrize("task", evaluate.TASKS)
+def test_high_effort_reaches_the_bar(results, task):
+    assert shares(results, "high")[task] >= (BARS | {"tool": 0.99}).get(task, 0.95)
+
+
+def test_rounding_costs_at_most_a_point(results):
+    for task, row in results["unrounded"].items():
+        packed, unrounded = (row[kind][0] / row[kind][1] for kind in ("packed", "bf16"))
+        assert packed >= unrounded - 0.01, task
 
 
 @pytest.mark.parametrize("task", ["count", "add"])
