@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test parity notebooks format lint clean
+.PHONY: help lab test parity oldest notebooks format lint clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ test: $(VENV)/.installed-test ## set up, check style, run every test and every n
 
 parity: $(VENV)/.installed-parity ## compare with the live references (installs torch)
 	$(PYTEST) -m parity tests
+
+oldest: $(VENV)/.installed-test ## one click as on Colab, where JAX is as old as it may be
+	$(RUN) tools/oldest.py
 
 notebooks: $(VENV)/.installed-test ## execute the notebooks again and write their outputs
 	$(RUN) tools/notebooks.py run $(NOTEBOOKS)
