@@ -121,8 +121,8 @@ def speeds(run: Run) -> dict[str, dict[str, list[float]]]:
     found = {}
     for engine, results in run["engines"].items():
         prefills = [name for name in results if name.startswith("prefill_")]
-        found[engine] = {name: figures(results, name, prefill_speed) for name in prefills}
-        found[engine]["decode"] = figures(results, "decode", decode_speed)
+        found[engine] = {"decode": figures(results, "decode", decode_speed)}
+        found[engine] |= {name: figures(results, name, prefill_speed) for name in prefills}
     return found
 
 
@@ -240,7 +240,7 @@ def agreement_text(run: Run) -> Iterator[str]:
 
 def section(found: dict[str, Any]) -> str:
     """Everything that was measured, in Markdown."""
-    lines = [machine_text(found), ""]
+    lines = [machine_text(found), "", *images(found)]
     titles = {"speed": "Speed", "loads": "Loading", "contexts": "Longer contexts"}
     tables = {"speed": speed_table, "loads": load_table, "contexts": context_table}
     for part, title in titles.items():
@@ -253,6 +253,23 @@ def section(found: dict[str, Any]) -> str:
                 lines += [*load_table(run), ""]
             lines += [line for text in agreement_text(run) for line in (text, "")]
     return "\n".join(lines).rstrip()
+
+
+def images(found: dict[str, Any]) -> Iterator[str]:
+    """The plots, with a sentence each for those who cannot see them."""
+    by_speed, by_context = to_plot(found)
+    if by_speed:
+        said = []
+        for run in by_speed:
+            every = speeds(run)
+            for name in every[next(iter(every))]:
+                both = ", ".join(f"{NAMES[e]} {told(median(every[e][name]))}" for e in every)
+                words = name.replace("prefill_", "prompt of ")
+                said.append(f"{run['layers']} layers, {words}: {both}")
+        yield from (f"![Tokens per second. {'; '.join(said)}.](cpu_speed.svg)", "")
+    for run in by_context:
+        points = ", ".join(f"{ms:.0f} at {length:,}" for length, ms, *_ in context_points(run))
+        yield from (f"![Milliseconds per token by context: {points}.](cpu_context.svg)", "")
 
 
 def machine_text(found: dict[str, Any]) -> str:
@@ -303,14 +320,20 @@ def with_section(text: str, new: str) -> str:
 
 def write_plots(found: dict[str, Any], folder: Path) -> None:
     """cpu_speed.svg and cpu_context.svg, where there is something to show."""
+    by_speed, by_context = to_plot(found)
+    if by_speed:
+        save_svg(folder / "cpu_speed.svg", paint_speed, by_speed, 9, 3.4)
+    if by_context:
+        save_svg(folder / "cpu_context.svg", paint_context, by_context, 6, 3.4)
+
+
+def to_plot(found: dict[str, Any]) -> tuple[list[Run], list[Run]]:
+    """(runs of speed, the run of contexts of the largest model), with the most threads."""
     most = max((run["threads"] for run in found["runs"]), default=1)
     shown = [run for run in found["runs"] if run["threads"] == most]
     by_speed = [run for run in shown if run["part"] == "speed"]
     by_context = [run for run in shown if run["part"] == "contexts"]
-    if by_speed:
-        save_svg(folder / "cpu_speed.svg", paint_speed, sorted(by_speed, key=_layers), 9, 3.4)
-    if by_context:
-        save_svg(folder / "cpu_context.svg", paint_context, [max(by_context, key=_layers)], 6, 3.4)
+    return sorted(by_speed, key=_layers), sorted(by_context, key=_layers)[-1:]
 
 
 def _layers(run: Run) -> int:
@@ -367,9 +390,8 @@ def paint_speed(figure: Any, runs: list[Run]) -> None:
             words = name.replace("prefill_", "prompt of ")
             axes.set_title(f"{run['layers']} layers: {words}", loc="left")
             axes.tick_params(axis="y", length=0)
-            if row is grid[-1]:
-                line = "   (line: the memory's limit)" if name == "decode" else ""
-                axes.set_xlabel(f"tokens per second{line}")
+            if run is runs[-1]:
+                axes.set_xlabel("tokens/s; line: limit" if name == "decode" else "tokens/s")
 
 
 def paint_context(figure: Any, runs: list[Run]) -> None:
@@ -390,7 +412,7 @@ def paint_context(figure: Any, runs: list[Run]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.15 * max(*expected, *(point[1] for point in points)))
     axes.grid(axis="y", color=LINE, lw=0.3)
     axes.set_xlabel(f"tokens of context   ({run['layers']} layers, {run['threads']} threads)")
     axes.set_ylabel("ms per token")

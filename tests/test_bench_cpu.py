@@ -255,6 +255,8 @@ def test_section_and_plots_come_from_the_file(tmp_path):
     assert "**4 layers, 2 threads**, medians of 3 rounds" in text
     assert "the limit is 20.0 tokens/s" in text
     assert "correlation of the logits 0.9900" in text
+    assert "4 layers, decode: gptoss_edu 10.0, llama.cpp 5.0;" in text
+    assert "50 at 128, 52 at 1,024.](cpu_context.svg)" in text
     plots = {name: (tmp_path / name).read_bytes() for name in ("cpu_speed.svg", "cpu_context.svg")}
     assert all(b"<svg" in plot for plot in plots.values())
     cpu_report.write(path)
