@@ -7,8 +7,8 @@ outputs O of packed weights are cut into equal parts along the mesh axis "tensor
 B of a batch, and of its cache, are cut along it. XLA adds what has to be sent.
 
 One thing XLA does not find by itself: which device has an expert is known only when the router has
-spoken, and so it would send all experts to all devices. `Spread` lets each device compute what its
-own experts were chosen for, and adds up.
+spoken, and so it would send all experts to all devices. `Spread` lets each device compute with its
+part of those experts that it has, and puts the parts together.
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ from gptoss_edu.shapes import check_shapes
 AXES = {"E": "expert", **dict.fromkeys("NKPFVO", "tensor")}
 # Small, and read for every token whoever is chosen: each device keeps all of them.
 KEPT = ("w_router_DE", "b_router_E", "b_gate_up_EP", "b_down_ED")
-# On a TPU the last two axes lie in tiles, and by itself JAX turns an array so that the tiles are
-# full. For scales_EJO [32, 90, O] that puts 32 experts into one tile: to read one is to read all.
-# An embedding [201088, 2880] would lie by columns, and prefill would turn 1.1 GiB to get rows.
-ROW_MAJOR = ("scales_EJO", "embedding_VD")
 TILE = 64  # rows that one expert takes at once where there are many
 
 
@@ -115,8 +111,19 @@ def _name(path: Any) -> str:
     return getattr(path[-1], "name", "") if path else ""
 
 
+def row_major(name: str, rank: int) -> bool:
+    """Must the last axis be innermost in memory, whatever JAX likes better?
+
+    On a TPU the last two axes lie in tiles, and by itself JAX turns an array so that the tiles are
+    full. For scales_EJO [32, 90, O] that puts 32 experts into one tile: to read one is to read all.
+    An embedding [201088, 2880] would lie by columns, and prefill would turn 1.1 GiB to get rows.
+    """
+    experts = name.rsplit("_", 1)[-1].startswith("E") and rank > 2
+    return experts or name == "embedding_VD"
+
+
 def places(tree: Any, mesh: Mesh | None) -> Any:
-    """`shardings`, and on a TPU the order of axes in memory where it matters (ROW_MAJOR). Without
+    """`shardings`, and on a TPU the order of axes in memory where it matters (`row_major`). Without
     a mesh all is on JAX's first device.
     """
     if mesh is None:
@@ -126,7 +133,8 @@ def places(tree: Any, mesh: Mesh | None) -> Any:
         found = shardings(tree, mesh)
 
     def of(path: Any, leaf: Any, sharding: Any) -> Any:
-        if _name(path) not in ROW_MAJOR or next(iter(sharding.device_set)).platform != "tpu":
+        on_tpu = next(iter(sharding.device_set)).platform == "tpu"
+        if not on_tpu or not row_major(_name(path), leaf.ndim):
             return sharding
         return Format(Layout(major_to_minor=tuple(range(leaf.ndim))), sharding)
 
@@ -153,8 +161,8 @@ def _send(array: Any, place: Any) -> jax.Array:
 
 
 def spread(tree: Any, mesh: Mesh | None) -> Any:
-    """The same tree with experts as `Spread`, where a mesh cuts experts or batches."""
-    if mesh is None or mesh.shape.get("expert", 1) * mesh.shape.get("data", 1) == 1:
+    """The same tree with experts as `Spread`, where there is more than one device."""
+    if mesh is None or mesh.size == 1:
         return tree
 
     def of(node: Any) -> Any:
@@ -207,24 +215,28 @@ class Spread:
         return 3
 
     def products(self, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
-        """Each row times the matrices of its experts, y_TXO: one sum over the devices."""
+        """Each row times the matrices of its experts, y_TXO. Gate and up stay cut by columns; what
+        comes down is put together, so that every device has the whole residual stream.
+        """
         check_shapes(x_TI=x_TI, expert_TX=expert_TX)
-        sizes, plain = self.mesh.shape, isinstance(self.w, jax.Array)
-        inputs_cut = plain and AXES.get(self.name[-2]) == "tensor"
+        plain, down = isinstance(self.w, jax.Array), self.name.startswith("w_down")
         tile = 1 if expert_TX.size <= self.shape[0] else TILE
-        rows = "data" if "data" in sizes else None
+        rows = "data" if "data" in self.mesh.shape else None
 
         def on_one_device(w_EIO: Any, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
             E = w_EIO.shape[0]
             expert_TX = expert_TX - jax.lax.axis_index("expert") * E
             expert_TX = jnp.where((expert_TX >= 0) & (expert_TX < E), expert_TX, E)
             y_TXO = own_products(w_EIO, x_TI, expert_TX, tile)
-            return jax.lax.psum(y_TXO, ("expert", "tensor") if inputs_cut else "expert")
+            y_TXO = jax.lax.psum(y_TXO, ("expert", "tensor") if plain and down else "expert")
+            if down and not plain:  # packed weights are cut by outputs, plain ones by inputs
+                y_TXO = jax.lax.all_gather(y_TXO, "tensor", axis=2, tiled=True)
+            return y_TXO
 
         specs = spec_of(self.name)
         if not plain:
             specs = jax.tree_util.tree_map_with_path(lambda p, _: spec_of(_name(p)), self.w)
-        inputs, outputs = ("tensor", None) if inputs_cut else (None, "tensor")
+        inputs, outputs = ("tensor" if plain else None, None) if down else (None, "tensor")
         return jax.shard_map(
             on_one_device,
             mesh=self.mesh,
