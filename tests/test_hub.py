@@ -241,7 +241,7 @@ def test_a_connection_that_was_given_up_cannot_write_any_more(tmp_path, monkeypa
             woken.append(str(error))
 
     with open(tmp_path / "file", "ab") as out:
-        with pytest.raises(TimeoutError, match="no data for 0.1 seconds"):
+        with pytest.raises(TimeoutError, match=r"no data for 0\.1 seconds"):
             hub.watch(get, out)
         wake.set()
         while not woken:
