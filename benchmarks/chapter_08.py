@@ -25,7 +25,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from gptoss_edu.checkpoint import find_folder, read_config
-from gptoss_edu.conversion import find_converted
+from gptoss_edu.conversion import find_converted, is_conversion
 from gptoss_edu.doctor import cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="run, and write no record")
     options = parser.parse_args()
     folder = find_folder(options.model).resolve()
-    mapped = find_converted(folder, "auto") != folder
+    mapped = is_conversion(find_converted(folder, "auto"))
     told = execute(str(folder), copy=ROOT / "build" / "chapter_08" / f"{folder.name}.ipynb")
     entry = {
         "layers": read_config(folder).num_layers,
