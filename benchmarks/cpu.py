@@ -166,8 +166,8 @@ def side_by_side(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def one_at_a_time(bench: Bench) -> dict[str, Any]:
-    """Each engine is loaded from disk, asked, and ended, in rounds."""
+def one_at_a_time(bench: Bench, warm_loads: bool) -> dict[str, Any]:
+    """Each engine is loaded from disk, asked, and ended, in rounds; then loaded once more."""
     found = empty_results(bench)
     for round_ in range(bench.repeats):
         for engine in bench.in_turns(round_):
@@ -181,8 +181,9 @@ def one_at_a_time(bench: Bench) -> dict[str, Any]:
                 results.setdefault("memory", []).append(worker.ask("memory"))
             with bench.memory_reader() as memory:
                 add_bandwidth(found, memory, bench.plan)
-            with bench.worker(engine) as worker:
-                add(results, {"load_warm": load(worker)})
+            if warm_loads:
+                with bench.worker(engine) as worker:
+                    add(results, {"load_warm": load(worker)})
     return found
 
 
@@ -346,7 +347,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = ["ours", "llama", "transformers"]
     parser.add_argument("--engines", nargs="+", choices=names, default=default)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, cores or 1}))
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({cores or 1, 1})[::-1])
     parser.add_argument("--repeats", type=int, default=5)
     parts = ("speed", "loads", "contexts")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
@@ -357,7 +358,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.repeats = 1
-        options.threads = options.threads[-1:]
+        options.threads = options.threads[:1]
     return options
 
 
@@ -400,11 +401,15 @@ def measure_model(
         about |= {"sizes": cpu_report.sizes(config), "plan": dataclasses.asdict(plan)}
         cpu_report.keep(options.out, key | about | found)
 
-    if "speed" in options.parts:
-        keep("speed", side_by_side(bench) if fits(bench, note) else one_at_a_time(bench))
-    if "loads" in options.parts and small:
+    # How long loading takes, and what a context costs, is asked with the most threads only.
+    parts = options.parts if threads == max(options.threads) else ["speed"]
+    if "speed" in options.parts and fits(bench, note):
+        keep("speed", side_by_side(bench))
+    elif "speed" in options.parts:
+        keep("speed", one_at_a_time(bench, "loads" in parts and not small))
+    if "loads" in parts and small:
         keep("loads", loads(bench, folder))
-    if "contexts" in options.parts and "ours" in paths and threads == max(options.threads):
+    if "contexts" in parts and "ours" in paths:
         keep("contexts", contexts(bench))
 
 
