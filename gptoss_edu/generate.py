@@ -77,6 +77,13 @@ def _pick(
     return token_B, seen_BV
 
 
+@jax.jit
+def _next_rows(token_B: jax.Array, open_B: Any, stop_I: Any) -> jax.Array:
+    """What to feed of sampled tokens: -1 where a row has ended, now or before."""
+    stopped_B = (token_B[:, None] == stop_I).any(axis=1)
+    return jnp.where(open_B & ~stopped_B, token_B, -1)
+
+
 def chunk_size(config: Config, batch: int, capacity: int) -> int:
     """Tokens to read at once: CHUNK, or fewer where the scores would outgrow SCORE_BYTES."""
     size = CHUNK
@@ -178,7 +185,7 @@ def generate_tokens(
 
     A row that has stopped yields -1. The generator's return value is the `TurnCache` of a single
     prompt (None for a batch); `cache` takes one back. The next step is already under way when a
-    token is yielded, so the caller's printing costs no time.
+    token is yielded, so the caller's printing costs no time (see `runs_ahead`).
     """
     config, B, clock = model.config, len(prompts), clock or Clock()
     state, held, prompts_left = _start(model, prompts, max_tokens, cache)
@@ -188,23 +195,47 @@ def generate_tokens(
     seed_B = np.asarray(seeds if seeds is not None else [0] * B, np.uint32)
     seen_BV = _seen(prompts, config.vocab_size) if sampling.repetition_penalty != 1 else None
     length_B = np.array([held + len(p) for p in prompts_left])
-    alive_B, fed = np.ones(B, bool), list(prompts[0])
+    alive_B, fed, ahead = np.ones(B, bool), list(prompts[0]), runs_ahead(logits_BV)
+    stop_I = np.array(list(stop_rows), np.int32)
     for step in range(max_tokens):
         token_B, seen_BV = _pick(logits_BV, seed_B, step, sampling.active, seen_BV)
+        open_B = alive_B & (length_B < config.max_positions)
+        more = step + 1 < max_tokens and open_B.any()
+        if more and ahead:
+            next_B = _next_rows(token_B, open_B, stop_I)
+            logits_BV, state = _step(model, params, next_B, state, int(length_B[open_B].max()))
         token_B = np.asarray(token_B)
         clock.tick()
         yielded_B = np.where(alive_B, token_B, -1)
-        alive_B &= ~np.isin(token_B, list(stop_rows)) & (length_B < config.max_positions)
-        if alive_B.any() and step + 1 < max_tokens:
-            state = _with_room(state, int(length_B[alive_B].max()) + 1, config)
-            next_B = np.where(alive_B, token_B, -1).astype(np.int32)
-            logits_BV, state = _decode(params, next_B, state, config=config, dtype=model.dtype)
+        alive_B = open_B & ~np.isin(token_B, stop_I)
+        if more and alive_B.any():
+            if not ahead:
+                next_B = np.where(alive_B, token_B, -1).astype(np.int32)
+                logits_BV, state = _step(model, params, next_B, state, int(length_B[alive_B].max()))
             length_B += alive_B
             fed.append(int(token_B[0]))
         yield yielded_B
         if not alive_B.any():
             break
     return TurnCache(tuple(fed), len(prompts[0]), rings, state) if B == 1 else None
+
+
+def runs_ahead(logits_BV: jax.Array) -> bool:
+    """May the next step begin before the host has seen this step's token?
+
+    An accelerator would wait for the host's check at every token, so there the device itself holds
+    back rows that have stopped, and after the last token one step runs for nothing. On a CPU there
+    is no way to wait for, and that step would cost as much as a token.
+    """
+    return next(iter(logits_BV.devices())).platform != "cpu"
+
+
+def _step(
+    model: Model, params: Params, token_B: Any, state: Cache, length: int
+) -> tuple[jax.Array, Cache]:
+    """Decode with room for one token more than `length`."""
+    state = _with_room(state, length + 1, model.config)
+    return _decode(params, token_B, state, config=model.config, dtype=model.dtype)
 
 
 def _start(
