@@ -24,6 +24,10 @@ lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open 
 	$(RUN) -m gptoss_edu ask "How many r's are in strawberry?"
 	$(RUN) -m jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+# Tests and committed outputs are of the CPU. Asked for nothing, JAX would look for the TPU of
+# libtpu, which is there for its compiler, and say on standard error that there is none.
+test parity notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
+
 # Times and memory, as just measured, go into the notebooks and the README.
 test: $(VENV)/.installed-test ## set up, check style, run every test and every notebook
 	$(LINT)

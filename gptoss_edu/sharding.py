@@ -229,7 +229,8 @@ class Spread:
             expert_TX = jnp.where((expert_TX >= 0) & (expert_TX < E), expert_TX, E)
             y_TXO = own_products(w_EIO, x_TI, expert_TX, tile)
             y_TXO = jax.lax.psum(y_TXO, ("expert", "tensor") if plain and down else "expert")
-            if down and not plain:  # packed weights are cut by outputs, plain ones by inputs
+            # Packed weights are cut by outputs, plain ones by inputs.
+            if down and not plain and self.mesh.shape["tensor"] > 1:
                 y_TXO = jax.lax.all_gather(y_TXO, "tensor", axis=2, tiled=True)
             return y_TXO
 

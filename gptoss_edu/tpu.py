@@ -130,8 +130,11 @@ def _compile(lowered: Any) -> tuple[Report, Any]:
 
 
 def _refusal(message: str) -> str:
-    """The compiler's own sentence on memory, without the table behind it."""
-    found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", message)
+    """The compiler's own sentence on memory, without the table behind it; its words change."""
+    found = re.search(
+        r"Used ([\d.]+\w) of ([\d.]+\w)|\(([\d.]+\w)\) exceeds .*?\(([\d.]+\w)\)", message
+    )
     if found is None:
         return f"the TPU compiler refuses: {' '.join(message.split())[:200]}"
-    return f"the TPU compiler refuses: the program needs {found[1]} of memory, there are {found[2]}"
+    needed, there = (each for each in found.groups() if each)
+    return f"the TPU compiler refuses: the program needs {needed} of memory, there are {there}"
