@@ -113,7 +113,7 @@ class Array(NamedTuple):
 
     @property
     def far(self) -> bool:
-        """In the large memory? Others are marked S(1), S(2) and so on; a number is in a register."""
+        """In the large memory? Others are marked S(1), S(2) …; a number is in a register."""
         return bool(self.dims) and not re.search(r"S\([1-9]", self.layout)
 
     def bytes(self, dims: tuple[int, ...] | None = None) -> int:
