@@ -46,7 +46,7 @@ from gptoss_edu.conversion import (
 from gptoss_edu.layout import Entry, check_tensors, find_layout, own_layout, places, sizes_of
 from gptoss_edu.shards import Pending, Tensor, find_tensors, write_file
 
-SLAB = 2**28
+SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
 DAY = 86_400
 LOCK = ".gptoss_edu.lock"
