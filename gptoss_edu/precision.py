@@ -24,9 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptoss_edu.attention import NoCache
 from gptoss_edu.cache import empty_cache
 from gptoss_edu.config import Config
-from gptoss_edu.model import Layer, Params, init_params, num_bytes, observe
+from gptoss_edu.model import (
+    Layer,
+    Params,
+    block,
+    init_params,
+    matmul_precision,
+    num_bytes,
+    observe,
+    rope_tables,
+)
 from gptoss_edu.mxfp4 import Mxfp4, quantize
 from gptoss_edu.shapes import check_shapes
 
@@ -228,3 +238,25 @@ def divergence(
         for a, b in zip(seen, others, strict=True)
     ]
     return Divergence(float(kl_BT.mean()), float(np.asarray(same_BT).mean()), np.array(flips))
+
+
+def layer_error(
+    truth: Layer, other: Layer, x_BTD: jax.Array, config: Config, precision: str
+) -> float:
+    """Relative error (root mean square) of what one block adds to the residual stream x_BTD;
+    `other` computes in the precision's activation dtype.
+    """
+    position_BT = jnp.broadcast_to(jnp.arange(x_BTD.shape[1]), x_BTD.shape[:2])
+
+    def added(layer: Layer, dtype: Any) -> jax.Array:
+        cos_BTC, sin_BTC = rope_tables(position_BT, config)
+        inputs_BTD = x_BTD.astype(dtype)
+        tables = inputs_BTD, cos_BTC, sin_BTC, position_BT
+        with matmul_precision(dtype):
+            y_BTD, _, _ = block(layer, *tables, NoCache(), config, config.window(0))
+        return (y_BTD - inputs_BTD).astype(jnp.float32)
+
+    run = jax.jit(added, static_argnums=1)
+    expected_BTD = run(truth, jnp.dtype(jnp.float32))
+    error_BTD = run(other, activation_dtype(precision)) - expected_BTD
+    return float(jnp.sqrt((error_BTD**2).mean() / (expected_BTD**2).mean()))

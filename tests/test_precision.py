@@ -9,6 +9,7 @@ import pytest
 
 from gptoss_edu import load_model, precision
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
+from gptoss_edu.layout import HF_PACKED, HF_PLAIN, stored_bytes
 from gptoss_edu.model import forward, init_params, num_bytes
 from gptoss_edu.mxfp4 import Mxfp4, quantize
 from gptoss_edu.precision import Scaled
@@ -166,3 +167,21 @@ def test_the_network_reads_every_format(name):
     np.testing.assert_allclose(
         forward(params, tokens_BT, TINY), forward(plain, tokens_BT, TINY), atol=2e-5
     )
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_error_of_one_layer(pocket, name):
+    """Formats that hold MXFP4 exactly differ by the order of sums alone."""
+    model, params = pocket
+    x_BTD = jax.random.normal(jax.random.key(2), (1, 24, model.config.hidden_size))
+    truth = precision.convert_layer(params.layers[0], "f32")
+    other = precision.convert_layer(params.layers[0], name)
+    error = precision.layer_error(truth, other, x_BTD, model.config, name)
+    assert error < 1e-5 if name in ("f32", "mxfp4", "fp8") else 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("config", [GPT_OSS_20B, GPT_OSS_120B], ids=["20b", "120b"])
+@pytest.mark.parametrize("name, layout", [("mxfp4", HF_PACKED), ("bf16", HF_PLAIN)])
+def test_traced_shapes_take_what_the_file_takes(config, name, layout):
+    """Two counts that share nothing: shapes as jax traces them, and the name map of checkpoints."""
+    assert precision.weight_bytes(config, name) == stored_bytes(config, layout)
