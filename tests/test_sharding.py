@@ -64,7 +64,7 @@ SCRIPT = """
             "told": sharding.bytes_per_device(params, mesh),
             "all": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
             "expert": sum(leaf.nbytes for leaf in jax.tree.leaves(params.layers[0].moe)) // 12,
-            "cache": [str(kv.k_BSKH.sharding.spec) for kv in cache.layers],
+            "cache": [str(kv.k_BKSH.sharding.spec) for kv in cache.layers],
             "messages": hlo.collectives(text),
             "same": jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, spread)),
         }
@@ -180,7 +180,7 @@ def test_two_processes_answer_as_one():
         ("w_gate_up_EDP", ("expert", None, "tensor")),
         ("w_down_EFD", ("expert", "tensor", None)),
         ("blocks_EJUO", ("expert", None, None, "tensor")),
-        ("k_BSKH", (None, None, "tensor", None)),
+        ("k_BKSH", (None, "tensor", None, None)),
         ("norm_D", (None,)),
         ("embedding_VD", ("tensor", None)),
         ("scores_NK", ("tensor", None)),
@@ -192,7 +192,7 @@ def test_letters_decide(name, spec):
 
 @pytest.mark.parametrize("name, rank, turned", [
     ("scales_EJO", 3, True), ("blocks_EJUO", 4, True), ("w_down_EFD", 3, True),
-    ("embedding_VD", 2, True), ("b_down_ED", 2, False), ("w_q_DNH", 3, False), ("k_BSKH", 4, False),
+    ("embedding_VD", 2, True), ("b_down_ED", 2, False), ("w_q_DNH", 3, False), ("k_BKSH", 4, False),
 ])  # fmt: skip
 def test_experts_and_the_embedding_lie_by_rows(name, rank, turned):
     """Elsewhere the compiler's own choice is the better one: a head of 64 fills half a tile."""
