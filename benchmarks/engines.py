@@ -226,10 +226,10 @@ def filled_cache(config: Any, length: int, room: int, dtype: Any) -> Any:
         else:  # the newest position that belongs into the slot
             position_S = length - 1 - (length - 1 - slot_S) % len(slot_S)
             position_S = np.where(position_S < 0, -1, position_S)
-        made = rng.random(kv.k_BSKH.shape, np.float32) - 0.5
-        k_BSKH, v_BSKH = (jnp.asarray(x, kv.k_BSKH.dtype) for x in (made, made[:, ::-1]))
+        made = rng.random(kv.k_BKSH.shape, np.float32) - 0.5
+        k_BKSH, v_BKSH = (jnp.asarray(x, kv.k_BKSH.dtype) for x in (made, made[:, ::-1]))
         position_BS = jnp.asarray(position_S[None], jnp.int32)
-        return dataclasses.replace(kv, k_BSKH=k_BSKH, v_BSKH=v_BSKH, position_BS=position_BS)
+        return dataclasses.replace(kv, k_BKSH=k_BKSH, v_BKSH=v_BKSH, position_BS=position_BS)
 
     empty = jax.eval_shape(lambda: empty_cache(config, 1, room, dtype))
     layers = tuple(fill(kv) for kv in empty.layers)

@@ -104,8 +104,8 @@ def grouped_values(weights_BNTS: jax.Array, v_BSKH: jax.Array) -> jax.Array:
     sizes = check_shapes(weights_BNTS=weights_BNTS, v_BSKH=v_BSKH)
     B, T, S, N, K, H = (sizes[letter] for letter in "BTSNKH")
     weights_BKGTS = weights_BNTS.reshape(B, K, N // K, T, S)
-    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
-    return out_BTKGH.reshape(B, T, N, H)
+    out_BKGTH = jnp.einsum("BKGTS,BSKH->BKGTH", weights_BKGTS, v_BSKH)  # the order XLA computes in
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def attention(

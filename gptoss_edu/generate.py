@@ -268,12 +268,13 @@ def _resume(
     if len(prompts) != 1:
         raise ValueError(f"found a cache and {len(prompts)} prompts, expected one: it holds one")
     made = empty_cache(model.config, 1, 1, model.dtype).layers
-    if [kv.k_BSKH.shape[2:] for kv in made] != [kv.k_BSKH.shape[2:] for kv in kept.cache.layers]:
+    sizes = [[kv.k_BKSH.shape[1::2] for kv in layers] for layers in (made, kept.cache.layers)]
+    if sizes[0] != sizes[1]:
         raise ValueError(
             "this cache is of a model with other layers, heads or sizes; leave it out, or pass the"
             " `cache` of this model's last reply"
         )
-    if made[0].k_BSKH.dtype != (found := kept.cache.layers[0].k_BSKH.dtype):
+    if made[0].k_BKSH.dtype != (found := kept.cache.layers[0].k_BKSH.dtype):
         raise ValueError(
             f"this cache holds {found}, but this model computes in {model.dtype}; leave it out,"
             " or pass the `cache` of this model's last reply"
@@ -285,7 +286,7 @@ def _with_room(state: Cache, length: int, config: Config) -> Cache:
     if state.capacity is None or length <= state.capacity:
         return state
     room = capacity_for(length, config.max_positions)
-    _check_memory(config, len(state.length_B), room, state.layers[0].k_BSKH.dtype)
+    _check_memory(config, len(state.length_B), room, state.layers[0].k_BKSH.dtype)
     return grow(state, room)
 
 

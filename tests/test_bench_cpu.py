@@ -115,7 +115,7 @@ def test_a_made_up_cache_is_what_reading_leaves(length):
         read, *_ = empty.append(keys, keys, position)
         np.testing.assert_array_equal(kv.position_BS, read.position_BS)
         assert isinstance(kv, FullKV) == (TINY.window(layer) is None)
-        assert float(np.abs(kv.k_BSKH).max()) > 0
+        assert float(np.abs(kv.k_BKSH).max()) > 0
 
 
 def test_all_sliding_holds_the_same_at_any_length():

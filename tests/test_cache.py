@@ -37,7 +37,7 @@ def feed(store, *chunks):
 
 
 def empty(kind, room):
-    zeros = jnp.zeros((2, room, 3, 20))
+    zeros = jnp.zeros((2, 3, room, 20))
     return kind(zeros, zeros, jnp.full((2, room), -1))
 
 
@@ -81,7 +81,7 @@ def test_ring_shows_what_a_full_cache_shows_through_a_window(name):
 def test_padding_leaves_no_trace():
     store = empty(FullKV, 8)
     after, *_ = feed(store, [[-1, -1], [-1, 0]])
-    np.testing.assert_array_equal(after.k_BSKH[0], store.k_BSKH[0])
+    np.testing.assert_array_equal(after.k_BKSH[0], store.k_BKSH[0])
     np.testing.assert_array_equal(after.position_BS[:, 0], [-1, 0])
 
 
@@ -99,16 +99,16 @@ def test_growing_keeps_what_is_stored_and_leaves_rings_alone():
     wider = grow(cache, 40)
     assert (cache.capacity, wider.capacity) == (16, 40)
     assert wider.layers[0] is cache.layers[0]
-    np.testing.assert_array_equal(wider.layers[1].k_BSKH[:, :16], filled.k_BSKH)
+    np.testing.assert_array_equal(wider.layers[1].k_BKSH[:, :, :16], filled.k_BKSH)
     np.testing.assert_array_equal(wider.layers[1].position_BS[0], [*range(16), *[-1] * 24])
 
 
 def test_layers_follow_the_config():
     cache = empty_cache(TINY, 2, 64, jnp.bfloat16)
     assert [type(kv) for kv in cache.layers] == [RingKV, FullKV, RingKV, FullKV]
-    assert cache.layers[0].k_BSKH.shape == (2, TINY.sliding_window, 3, 20)
-    assert cache.layers[1].k_BSKH.shape == (2, 64, 3, 20)
-    assert {leaf.dtype for kv in cache.layers for leaf in (kv.k_BSKH, kv.v_BSKH)} == {
+    assert cache.layers[0].k_BKSH.shape == (2, 3, TINY.sliding_window, 20)
+    assert cache.layers[1].k_BKSH.shape == (2, 3, 64, 20)
+    assert {leaf.dtype for kv in cache.layers for leaf in (kv.k_BKSH, kv.v_BKSH)} == {
         jnp.dtype(jnp.bfloat16)
     }
 

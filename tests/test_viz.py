@@ -175,7 +175,7 @@ def test_lens_marks_the_guesses_that_came_true():
 
 def test_cache_picture_tells_positions_and_empty_slots():
     def zeros(slots):
-        return jnp.zeros((2, slots, 1, 2))
+        return jnp.zeros((2, 1, slots, 2))
 
     full = FullKV(zeros(5), zeros(5), jnp.array([[0, 1, -1, -1, -1], [0, 1, 2, 3, -1]]))
     ring = RingKV(zeros(3), zeros(3), jnp.array([[0, 1, -1], [3, 1, 2]]))

@@ -62,11 +62,11 @@ def block_cases() -> Iterator[tuple[Any, ...]]:
     for index in (0, 1):
         B, T, held, room = 2, 3, 7, 16
         rng = np.random.default_rng(10 + index)
-        shape = (B, room, CONFIG.num_kv_heads, CONFIG.head_dim)
+        shape = (B, CONFIG.num_kv_heads, room, CONFIG.head_dim)
         slots_S = np.arange(room)
         kv = FullKV(
-            k_BSKH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
-            v_BSKH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
+            k_BKSH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
+            v_BKSH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
             position_BS=jnp.asarray(np.tile(np.where(slots_S < held, slots_S, -1), (B, 1))),
         )
         x_BTD = jnp.asarray(rng.standard_normal((B, T, CONFIG.hidden_size)), jnp.float32)
