@@ -44,5 +44,5 @@ FORMS = [
     ("token_bytes", [("return total", "return str(total)")], "should be a number, found a str"),
     ("steps_that_agree", [("return steps", "return [steps]")], "found a list"),
     ("context_bytes", [("return 2", "return str(2"), ("tokens\n", "tokens)\n")], "found a str"),
-    ("prefill_bytes", [("return (", "return str("), ("/ tokens", "/ tokens or tokens")], "a str"),
+    ("prefill_bytes", [("return (", "return str(("), (" / tokens", " / tokens)")], "a str"),
 ]

@@ -272,7 +272,11 @@ def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
 
 
 def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
-    """A real signal, as a terminal or a notebook sends it, from the first moment to the last."""
+    """A real signal, as a terminal or a notebook sends it, from the first moment to the last.
+
+    Python itself drops an interrupt that arrives inside a callback of the garbage collector, so
+    not every one has to be seen; whatever happened, nothing may be damaged.
+    """
     before = jax.tree.map(np.array, params)
     generate(MODEL, params, "hi", max_tokens=40)  # compiles
     start = time.perf_counter()
@@ -281,13 +285,18 @@ def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
     finished = []
 
     def answer_until(delay):
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
-        finished.append(generate(MODEL, params, "hi", max_tokens=40))
-        time.sleep(60)  # for the signal, which was late
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            generate(MODEL, params, "hi", max_tokens=40)
+            finished.append(delay)
+            timer.join()  # a signal that was late
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            timer.join()
 
     for delay in np.linspace(0.05, 0.9, 8) * seconds:
-        with pytest.raises(KeyboardInterrupt):
-            answer_until(delay)
+        answer_until(delay)
     assert len(finished) < 8, "no signal came in time"
     again = generate(MODEL, params, "hi", max_tokens=40)
     assert dataclasses.replace(again, stats=None) == dataclasses.replace(expected, stats=None)
