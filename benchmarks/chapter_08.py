@@ -25,8 +25,8 @@ import nbformat
 from nbclient import NotebookClient
 
 from gptoss_edu.checkpoint import find_folder, read_config
-from gptoss_edu.conversion import find_converted, is_conversion
-from gptoss_edu.doctor import cores
+from gptoss_edu.conversion import find_converted, is_conversion, write_json
+from gptoss_edu.memory import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_generate_20b_cpu.ipynb"
@@ -72,9 +72,7 @@ def remember(entry: dict, record: Path = RECORD) -> None:
     mine = [entry[key] for key in ("layers", "kind", "loading")]
     kept = [run for run, its in zip(runs, same, strict=True) if its != mine]
     kept = sorted([*kept, entry], key=lambda run: (run["kind"], run["layers"], run["loading"]))
-    draft = record.with_suffix(".partial")
-    draft.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    draft.replace(record)
+    write_json(record, kept)
 
 
 def main() -> int:

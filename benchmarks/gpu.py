@@ -330,9 +330,9 @@ def main(arguments: list[str] | None = None) -> int:
         result = compare(folder, options.quick, options.engines)
     print(table(result))
     if options.out:
-        partial = options.out.with_name(f".{options.out.name}.partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, options.out)
+        from gptoss_edu.conversion import write_json
+
+        write_json(options.out, result)
     return int(any("error" in engine for engine in result["engines"].values()))
 
 

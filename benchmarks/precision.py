@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 
 from gptoss_edu import load_model, precision
 from gptoss_edu.config import GPT_OSS_20B, Config
+from gptoss_edu.conversion import write_json
 from gptoss_edu.model import Layer, Model, init_params
 from pocket import rows, tasks
 from pocket.evaluate import TASKS, measure
@@ -101,9 +100,7 @@ def main() -> None:
     found = table(options.count, options.batch, options.length)
     print(to_markdown(found))
     if options.out:
-        partial = options.out.with_name(f".{options.out.name}.partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, options.out)
+        write_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import os
 import time
 from pathlib import Path
 
 import jax
 
 from gptoss_edu import fit, precision, tpu
+from gptoss_edu.conversion import write_json
 from gptoss_edu.preflight import MODELS
 
 # Chip, model, precision; the last one is there to be refused.
@@ -83,9 +83,7 @@ def main() -> None:
             print(json.dumps(each), flush=True)
             found["programs"].append(each)
             if options.out:
-                partial = options.out.with_name(f".{options.out.name}.partial")
-                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                os.replace(partial, options.out)
+                write_json(options.out, found)
 
 
 if __name__ == "__main__":

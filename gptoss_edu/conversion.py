@@ -119,12 +119,13 @@ def record_of(path: Path, bar: tqdm | None = None) -> Record:
     return _record(size, mtime_ns, digest.hexdigest())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write a small file so that readers, and a power failure, find the old or the new one."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(draft, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
+            json.dump(content, file, indent=indent)
+            file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)

@@ -17,7 +17,6 @@ import functools
 import math
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,6 +42,7 @@ from gptoss_edu.conversion import (
     state_of,
     write_json,
 )
+from gptoss_edu.hub import check_disk
 from gptoss_edu.layout import Entry, check_tensors, find_layout, own_layout, places, sizes_of
 from gptoss_edu.shards import Pending, Tensor, find_tensors, write_file
 
@@ -248,7 +248,7 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
         missing = {name: size for name, size in sizes.items() if name not in journal["files"]}
         if not missing and (folder / MANIFEST).is_file():
             return folder
-        check_room(folder, sum(missing.values()) + len(missing) * HEADER)
+        check_disk(folder, sum(missing.values()) + len(missing) * HEADER)
         for name, data in job.side.items():
             journal["files"][name] = finish(folder, name, functools.partial(write_bytes, data))
         for name in missing:
@@ -338,16 +338,6 @@ def watched(tensor: Pending, bar: tqdm) -> Pending:
 
     assert math.prod(tensor.shape) > 0, f"{tensor.shape=}"
     return tensor._replace(values=values)
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse with OSError to begin what the disk has no room for."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"too little disk: {folder} has {free / 1e9:.2f} GB free, but {needed / 1e9:.2f} GB are"
-            " to be written; free some space, or choose a folder on a larger disk"
-        )
 
 
 def sync_folder(folder: Path) -> None:

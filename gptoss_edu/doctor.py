@@ -21,7 +21,7 @@ from gptoss_edu.checkpoint import POCKET, read_config
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_edu.hub import cache_folder, find_cached
 from gptoss_edu.layout import HF_PACKED, HF_PLAIN, stored_bytes
-from gptoss_edu.memory import available_memory
+from gptoss_edu.memory import available_memory, cores
 from gptoss_edu.shards import find_tensors
 from gptoss_edu.tokenizer import load_encoding
 
@@ -66,13 +66,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> dict[str, Any]:

@@ -30,12 +30,12 @@ from gptoss_edu.conversion import check_conversion, stamp
 from gptoss_edu.convert import (
     Job,
     check_out,
-    check_room,
     file_names,
     keep_quiet,
     side_files,
     write_conversion,
 )
+from gptoss_edu.hub import check_disk
 from gptoss_edu.layout import MXFP4_FIELDS, OWN_PACKED, OWN_PLAIN, check_tensors, places
 from gptoss_edu.model import num_bytes
 from gptoss_edu.native import unwrap
@@ -76,7 +76,7 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         params = unwrap(load_model(folder)[1])  # kernels of this machine are nobody else's
     out.parent.mkdir(parents=True, exist_ok=True)
-    check_room(out.parent, num_bytes(params))
+    check_disk(out.parent, num_bytes(params))
     draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     try:
         draft.mkdir()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import Config
-from gptoss_edu.memory import available_memory
+from gptoss_edu.memory import available_memory, cores
 from gptoss_edu.model import num_bytes
 from gptoss_edu.precision import WORKSPACE, abstract_params, cache_bytes, weight_bytes
 
@@ -100,8 +99,7 @@ def read_speed(size: int = 2**28) -> float:
 
     One core alone does not reach it (12 of 24 GB/s on two), and XLA gives a sum to one core.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = np.array_split(np.ones(size // 4, np.int32), cores or 1)
+    parts = np.array_split(np.ones(size // 4, np.int32), cores())
     with ThreadPoolExecutor(len(parts)) as pool:
 
         def seconds() -> float:

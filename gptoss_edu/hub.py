@@ -113,7 +113,7 @@ def check_disk(folder: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"too little disk: {folder} has {free / 1e9:.2f} GB free, but {needed / 1e9:.2f} GB are"
-            " needed; free some space, or set HF_HOME (downloads) to a folder on a larger disk"
+            " needed; free some space, or choose a folder on a larger disk (for downloads: HF_HOME)"
         )
 
 

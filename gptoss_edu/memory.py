@@ -1,4 +1,6 @@
-"""How much memory is left, so that what does not fit is refused before anything is allocated."""
+"""How much memory is left, so that what does not fit is refused before anything is allocated; and
+how many cores there are.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,13 @@ import re
 from pathlib import Path
 
 import jax
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available_memory() -> tuple[int | None, str]:

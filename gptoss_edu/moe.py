@@ -13,6 +13,7 @@ Source: OpenAI's GPT-OSS model card (arXiv:2508.10925) and its reference impleme
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -122,38 +123,54 @@ def moe_gathered(
 def moe_grouped(
     p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: float, tile: int = 64
 ) -> jax.Array:
-    """Prefill: sort the choices by expert, then give each expert its tokens, a tile at a time.
-
-    Shapes are static under jit, so every expert owns a whole number of tiles of `tile` rows, the
-    last one padded. At most R / tile + E tiles exist for R choices; a tile beyond those in use is
-    skipped. An expert that nobody chose is never read. y_BTD.
-    """
+    """Prefill: give each expert all of its tokens, a tile at a time. y_BTD."""
     B, T, D = x_BTD.shape
     E, X = routing.logits_BTE.shape[-1], routing.expert_BTX.shape[-1]
-    expert_R = routing.expert_BTX.reshape(-1)
+
+    def one_expert(expert: jax.Array, x_TD: jax.Array) -> jax.Array:
+        return expert_mlp(p, expert, x_TD, limit, alpha)
+
+    x_TD, expert_TX = x_BTD.reshape(B * T, D), routing.expert_BTX.reshape(B * T, X)
+    y_TXD = by_expert(one_expert, x_TD, expert_TX, E, D, tile)
+    return jnp.einsum("BTX,BTXD->BTD", routing.weight_BTX, y_TXD.reshape(B, T, X, D))
+
+
+def by_expert(
+    one_expert: Callable[[jax.Array, jax.Array], jax.Array], x_TI: jax.Array, expert_TX: jax.Array,
+    num_experts: int, outputs: int, tile: int,
+) -> jax.Array:  # fmt: skip
+    """y_TXO: what `one_expert(expert, x_TI) -> y_TO` makes of each row, for each of its experts.
+
+    Choices are sorted by expert. Shapes are static under jit, so every expert owns a whole number
+    of tiles of `tile` rows, the last one padded. At most R / tile + E + 1 tiles exist for R
+    choices; a tile beyond those in use is skipped, and an expert that nobody chose is never read.
+    The number `num_experts` itself means "no expert", and gives zeros.
+    """
+    (T, I), X, E = x_TI.shape, expert_TX.shape[1], num_experts
+    expert_R = expert_TX.reshape(-1)  # R = T*X, one row per choice
     R = expert_R.size
-    count_E = jnp.bincount(expert_R, length=E)
+    count_E = (expert_R[:, None] == jnp.arange(E + 1)).sum(axis=0)  # and one more: no expert
     tiles_E = -(-count_E // tile)
     order_R = jnp.argsort(expert_R, stable=True)
     sorted_R = expert_R[order_R]
     rank_R = jnp.arange(R) - (jnp.cumsum(count_E) - count_E)[sorted_R]  # place within the expert
     row_R = (jnp.cumsum(tiles_E) - tiles_E)[sorted_R] * tile + rank_R  # place in the tiled rows
-    num_tiles = min(R, R // tile + E)
-    x_MD = jnp.zeros((num_tiles * tile, D), x_BTD.dtype)  # M = num_tiles * tile
-    x_MD = x_MD.at[row_R].set(x_BTD.reshape(B * T, D)[order_R // X])
+    num_tiles = min(R, R // tile + E + 1)
+    x_MI = jnp.zeros((num_tiles * tile, I), x_TI.dtype)  # M = num_tiles * tile
+    x_MI = x_MI.at[row_R].set(x_TI[order_R // X])
     owner_L = jnp.searchsorted(jnp.cumsum(tiles_E), jnp.arange(num_tiles), side="right")
 
     def one_tile(job: tuple[jax.Array, jax.Array]) -> jax.Array:
-        expert, x_TD = job
+        expert, x_TI = job
         return jax.lax.cond(
             expert < E,
-            lambda: expert_mlp(p, jnp.minimum(expert, E - 1), x_TD, limit, alpha),
-            lambda: jnp.zeros_like(x_TD),
+            lambda: one_expert(jnp.minimum(expert, E - 1), x_TI),
+            lambda: jnp.zeros((tile, outputs), x_TI.dtype),
         )
 
-    y_LTD = jax.lax.map(one_tile, (owner_L, x_MD.reshape(num_tiles, tile, D)))
-    y_RD = jnp.zeros((R, D), x_BTD.dtype).at[order_R].set(y_LTD.reshape(-1, D)[row_R])
-    return jnp.einsum("BTX,BTXD->BTD", routing.weight_BTX, y_RD.reshape(B, T, X, D))
+    y_LTO = jax.lax.map(one_tile, (owner_L, x_MI.reshape(num_tiles, tile, I)))
+    y_RO = jnp.zeros((R, outputs), x_TI.dtype).at[order_R].set(y_LTO.reshape(-1, outputs)[row_R])
+    return y_RO.reshape(T, X, outputs)
 
 
 def moe_at_once(

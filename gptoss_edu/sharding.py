@@ -14,6 +14,7 @@ part of those experts that it has, and puts the parts together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from gptoss_edu.moe import Moe, product
+from gptoss_edu.moe import Moe, by_expert, product
 from gptoss_edu.shapes import check_shapes
 
 AXES = {"E": "expert", **dict.fromkeys("NKPFVO", "tensor")}
@@ -227,7 +228,8 @@ class Spread:
             E = w_EIO.shape[0]
             expert_TX = expert_TX - jax.lax.axis_index("expert") * E
             expert_TX = jnp.where((expert_TX >= 0) & (expert_TX < E), expert_TX, E)
-            y_TXO = own_products(w_EIO, x_TI, expert_TX, tile)
+            one_expert = functools.partial(_times, w_EIO)
+            y_TXO = by_expert(one_expert, x_TI, expert_TX, E, w_EIO.shape[2], tile)
             y_TXO = jax.lax.psum(y_TXO, ("expert", "tensor") if plain and down else "expert")
             # Packed weights are cut by outputs, plain ones by inputs.
             if down and not plain and self.mesh.shape["tensor"] > 1:
@@ -247,32 +249,5 @@ class Spread:
         )(self.w, x_TI, expert_TX)
 
 
-def own_products(w_EIO: Any, x_TI: jax.Array, expert_TX: jax.Array, tile: int) -> jax.Array:
-    """Each row times the matrices of its experts, y_TXO; expert E means: not here, and gives zeros.
-
-    Choices are sorted by expert and taken `tile` rows at a time, as in `moe_grouped`.
-    """
-    (T, I), X, (E, _, O) = x_TI.shape, expert_TX.shape[1], w_EIO.shape
-    expert_R = expert_TX.reshape(-1)  # R = T*X, one row per choice
-    R, groups = T * X, jnp.arange(E + 1)
-    count_E = (expert_R[:, None] == groups).sum(axis=0)  # and one more: those not here
-    tiles_E = -(-count_E // tile)
-    order_R = jnp.argsort(expert_R, stable=True)
-    sorted_R = expert_R[order_R]
-    rank_R = jnp.arange(R) - (jnp.cumsum(count_E) - count_E)[sorted_R]
-    row_R = (jnp.cumsum(tiles_E) - tiles_E)[sorted_R] * tile + rank_R
-    num_tiles = min(R, R // tile + E + 1)
-    x_MI = jnp.zeros((num_tiles * tile, I), x_TI.dtype).at[row_R].set(x_TI[order_R // X])
-    owner_L = jnp.searchsorted(jnp.cumsum(tiles_E), jnp.arange(num_tiles), side="right")
-
-    def one_tile(job: tuple[jax.Array, jax.Array]) -> jax.Array:
-        expert, x_TI = job
-        return jax.lax.cond(
-            expert < E,
-            lambda: product(x_TI, w_EIO, jnp.minimum(expert, E - 1)),
-            lambda: jnp.zeros((tile, O), x_TI.dtype),
-        )
-
-    y_LTO = jax.lax.map(one_tile, (owner_L, x_MI.reshape(num_tiles, tile, I)))
-    y_RO = jnp.zeros((R, O), x_TI.dtype).at[order_R].set(y_LTO.reshape(-1, O)[row_R])
-    return y_RO.reshape(T, X, O)
+def _times(w_EIO: Any, expert: jax.Array, x_TI: jax.Array) -> jax.Array:
+    return product(x_TI, w_EIO, expert)

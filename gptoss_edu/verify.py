@@ -15,9 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import textwrap
-import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -39,7 +37,7 @@ from gptoss_edu.checkpoint import (
     read_tokenizer,
 )
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
-from gptoss_edu.conversion import MANIFEST, read_manifest
+from gptoss_edu.conversion import MANIFEST, read_manifest, write_json
 from gptoss_edu.generate import decode_step, prefill
 from gptoss_edu.harmony import render
 from gptoss_edu.layout import Layout, check_tensors, find_layout, is_packed, places
@@ -528,12 +526,7 @@ def record(path_or_id: str | Path | None = None, *, tokens: int = 16) -> Path:
         "answers": [record_answer(model, params, q, tokens) for q in QUESTIONS],
     }
     path = folder / ANSWERS
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        draft.write_text(json.dumps(known) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_json(path, known, indent=None)
     return path
 
 

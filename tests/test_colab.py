@@ -18,19 +18,7 @@ from gptoss_edu.colab import HUB_20B, HUB_120B, Refusal
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_edu.generate import generate
 from gptoss_edu.model import num_bytes
-
-CALCULATOR = {
-    "type": "function",
-    "function": {
-        "name": "calculator",
-        "description": "Evaluates one arithmetic expression.",
-        "parameters": {
-            "type": "object",
-            "properties": {"expression": {"type": "string"}},
-            "required": ["expression"],
-        },
-    },
-}
+from pocket.tasks import CALCULATOR
 
 
 def devices(kind="TPU v5 lite", platform="tpu", gib=15.75, count=1):

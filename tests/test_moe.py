@@ -10,7 +10,7 @@ import pytest
 
 from gptoss_edu.config import TINY
 from gptoss_edu.model import init_params
-from gptoss_edu.moe import moe, moe_dense, moe_gathered, moe_grouped, route, swiglu
+from gptoss_edu.moe import by_expert, moe, moe_dense, moe_gathered, moe_grouped, route, swiglu
 from gptoss_edu.mxfp4 import quantize
 
 LIMIT, ALPHA = 7.0, 1.702
@@ -95,3 +95,15 @@ def test_a_batch_is_computed_as_its_rows_alone(weights, x_BTD):
     for b in range(2):
         alone, _ = moe(weights, x_BTD[b : b + 1], 2, LIMIT, ALPHA)
         np.testing.assert_allclose(together[b : b + 1], alone, atol=3e-5)
+
+
+@pytest.mark.parametrize("tile", [1, 4])
+def test_by_expert_equals_the_obvious(tile):
+    """Expert 3 of 3 is no expert and gives zeros."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    w_EIO, x_TI = jax.random.normal(keys[0], (3, 8, 5)), jax.random.normal(keys[1], (7, 8))
+    expert_TX = (jnp.arange(14).reshape(7, 2) * 5) % 4
+    found_TXO = by_expert(lambda e, x_MI: x_MI @ w_EIO[e], x_TI, expert_TX, 3, 5, tile)
+    padded_EIO = jnp.concatenate([w_EIO, jnp.zeros((1, 8, 5))])
+    expected_TXO = jnp.einsum("TI,TXIO->TXO", x_TI, padded_EIO[expert_TX])
+    assert jnp.allclose(found_TXO, expected_TXO, atol=1e-6)

@@ -13,7 +13,8 @@ from gptoss_edu.attention import NoCache
 from gptoss_edu.checkpoint import save_checkpoint
 from gptoss_edu.config import TINY
 from gptoss_edu.model import forward, init_params, run_blocks
-from gptoss_edu.mxfp4 import Mxfp4, dequantize_obvious, quantize, unpack_hf
+from gptoss_edu.mxfp4 import Mxfp4, dequantize_obvious, unpack_hf
+from gptoss_edu.precision import convert
 from gptoss_edu.shapes import contract
 
 needs_compiler = pytest.mark.skipif(
@@ -111,18 +112,7 @@ def kernel_model():
         num_experts=16, vocab_size=112,
     )  # fmt: skip
     params = init_params(config, jax.random.key(0), jnp.bfloat16)
-    layers = tuple(
-        dataclasses.replace(
-            layer,
-            moe=dataclasses.replace(
-                layer.moe,
-                w_gate_up_EDP=quantize(layer.moe.w_gate_up_EDP),
-                w_down_EFD=quantize(layer.moe.w_down_EFD),
-            ),
-        )
-        for layer in params.layers
-    )
-    return config, dataclasses.replace(params, layers=layers)
+    return config, convert(params, "mxfp4")
 
 
 @needs_compiler

@@ -223,18 +223,6 @@ def test_without_a_mesh_all_is_on_one_device():
     assert {leaf.device for leaf in jax.tree.leaves(placed)} == {jax.devices()[0]}
 
 
-@pytest.mark.parametrize("tile", [1, 4])
-def test_own_products_equal_the_obvious(tile):
-    """Expert 3 of 3 is somewhere else and gives zeros."""
-    keys = jax.random.split(jax.random.key(0), 2)
-    w_EIO, x_TI = jax.random.normal(keys[0], (3, 8, 5)), jax.random.normal(keys[1], (7, 8))
-    expert_TX = (jnp.arange(14).reshape(7, 2) * 5) % 4
-    found_TXO = sharding.own_products(w_EIO, x_TI, expert_TX, tile)
-    padded_EIO = jnp.concatenate([w_EIO, jnp.zeros((1, 8, 5))])
-    expected_TXO = jnp.einsum("TI,TXIO->TXO", x_TI, padded_EIO[expert_TX])
-    assert jnp.allclose(found_TXO, expected_TXO, atol=1e-6)
-
-
 def test_too_few_devices_is_a_clear_error():
     with pytest.raises(ValueError, match="needs 4096 devices, found"):
         sharding.make_mesh(64, 64)
