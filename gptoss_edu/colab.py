@@ -99,9 +99,9 @@ def find_chip(model: str | None, devices: Sequence[Any] | None = None) -> Chip:
     if first.platform == "cpu":
         if model is not None and host():
             raise Refusal(
-                f"this runtime has no TPU, only a CPU, and {model} would take minutes for each"
-                f" word. In {host()}, {menu}. To try the notebook on the pocket model instead, set"
-                f" the environment variable {MODEL} to pocket"
+                f"this runtime has no TPU, only a CPU, too small or too slow for {model}. In"
+                f" {host()}, {menu}. To try the notebook on the pocket model instead, set the"
+                f" environment variable {MODEL} to pocket"
             )
         available, _ = available_memory()
         mine = sum(num_bytes(params) for _, params in _shelf.values())
