@@ -9,6 +9,7 @@ where this is less: then the machine was busy with something else.
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A progress bar prints its rate, and a rate is never the same twice.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("GPTOSS_EDU_STATIC", "1")
+# The TPU compiler, where `make test` puts it: for the tests alone.
+sys.path.append(str(Path(sys.prefix) / "tpu"))
 
 _started: dict[str, tuple[float, int]] = {}  # notebook -> when its first cell began, cells so far
 _runs: dict[str, dict] = {}
