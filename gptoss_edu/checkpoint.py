@@ -9,6 +9,7 @@ Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/g
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -71,11 +72,12 @@ def load_model(
     precision: str = "auto",
     kernels: str = "auto",
     each_layer: Callable[[Layer], Layer] = lambda layer: layer,
+    send: Callable[[Any], Any] | None = None,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
 
     `path_or_id`: None for the pocket model of this package; a folder in the Hugging Face layout
-    (one file or shards, experts packed or bf16) or in OpenAI's `original/` layout; or a Hub id like
+    (one file or shards, experts packed or bf16) or in OpenAI's `original/` layout; or a Hub id,
     "openai/gpt-oss-20b", downloaded once and resumed where it broke off.
 
     `precision`: "auto" keeps everything as stored and computes in float32. "mxfp4" is the same with
@@ -86,15 +88,13 @@ def load_model(
     `kernels`: who multiplies with stored weights. "jax" is the pure path; "native" the C++ kernels
     for CPUs (chapter 08), compiled on first use; "auto" takes those for large models on one CPU.
 
-    `each_layer` is applied to every layer as soon as it is read, so that layers can be converted
-    (chapter 07) or sent elsewhere without ever being there twice.
+    `each_layer` converts every layer as soon as it is read (chapter 07); `send` takes it to where
+    it shall lie, such as a mesh (sharding.py), after a `Params` without layers. With `send` the
+    memory is the caller's to know; the default device needs room for what is under way alone.
 
-    What `python -m gptoss_edu convert` made of a folder is used in its place, on a CPU and where
-    `precision` keeps the bytes: its files are mapped, and nothing is read or copied before it is
-    needed (conversion.py). The folder that it wrote may be given, too.
-
-    `Model.tokenizer` is None when the vocabulary is neither o200k_harmony's 201,088 rows nor
-    described by an o200k_ids.json: rows can still be computed with, but not read as text.
+    What `python -m gptoss_edu convert` made of a folder is mapped in its place, on a CPU and where
+    `precision` keeps the bytes (conversion.py). The folder that it wrote may be given, too.
+    `Model.tokenizer` is None where nothing says what text the rows of the vocabulary stand for.
 
     Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
     a Hub out of reach, MemoryError before allocating what does not fit.
@@ -109,7 +109,7 @@ def load_model(
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
-    params = read_params(tensors, layout, config, precision, each_layer)
+    params = read_params(tensors, layout, config, precision, each_layer, send)
     params = wrap_params(params) if native else params
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
@@ -176,6 +176,7 @@ def read_params(
     config: Config,
     precision: str,
     each_layer: Callable[[Layer], Layer] = lambda layer: layer,
+    send: Callable[[Any], Any] | None = None,
 ) -> Params:
     """Read all weights, one tensor at a time, after making sure that they fit.
 
@@ -192,7 +193,10 @@ def read_params(
             " 'auto' or 'bf16', or the packed checkpoint"
         )
     sizes = sizes_of(config)
-    check_memory(*bytes_needed(tensors, layout, config, precision))
+    weights, layer = bytes_needed(tensors, layout, config, precision)
+    if send is not None:
+        weights -= config.num_layers * layer  # those are gone as soon as they are read
+    check_memory(weights, layer)
     groups = (None, *range(config.num_layers))
     used = {entry.name for layer in groups for _, entry in places(layout, layer)}
     total = sum(tensors[name].num_bytes for name in used)
@@ -208,13 +212,14 @@ def read_params(
             bar.update(arrays[field].size * DTYPES[tensor.dtype].itemsize)
         return arrays
 
+    away = send or (lambda part: part)
     with bar:
-        top = read_group(None)
+        top = away(Params(layers=(), **read_group(None)))
         layers = tuple(
-            jax.block_until_ready(each_layer(build_layer(read_group(layer), precision)))
+            jax.block_until_ready(away(each_layer(build_layer(read_group(layer), precision))))
             for layer in groups[1:]
         )
-    return Params(layers=layers, **top)
+    return dataclasses.replace(top, layers=layers)
 
 
 def target_dtype(stored: Any, precision: str) -> Any:

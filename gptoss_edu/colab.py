@@ -183,11 +183,10 @@ def load(plan: Plan) -> tuple[Model, Params]:
         return _shelf[key]
     unload()
     mesh = sharding.make_mesh(plan.chip.devices) if plan.chip.devices > 1 else None
-    send = _stay if plan.chip.name == "cpu" else functools.partial(sharding.shard, mesh=mesh)
-    each_layer = functools.partial(_place, precision=plan.precision, send=send)
+    send = None if plan.chip.name == "cpu" else functools.partial(sharding.shard, mesh=mesh)
+    each_layer = functools.partial(_in_precision, precision=plan.precision)
     try:
-        model, params = load_model(plan.model, each_layer=each_layer)
-        params = send(params)  # layers are there; embedding and unembedding follow
+        model, params = load_model(plan.model, each_layer=each_layer, send=send)
     except BaseException as error:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)
@@ -208,15 +207,9 @@ def unload() -> None:
 _convert = jax.jit(convert_layer, static_argnames="precision")
 
 
-def _place(layer: Layer, *, precision: str, send: Callable[[Any], Any]) -> Layer:
-    """One layer in its precision, where it belongs; packed layers stay as they are stored."""
-    if precision != "mxfp4":
-        layer = jax.block_until_ready(_convert(layer, precision=precision))
-    return send(layer)
-
-
-def _stay(tree: Any) -> Any:
-    return tree
+def _in_precision(layer: Layer, *, precision: str) -> Layer:
+    """One layer as planned; packed layers stay as they are stored."""
+    return layer if precision == "mxfp4" else _convert(layer, precision=precision)
 
 
 @dataclasses.dataclass

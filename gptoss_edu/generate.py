@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gptoss_edu.cache import Cache, TurnCache, capacity_for, copy_rings, empty_cache, grow
 from gptoss_edu.clock import Clock
@@ -82,6 +83,13 @@ def _next_rows(token_B: jax.Array, open_B: Any, stop_I: Any) -> jax.Array:
     """What to feed of sampled tokens: -1 where a row has ended, now or before."""
     stopped_B = (token_B[:, None] == stop_I).any(axis=1)
     return jnp.where(open_B & ~stopped_B, token_B, -1)
+
+
+def _to_host(array_B: jax.Array) -> np.ndarray:
+    """All rows, also those that lie on the devices of other machines."""
+    if array_B.is_fully_addressable or array_B.is_fully_replicated:
+        return np.asarray(array_B)
+    return np.asarray(multihost_utils.process_allgather(array_B, tiled=True))
 
 
 def chunk_size(config: Config, batch: int, capacity: int) -> int:
@@ -160,7 +168,7 @@ def _check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
         raise ValueError(
             f"found {len(added)} rows for a cache of {len(cache.length_B)}, expected as many"
         )
-    length = int(np.max(np.asarray(cache.length_B) + np.asarray(added)))
+    length = int(np.max(_to_host(cache.length_B) + np.asarray(added)))
     room = cache.capacity or config.max_positions
     if length > room:
         raise ValueError(
@@ -204,7 +212,7 @@ def generate_tokens(
         if more and ahead:
             next_B = _next_rows(token_B, open_B, stop_I)
             logits_BV, state = _step(model, params, next_B, state, int(length_B[open_B].max()))
-        token_B = np.asarray(token_B)
+        token_B = _to_host(token_B)
         clock.tick()
         yielded_B = np.where(alive_B, token_B, -1)
         alive_B = open_B & ~np.isin(token_B, stop_I)

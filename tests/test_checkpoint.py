@@ -482,6 +482,26 @@ def test_too_little_memory_is_refused_before_anything_is_read(folder, monkeypatc
     refused(folder, MemoryError, message, precision="f32")
 
 
+def test_what_is_sent_away_need_not_fit_here(folder, monkeypatch):
+    _, whole = load_model(folder)
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(layer)) for layer in whole.layers]
+    under_way = sum(leaf.nbytes for leaf in jax.tree.leaves(whole)) - sum(sizes) + sizes[0]
+    sent = []
+
+    def send(part):
+        sent.append(part)
+        return part
+
+    monkeypatch.setattr(checkpoint, "available_memory", lambda: (under_way, "this machine"))
+    refused(folder, MemoryError, "too little memory")
+    _, params = load_model(folder, send=send)
+    assert [len(part.layers) if part is sent[0] else 1 for part in sent] == [0, *[1] * len(sizes)]
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.setattr(checkpoint, "available_memory", lambda: (under_way - 1, "this machine"))
+    refused(folder, MemoryError, "too little memory", send=send)
+
+
 def test_a_system_that_does_not_say_is_believed(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "available_memory", lambda: (None, "this machine"))
     load_model(folder)

@@ -197,20 +197,20 @@ def test_another_precision_takes_the_first_copy_away_before_it_loads(monkeypatch
 
 def test_a_load_that_breaks_leaves_nothing_behind(monkeypatch):
     before = living_bytes()
-    place, count = colab._place, []
+    convert, count = colab._in_precision, []
 
     def breaks(layer, **options):
         count.append(layer.moe.norm_D.nbytes)
         if len(count) == 3:
             raise ConnectionError("the connection broke")
-        return place(layer, **options)
+        return convert(layer, **options)
 
-    monkeypatch.setattr(colab, "_place", breaks)
+    monkeypatch.setattr(colab, "_in_precision", breaks)
     with pytest.raises(ConnectionError, match="the connection broke") as kept:
         colab.load(plan_for())  # like a notebook, `kept` holds the error and its frames
     assert kept.value.__traceback__ is not None
     assert living_bytes() - before < 100_000
-    monkeypatch.setattr(colab, "_place", place)
+    monkeypatch.setattr(colab, "_in_precision", convert)
     assert colab.load(plan_for())[1].layers
 
 
