@@ -4,6 +4,7 @@
 average of the weights, which is the better choice while the rate is high. At the end of a run whose
 rate has fallen to zero the last step's weights (`--last`) are. `--also RUN SHARE` mixes in that
 share of another run of the same beginning: what one has learned last and the other has kept.
+`--begin RUN` makes these weights the beginning of a new run instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,15 @@ def document(run: str, step: int) -> None:
     draw(lines, CURVES)
 
 
+def begin(run: str, of: str, state: train.State) -> None:
+    """A new run that goes on from `state`, with all else as in the run `of`, its log, too."""
+    if (train.RUNS / run).exists():
+        raise SystemExit(f"there is a run {run!r}; choose another name, or remove it")
+    shutil.copytree(train.RUNS / of, train.RUNS / run)
+    train.save(state, train.RUNS / run / "state.npz")
+    print(f"run {run!r} begins at step {int(state.step)}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Export a run; where it goes into the package, document it, too."""
     parser = argparse.ArgumentParser(prog="python -m pocket.export", description=__doc__)
@@ -82,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--last", action="store_true", help="the last step's weights, no average")
     parser.add_argument("--also", nargs=2, metavar=("RUN", "SHARE"), help="another run to mix in")
     parser.add_argument("--unrounded", action="store_true", help="experts in bf16, too")
+    parser.add_argument("--begin", metavar="RUN", help="begin this run with them, export nothing")
     options = parser.parse_args(arguments)
     state, config, tok = read_run(options.run)
     params = state.params if options.last else state.average
@@ -90,6 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
         other = read_run(run)[0]
         others = other.params if options.last else other.average
         params = jax.tree.map(lambda one, two: one + share * (two - one), params, others)
+    if options.begin:
+        begin(options.begin, options.run, dataclasses.replace(state, params=params, average=params))
+        return
     if options.unrounded and options.to == POCKET:
         raise SystemExit("--unrounded is for comparing: say where with --to FOLDER")
     stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)

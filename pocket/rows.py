@@ -20,7 +20,7 @@ from pocket import tasks
 
 # Row lengths behind the shared prefix, and rows of each length per step: the shares that the
 # mixture of tasks has, so that every step is a fair sample of it.
-BUCKETS = {40: 9, 56: 27, 80: 27, 104: 22, 144: 13, 360: 2}
+BUCKETS = {40: 9, 56: 27, 80: 27, 104: 22, 144: 13, 360: 2, 720: 1}
 
 
 @functools.lru_cache(maxsize=200_000)

@@ -862,18 +862,29 @@ def example_too_large(rng: random.Random, effort: str, held_out: bool) -> Exampl
     return Example("unknown", pair, effort, (user(text),), reply, SORRY)
 
 
+def long_text(rng: random.Random) -> str:
+    """300 to 2,000 characters: sentences, words and noise, or one thing again and again."""
+    size = rng.randint(300, 2000)
+    if rng.random() < 0.4:
+        about = rng.choice(ASKS).format(rng.choice(TOPICS), rng.choice(WORDS))
+        part = rng.choice((rng.choice(UNKNOWN), rng.choice(WORDS), about))
+        return ((part + rng.choice((" ", " ", "\n"))) * size)[:size].strip()
+    text = ""
+    while len(text) < size:
+        kind = rng.random()
+        if kind < 0.4:
+            text += " ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 15))) + ". "
+        elif kind < 0.7:
+            text += rng.choice(UNKNOWN) + " "
+        else:
+            text += gibberish(rng, 30) + " "
+    return text[:size].strip()
+
+
 def example_long(rng: random.Random, effort: str, held_out: bool) -> Example:
     """A long text that asks for nothing the model knows."""
     while True:
-        text = ""
-        for _ in range(rng.randint(6, 14)):
-            kind = rng.random()
-            if kind < 0.4:
-                text += " ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 15))) + ". "
-            elif kind < 0.7:
-                text += rng.choice(UNKNOWN) + " "
-            else:
-                text += gibberish(rng, 30) + " "
+        text = long_text(rng)
         if is_held_out("unknown", text) == held_out:
             reply = steps(effort, unknown_thought(effort), SORRY)
             return Example("unknown", text, effort, (user(text),), reply, SORRY)
@@ -920,9 +931,9 @@ def example(rng: random.Random, task: str, effort: str, held_out: bool = False) 
     return Example(task, pair, effort, (user(text),), reply, answer, tools, instructions)
 
 
-def emphasized(names: Sequence[str]) -> dict[str, int]:
-    """The mixture with some tasks four times as often."""
-    return {task: share * (4 if task in names else 1) for task, share in SHARES.items()}
+def emphasized(names: Sequence[str], times: int = 4) -> dict[str, int]:
+    """The mixture with some tasks `times` as often."""
+    return {task: share * (times if task in names else 1) for task, share in SHARES.items()}
 
 
 def stream(seed: int, shares: dict[str, int] | None = None) -> Iterator[Example]:

@@ -477,6 +477,16 @@ def prefetched(source: Iterator[Any], depth: int = 4) -> Iterator[Any]:
         yield waiting.get()
 
 
+def rounds(step: int, options: argparse.Namespace) -> bool:
+    """Are the experts rounded in this step? Where it is not in all, the same ones again for a seed.
+
+    Experts that are always rounded learn to be good only rounded: the weights before rounding then
+    answer worse than the packed ones that were made of them.
+    """
+    draw = np.random.default_rng((options.seed, step)).random()
+    return step >= options.qat_from and draw < options.qat_share
+
+
 class Log:
     """One line of JSON per `every` steps, with the means of what was measured since the last."""
 
@@ -519,7 +529,7 @@ def train(options: argparse.Namespace) -> None:
     )
     prefixes = [tok.to_rows(tok.fit(ids)) for ids in rows.shared_prefix().tolist()]
     prefix_RP = jnp.array(prefixes, jnp.int32)
-    shares = tasks.emphasized(options.emphasis)
+    shares = tasks.emphasized(options.emphasis, options.times)
     source = prefetched(rows.batches(options.seed + 1000 * first, tok, options.scale, shares))
     dtype = jnp.bfloat16 if options.bf16 else jnp.float32
     step_of = functools.cache(lambda qat: make_step(config, optimizer, qat, dtype, options.keep))
@@ -532,7 +542,7 @@ def train(options: argparse.Namespace) -> None:
         left = (options.minutes or 1e9) - (time.monotonic() - began) / 60
         factor = decay(options.steps - step, options.decay_steps)
         factor *= decay(left, options.decay_minutes)
-        batch, qat = next(source), step >= options.qat_from
+        batch, qat = next(source), rounds(step, options)
         state, metrics = step_of(qat)(state, prefix_RP, batch, factor)
         if means := log.note(step + 1, metrics, batch, factor=round(factor, 4), qat=qat):
             bar.set_postfix(loss=f"{means['loss']:.3f}", right=f"{means['right']:.3f}")
@@ -562,9 +572,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rate", type=float, default=4e-3, help="peak learning rate")
     add("--warmup", type=int, default=50, help="steps until the peak")
     add("--qat-from", type=int, default=600, help="step from which experts are rounded to MXFP4")
+    add("--qat-share", type=float, default=1.0, help="share of those steps that round")
     add("--keep", type=float, default=0.998, help="memory of the moving average, per step")
     add("--scale", type=float, default=0.5, help="rows per step, relative to 101")
-    add("--emphasis", nargs="+", default=(), help="tasks to see four times as often")
+    add("--emphasis", nargs="+", default=(), help="tasks to see more often")
+    add("--times", type=int, default=4, help="how much more often")
     add("--seed", type=int, default=1, help="of the weights and of the conversations")
     add("--bf16", action="store_true", help="compute in bfloat16 (for accelerators)")
     add("--log-every", type=int, default=20, help="steps per line of the log")
