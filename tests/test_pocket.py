@@ -331,6 +331,39 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(train):
     assert train.decay(-5, None) == 1.0
 
 
+def test_experts_are_rounded_from_a_step_on_and_in_a_share_of_the_steps(train):
+    always, often = (
+        train.parse(["--qat-from", "100", *more]) for more in ([], ["--qat-share", ".7"])
+    )
+    assert [train.rounds(step, always) for step in (0, 99, 100, 101)] == [False, False, True, True]
+    drawn = [train.rounds(step, often) for step in range(1100)]
+    assert drawn == [train.rounds(step, often) for step in range(1100)]
+    assert not any(drawn[:100])
+    assert sum(drawn) == pytest.approx(700, abs=50)
+
+
+def test_a_mixture_of_runs_can_be_the_beginning_of_another(train, tmp_path, monkeypatch):
+    from pocket import export
+
+    monkeypatch.setattr(train, "RUNS", tmp_path)
+    tok = shipped_tokenizer()
+    config = train.pocket_config(tok.vocab_size)
+    optimizer = train.make_optimizer("muon", train.warm(1.0, 1))
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        state = jax.jit(lambda seed=seed: train.start(config, seed, optimizer))()
+        train.save(state, tmp_path / name / "state.npz")
+        (tmp_path / name / "o200k_ids.json").write_text(json.dumps(tok.kept_ids))
+        (tmp_path / name / "log.jsonl").write_text('{"step": 20}\n')
+    export.main(["--run", "one", "--last", "--also", "two", "0.25", "--begin", "three"])
+    one, two, three = (export.read_run(name)[0] for name in ("one", "two", "three"))
+    for a, b, c in zip(*(jax.tree.leaves(s.params) for s in (one, two, three)), strict=True):
+        np.testing.assert_allclose(c, 0.75 * a + 0.25 * b, atol=1e-6)
+    assert (tmp_path / "three" / "log.jsonl").exists()
+    with pytest.raises(SystemExit, match="there is a run 'three'"):
+        export.main(["--run", "one", "--begin", "three"])
+
+
 def test_packed_weights_are_those_that_training_saw(train):
     from pocket.export import packed
 
