@@ -36,7 +36,8 @@ def canonical(requirement: str) -> str:
 def disagreement(project: dict, environment: dict) -> set[str]:
     """Requirements that stand in one of pyproject.toml and environment.yml only."""
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["course"], *extras["train"], *extras["test"]]
+    named = ("course", "train", "orbax", "test")
+    declared = [*project["dependencies"], *(line for name in named for line in extras[name])]
     declared = {canonical(line) for line in declared if not line.startswith(project["name"])}
     declared.add(canonical("python" + project["requires-python"]))
     conda = [line for line in environment["dependencies"] if isinstance(line, str)]
