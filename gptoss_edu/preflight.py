@@ -10,6 +10,7 @@ from typing import Any
 from gptoss_edu import tpu
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
 from gptoss_edu.fit import GIB, Chip, find_chip, ledger, read_bytes, roofline
+from gptoss_edu.generate import chunk_size
 from gptoss_edu.precision import PRECISIONS, choose_precision
 
 MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
@@ -57,6 +58,8 @@ def preflight(
         "compiled": False,
         "argument_bytes": None,
         "temp_bytes": None,
+        "prefill_tokens": None,
+        "prefill_bytes": None,
         "collectives_per_token": None,
         "collective_bytes_per_token": None,
     }
@@ -88,6 +91,8 @@ def _ask(machine: Chip, config: Config, precision: str, context: int) -> dict[st
         "argument_bytes": held,
         "temp_bytes": extra,
         "bytes_per_token": decode.read_bytes * machine.devices,
+        "prefill_tokens": chunk_size(config, 1, context),
+        "prefill_bytes": prefill.read_bytes * machine.devices,
         "collectives_per_token": sum(each.count for each in decode.messages.values()),
         "collective_bytes_per_token": sum(each.bytes for each in decode.messages.values()),
         "reason": reason,
@@ -111,6 +116,7 @@ def describe(found: dict[str, Any]) -> str:
             ("weights and cache, compiled", found["argument_bytes"] / GIB, "GiB"),
             ("temporaries, compiled", found["temp_bytes"] / GIB, "GiB"),
             ("read per token, without waste", found["ideal_bytes_per_token"] / 1e9, "GB"),
+            (f"read per {found['prefill_tokens']} of a prompt", found["prefill_bytes"] / 1e9, "GB"),
         ]
     if found["collectives_per_token"]:
         size = found["collective_bytes_per_token"] / 1e6

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -33,17 +35,16 @@ DTYPE = jnp.dtype(jnp.bfloat16)  # activations, keys and values on a TPU
 class Report(NamedTuple):
     """What the compiler says of a program, for each device: bytes, or why it refuses.
 
-    `read_bytes` and `messages` are counted from what it made of decode: bytes read for a token, and
-    what the devices send each other. For prefill they are None: it prints programs that jax cannot
-    always read back.
+    `read_bytes` and `messages` are counted from the program that it made: bytes read in one run (a
+    token, or a chunk of a prompt), and what the devices send each other.
     """
 
     compiled: bool
     argument_bytes: int
     temp_bytes: int
     reason: str
-    read_bytes: int | None = None
-    messages: dict[str, Messages] | None = None
+    read_bytes: int = 0
+    messages: Mapping[str, Messages] = MappingProxyType({})
 
 
 def absent() -> str | None:
@@ -80,12 +81,7 @@ def compile_decode(
     """
     token_B = jax.ShapeDtypeStruct((1,), jnp.int32)
     params, cache, (token_B,) = _arguments(chip, config, precision, context, experts, token_B)
-    lowered = _decode.lower(params, token_B, cache, config=config, dtype=DTYPE)
-    report, compiled = _compile(lowered)
-    if compiled is None:
-        return report
-    text = compiled.as_text()
-    return report._replace(read_bytes=bytes_read(text), messages=collectives(text))
+    return _compile(_decode.lower(params, token_B, cache, config=config, dtype=DTYPE))
 
 
 def compile_prefill(
@@ -96,8 +92,7 @@ def compile_prefill(
     last_BD = jax.ShapeDtypeStruct((1, config.hidden_size), DTYPE)
     params, cache, rest = _arguments(chip, config, precision, context, experts, chunk_BT, last_BD)
     chunk_BT, last_BD = rest
-    lowered = _read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE)
-    return _compile(lowered)[0]
+    return _compile(_read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE))
 
 
 def _arguments(
@@ -117,16 +112,17 @@ def _arguments(
     return params, cache, [placed(leaf, whole) for leaf in rest]
 
 
-def _compile(lowered: Any) -> tuple[Report, Any]:
+def _compile(lowered: Any) -> Report:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Report(False, 0, 0, _refusal(str(error))), None
-    memory = compiled.memory_analysis()
+        return Report(False, 0, 0, _refusal(str(error)))
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     used = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    return Report(True, *used, "compiled by the TPU compiler; not run"), compiled
+    told = "compiled by the TPU compiler; not run"
+    return Report(True, *used, told, bytes_read(text), collectives(text))
 
 
 def _refusal(message: str) -> str:

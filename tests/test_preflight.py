@@ -76,6 +76,7 @@ def test_the_compiler_has_the_last_word(monkeypatch, decode, prefill, told, caps
     page = capsys.readouterr().out
     assert told in page
     assert ("13.00 GiB" in page) == ("needs 22G" not in page)
+    assert ("read per 256 of a prompt" in page) == ("needs 22G" not in page)
 
 
 def test_messages_between_devices_are_shown(monkeypatch, capsys):
@@ -86,5 +87,5 @@ def test_messages_between_devices_are_shown(monkeypatch, capsys):
     assert cli.main(["fit", "--chip", "v5e-8", "--compile", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["collectives_per_token"] == 50
-    assert found["bytes_per_token"] == 8 * 4 * 10**9
+    assert found["bytes_per_token"] == found["prefill_bytes"] == 8 * 4 * 10**9
     assert "50.00 of 2.00 MB together" in preflight.describe(found)
