@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gptoss_edu import fit, sharding
 from gptoss_edu.checkpoint import POCKET, load_model, read_config
@@ -29,7 +28,7 @@ from gptoss_edu.generate import stream
 from gptoss_edu.memory import available_memory
 from gptoss_edu.model import Layer, Model, Params, num_bytes
 from gptoss_edu.parser import Piece
-from gptoss_edu.precision import Choice, choose_precision, convert_layer
+from gptoss_edu.precision import choose_precision, convert_layer
 from gptoss_edu.reply import Reply, ToolCall
 
 HUB_20B, HUB_120B = "openai/gpt-oss-20b", "openai/gpt-oss-120b"
@@ -134,11 +133,6 @@ class Plan(NamedTuple):
     roofline: Roofline
     reason: str
 
-    @property
-    def dtype(self) -> Any:
-        """Activations, keys and values: bfloat16 on a chip, float32 on a CPU."""
-        return jnp.dtype(jnp.float32 if self.chip.name == "cpu" else jnp.bfloat16)
-
 
 def make_plan(model: str | None, chip: Chip, context: int = 4096) -> Plan:
     """Choose a precision for a chip and add up what it must hold.
@@ -147,12 +141,9 @@ def make_plan(model: str | None, chip: Chip, context: int = 4096) -> Plan:
     """
     config = config_of(model)
     context = min(context, config.max_positions)
-    if chip.name == "cpu":
-        choice = Choice("mxfp4", "a CPU reads the experts packed, as they are stored")
-    else:
-        choice = choose_precision(
-            chip.name, chip.memory_bytes, config, context=context, devices=chip.devices
-        )
+    choice = choose_precision(
+        chip.name, chip.memory_bytes, config, context=context, devices=chip.devices
+    )
     entry = fit.ledger(chip, config, choice.precision or "mxfp4", context)
     if choice.precision is None or not entry.fits:
         has, needs = entry.available / GIB, entry.total / GIB
@@ -191,7 +182,7 @@ def load(plan: Plan) -> tuple[Model, Params]:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)
         raise
-    named = {"precision": plan.precision, "dtype": plan.dtype, "mesh": mesh}
+    named = {"precision": plan.precision, "dtype": plan.chip.dtype, "mesh": mesh}
     _shelf[key] = dataclasses.replace(model, **named), params
     return _shelf[key]
 

@@ -42,6 +42,11 @@ class Chip:
     flops: float
     topology: str | None = None
 
+    @property
+    def dtype(self) -> Any:
+        """Of activations, keys and values: float32 on a CPU, bfloat16 on a chip."""
+        return jnp.dtype(jnp.float32 if self.name == "cpu" else jnp.bfloat16)
+
 
 def _chip(
     name: str, devices: int, gib: float, gb_per_second: float, tflops: float, topology: Any = None
@@ -144,13 +149,15 @@ class Ledger(NamedTuple):
 def ledger(chip: Chip, config: Config, precision: str, context: int, batch: int = 1) -> Ledger:
     """The bytes that one device of `chip` must hold; weights and cache are spread over all."""
     weights = math.ceil(weight_bytes(config, precision) / chip.devices)
-    cache = math.ceil(cache_bytes(config, context, batch) / chip.devices)
+    cache = math.ceil(cache_bytes(config, context, batch, chip.dtype) / chip.devices)
     return Ledger(weights, cache, WORKSPACE, chip.memory_bytes)
 
 
-def read_bytes(config: Config, precision: str, context: int = 0) -> float:
+def read_bytes(
+    config: Config, precision: str, context: int = 0, dtype: Any = jnp.bfloat16
+) -> float:
     """Bytes that one decoded token reads: one row of the embedding, the chosen experts, everything
-    else, and the cache of `context` tokens.
+    else, and the cache of `context` tokens in `dtype`.
     """
     params = abstract_params(config, precision)
     idle = 1 - config.experts_per_token / config.num_experts
@@ -160,7 +167,8 @@ def read_bytes(config: Config, precision: str, context: int = 0) -> float:
             axes = field.name.rsplit("_", 1)[-1]
             if axes[0] == "E" and axes != "E":  # a part per expert; the router's bias is read whole
                 unread += idle * num_bytes(getattr(layer.moe, field.name))
-    return num_bytes(params) - unread + (cache_bytes(config, context) if context else 0)
+    cache = cache_bytes(config, context, dtype=dtype) if context else 0
+    return num_bytes(params) - unread + cache
 
 
 def token_flops(config: Config, context: int = 0) -> float:
@@ -193,7 +201,7 @@ def roofline(
     is the most favorable case, and a ceiling has to be one.
     """
     weights = read_bytes(config, precision)
-    cache = cache_bytes(config, context, batch) if context else 0
+    cache = cache_bytes(config, context, batch, chip.dtype) if context else 0
     memory = batch * chip.devices * chip.bytes_per_second / (weights + cache)
     arithmetic = chip.devices * chip.flops / token_flops(config, context)
     return Roofline(memory, arithmetic)

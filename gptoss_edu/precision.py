@@ -190,8 +190,11 @@ def choose_precision(
     name: str, memory_bytes: int, config: Config, *, context: int, devices: int = 1
 ) -> Choice:
     """The widest of bf16, fp8 and mxfp4 that fits beside the cache: the fewer bits, the more work
-    it is to decode them. `memory_bytes` is what one device offers; weights are spread over all.
+    it is to decode them. `memory_bytes` is what one device offers; weights are spread over all. A
+    CPU ("cpu") waits for its memory, not for the decoding: there the fewest bits are the fastest.
     """
+    if name == "cpu":
+        return Choice("mxfp4", "a CPU reads the experts packed, as they are stored")
     cache, gib = cache_bytes(config, context), 2**30
     needs = {  # every device needs a workspace of its own
         p: (weight_bytes(config, p) + cache) / devices + WORKSPACE for p in ("bf16", "fp8", "mxfp4")

@@ -39,7 +39,7 @@ def preflight(
         choice = choose_precision(chip, size, config, context=context, devices=devices)
         precision, reason = choice.precision or "mxfp4", choice.reason
     found = ledger(machine, config, precision, context)
-    ideal = round(read_bytes(config, precision, context))
+    ideal = round(read_bytes(config, precision, context, machine.dtype))
     result = {
         "chip": chip,
         "devices": machine.devices,

@@ -72,6 +72,17 @@ def test_the_roofline_is_bandwidth_over_bytes():
     assert many.tokens_per_second == many.arithmetic < many.memory
 
 
+def test_on_a_cpu_keys_and_values_are_float32():
+    v5e, mine = fit.CHIPS["v5e-1"], fit.Chip("cpu", 1, 2**35, 5e10, 1e12)
+    entries = [fit.ledger(chip, GPT_OSS_20B, "mxfp4", CONTEXT) for chip in (v5e, mine)]
+    assert entries[1].cache == pytest.approx(2 * entries[0].cache, rel=0.01)
+    reads = [fit.roofline(c, GPT_OSS_20B, "mxfp4", CONTEXT).memory / c.bytes_per_second
+             for c in (v5e, mine)]  # fmt: skip
+    assert 1 / reads[1] - 1 / reads[0] == pytest.approx(entries[0].cache, rel=0.01)
+    choice = precision.choose_precision("cpu", 2**40, GPT_OSS_20B, context=CONTEXT)
+    assert choice.precision == "mxfp4"
+
+
 def test_this_machine_is_measured():
     chip = fit.this_machine(size=2**22)
     assert 1e8 < chip.bytes_per_second < 1e13
