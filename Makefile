@@ -1,4 +1,5 @@
-# Everything that a reader or a developer does here. Needs Python >= 3.11 and make, nothing else.
+# Everything that a reader or a developer does here. Needs Python >= 3.11, make and, to set up, a
+# package index; nothing else.
 
 VENV ?= .venv
 JOBS ?= 2

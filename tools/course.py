@@ -37,7 +37,6 @@ HEAD, SETUP, LINKS = "course-head", "course-setup", "course-links"
 TAGS = (HEAD, SETUP, LINKS)
 BEGIN, END = "<!-- table of chapters: tools/course.py writes it -->", "<!-- end of the table -->"
 TIMES = {10: "10 s", 20: "20 s", 30: "30 s", 60: "1 min", 120: "2 min", 180: "3 min", 300: "5 min"}
-BOX = re.compile(r"# .*\n(?:.*\n)*?\| \*\*Download\*\*.*(?:\n|$)")
 # Either Colab and Kaggle have it, or a reader there never sees it.
 BROUGHT = {"jax", "numpy", "jupyterlab", "ipykernel"}
 WORDS_PER_MINUTE = 100  # slow: figures are looked at, and code is read twice
@@ -215,26 +214,14 @@ def _link(other: dict[str, Any], file: str) -> str:
 def framed(one: dict[str, Any], notebook: NotebookNode, root: Path = ROOT) -> NotebookNode:
     """The notebook with its generated cells as they should be, and everything else untouched."""
     cells = [c for c in notebook.cells if not set(TAGS) & set(c.metadata.get("tags", []))]
-    if cells and (by_hand := BOX.match(cells[0].source)):  # from before the first `write`
-        rest = cells[0].source[by_hand.end() :].strip()
-        cells = [_markdown("", rest), *cells[1:]] if rest else cells[1:]
-    if cells and cells[-1].cell_type == "markdown":
-        cells[-1].source = re.sub(
-            r"\n+\*\*(?:Before|Previous|Next|Back):\*\*[^\n]*\s*$", "", cells[-1].source
-        )
-    had_setup = any(SETUP in c.metadata.get("tags", []) for c in notebook.cells)
-    code = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
-    counts = [c.get("execution_count") for c in code]
-    if not had_setup and counts == list(range(1, len(code) + 1)):
-        for number, cell in enumerate(code, 2):  # one more cell comes first, and shows nothing
-            cell.execution_count = number
+    executed = any(c.get("execution_count") for c in cells if c.cell_type == "code")
     first = NotebookNode(
         cell_type="code",
         metadata=NotebookNode(tags=[SETUP], jupyter={"source_hidden": True}),
         source=setup(root),
         id=SETUP,
         outputs=[],
-        execution_count=1 if counts and counts[0] else None,
+        execution_count=1 if executed else None,
     )
     top = _markdown(HEAD, head(one, cells, root))
     notebook.cells = [top, first, *cells, _markdown(LINKS, links(one, root))]

@@ -401,7 +401,7 @@ yarn = Exercise(
             _concentrated,
         ),
     ],
-    praise="To seven digits, for GPT-OSS and for two other models.",
+    praise="To five digits, for GPT-OSS and for two other models.",
     atol=1e-13,
 )
 
