@@ -51,10 +51,17 @@ def test_high_effort_reaches_the_bar(results, task):
     assert shares(results, "high")[task] >= (BARS | {"tool": 0.99}).get(task, 0.95)
 
 
-def test_rounding_costs_at_most_a_point(results):
+def test_rounding_changes_at_most_a_point(results):
     for task, row in results["unrounded"].items():
         packed, unrounded = (row[kind][0] / row[kind][1] for kind in ("packed", "bf16"))
-        assert packed >= unrounded - 0.01, task
+        assert abs(packed - unrounded) <= 0.01 + 1e-9, task
+
+
+def test_nothing_out_of_scope_was_malformed_or_endless(results):
+    polite, asked = results["out_of_scope"]["all"]["polite or right"]
+    assert asked == 500
+    assert polite >= 0.95 * asked
+    assert "Malformed or endless among them: 0." in evaluate.CARD.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("task", ["count", "add"])
