@@ -214,14 +214,19 @@ def _link(other: dict[str, Any], file: str) -> str:
 def framed(one: dict[str, Any], notebook: NotebookNode, root: Path = ROOT) -> NotebookNode:
     """The notebook with its generated cells as they should be, and everything else untouched."""
     cells = [c for c in notebook.cells if not set(TAGS) & set(c.metadata.get("tags", []))]
-    executed = any(c.get("execution_count") for c in cells if c.cell_type == "code")
+    had_setup = any(SETUP in c.metadata.get("tags", []) for c in notebook.cells)
+    code = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    counts = [c.get("execution_count") for c in code]
+    if not had_setup and counts == list(range(1, len(code) + 1)):
+        for number, cell in enumerate(code, 2):  # one more cell comes first, and shows nothing
+            cell.execution_count = number
     first = NotebookNode(
         cell_type="code",
         metadata=NotebookNode(tags=[SETUP], jupyter={"source_hidden": True}),
         source=setup(root),
         id=SETUP,
         outputs=[],
-        execution_count=1 if executed else None,
+        execution_count=1 if counts and counts[0] else None,
     )
     top = _markdown(HEAD, head(one, cells, root))
     notebook.cells = [top, first, *cells, _markdown(LINKS, links(one, root))]
