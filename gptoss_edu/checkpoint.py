@@ -1,18 +1,15 @@
 """From a folder of safetensors to `Params`, and back.
 
 Every name, shape and dtype is checked against the name map (layout.py) from the files' headers, the
-memory is checked against the sum, and only then are weights read: one tensor at a time, straight
-from the file into the array that the model will use.
+memory is checked against the sum, and only then are weights read (reading.py).
 
 Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/gpt-oss-120b.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-import math
 import os
 import re
 import shutil
@@ -24,43 +21,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from gptoss_edu.attention import Attention
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.conversion import SAME_BYTES, contents, find_converted
+from gptoss_edu.conversion import contents, find_converted
 from gptoss_edu.hub import check_disk, download
 from gptoss_edu.layout import (
     HF_PACKED,
     HF_PLAIN,
     MXFP4_FIELDS,
-    Entry,
-    Layout,
     check_tensors,
     find_layout,
-    is_own,
-    is_packed,
     places,
     shape_on_disk,
     sizes_of,
 )
-from gptoss_edu.memory import available_memory
 from gptoss_edu.model import Layer, Model, Params
-from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import Mxfp4
-from gptoss_edu.native import unwrap, wanted, wrap_params
+from gptoss_edu.native import wanted
+from gptoss_edu.reading import Form, read_params
 from gptoss_edu.shards import (
     DTYPES,
     INDEX,
     Pending,
-    Tensor,
     find_tensors,
-    map_array,
     write_shards,
 )
 from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
 
 PRECISIONS = ("auto", "mxfp4", "bf16", "f32")
+DENSE = ("stored", "int8")
 POCKET = Path(__file__).parent / "data" / "pocket"
 CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
 SYNTHETIC = "synthetic.json"  # there only if the weights are random (benchmarks/synthetic.py)
@@ -71,14 +60,14 @@ def load_model(
     *,
     precision: str = "auto",
     kernels: str = "auto",
-    each_layer: Callable[[Layer], Layer] = lambda layer: layer,
+    dense: str = "stored",
+    each_layer: Callable[[Layer], Layer] | None = None,
     send: Callable[[Any], Any] | None = None,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
 
-    `path_or_id`: None for the pocket model of this package; a folder in the Hugging Face layout
-    (one file or shards, experts packed or bf16) or in OpenAI's `original/` layout; or a Hub id,
-    "openai/gpt-oss-20b", downloaded once and resumed where it broke off.
+    `path_or_id`: None for the pocket model; a folder in the layout of Hugging Face or in OpenAI's
+    `original/`; or a Hub id, "openai/gpt-oss-20b", downloaded once, resumed where it broke off.
 
     `precision`: "auto" keeps everything as stored and computes in float32. "mxfp4" is the same with
     dense weights in bf16; it refuses checkpoints whose experts are not packed, since packing them
@@ -87,10 +76,12 @@ def load_model(
 
     `kernels`: who multiplies with stored weights. "jax" is the pure path; "native" the C++ kernels
     for CPUs (chapter 08), compiled on first use; "auto" takes those for large models on one CPU.
+    `dense`: "int8" rounds attention and unembedding to 8 bits while loading, for the kernels alone:
+    faster, and no longer exact (benchmarks/README.md says what it loses).
 
     `each_layer` converts every layer as soon as it is read (chapter 07); `send` takes it to where
-    it shall lie, such as a mesh (sharding.py), after a `Params` without layers. With `send` the
-    memory is the caller's to know; the default device needs room for what is under way alone.
+    it shall lie, such as a mesh (sharding.py), after a `Params` without layers. Then there are no
+    kernels, and memory is checked only for what is under way.
 
     What `python -m gptoss_edu convert` made of a folder is mapped in its place, on a CPU and where
     `precision` keeps the bytes (conversion.py). The folder that it wrote may be given, too.
@@ -99,22 +90,37 @@ def load_model(
     Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
     a Hub out of reach, MemoryError before allocating what does not fit.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    check_options(precision, kernels, dense, send)
     folder = find_converted(find_folder(path_or_id), precision)
     mapped = contents(folder)
     config = read_config(folder)
-    native = wanted(kernels, config.hidden_size)
+    kernels = "native" if dense == "int8" else kernels
+    native = send is None and wanted(kernels, config.hidden_size)
     tensors = find_tensors(folder)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
-    params = read_params(tensors, layout, config, precision, each_layer, send)
-    params = wrap_params(params) if native else params
+    params = read_params(tensors, layout, config, Form(precision, native, dense), each_layer, send)
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
     return Model(config, tokenizer, precision, dtype), params
+
+
+def check_options(precision: str, kernels: str, dense: str, send: Any) -> None:
+    """Raise ValueError for options of `load_model` that are unknown or contradict each other."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if dense not in DENSE:
+        raise ValueError(f"dense is {dense!r}, expected one of {', '.join(DENSE)}")
+    against = {"kernels='jax'": kernels == "jax", "precision='f32'": precision == "f32"}
+    against["send"] = send is not None
+    if dense == "int8" and any(against.values()):
+        found = " and ".join(name for name, there in against.items() if there)
+        raise ValueError(
+            f"dense='int8' rounds bfloat16 weights for the kernels of this CPU, but found {found};"
+            " leave out one or the other"
+        )
 
 
 def find_folder(path_or_id: str | Path | None) -> Path:
@@ -170,180 +176,6 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}); download or copy it again") from error
 
 
-def read_params(
-    tensors: dict[str, Tensor],
-    layout: Layout,
-    config: Config,
-    precision: str,
-    each_layer: Callable[[Layer], Layer] = lambda layer: layer,
-    send: Callable[[Any], Any] | None = None,
-) -> Params:
-    """Read all weights, one tensor at a time, after making sure that they fit.
-
-    JAX works behind our back: without `block_until_ready` at each step, inputs of layers that are
-    still to be cast or unpacked would pile up in memory.
-
-    Embedding and unembedding come first. A tensor is in memory twice while it is copied from its
-    file; theirs are larger than a layer, but at that time nothing else is there.
-    """
-    if precision == "mxfp4" and not any(is_packed(field) for field in layout):
-        raise ValueError(
-            "precision 'mxfp4' needs experts that are packed on disk, but these are stored"
-            " unpacked, and packing them now would change the model's numbers; use precision"
-            " 'auto' or 'bf16', or the packed checkpoint"
-        )
-    sizes = sizes_of(config)
-    weights, layer = bytes_needed(tensors, layout, config, precision)
-    if send is not None:
-        weights -= config.num_layers * layer  # those are gone as soon as they are read
-    check_memory(weights, layer)
-    groups = (None, *range(config.num_layers))
-    used = {entry.name for layer in groups for _, entry in places(layout, layer)}
-    total = sum(tensors[name].num_bytes for name in used)
-    bar = tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", delay=2, disable=None, leave=False
-    )
-
-    def read_group(layer: int | None) -> dict[str, jax.Array]:
-        arrays = {}
-        for field, entry in places(layout, layer):
-            tensor = tensors[entry.name]
-            arrays[field] = read(tensor, field, entry, sizes, precision)
-            bar.update(arrays[field].size * DTYPES[tensor.dtype].itemsize)
-        return arrays
-
-    away = send or (lambda part: part)
-    with bar:
-        top = away(Params(layers=(), **read_group(None)))
-        layers = tuple(
-            jax.block_until_ready(away(each_layer(build_layer(read_group(layer), precision))))
-            for layer in groups[1:]
-        )
-    return dataclasses.replace(top, layers=layers)
-
-
-def target_dtype(stored: Any, precision: str) -> Any:
-    """The dtype in which a tensor of dtype `stored` is kept. Packed bytes stay bytes."""
-    if stored == jnp.uint8 or precision == "auto":
-        return jnp.dtype(stored)
-    return jnp.dtype(jnp.float32 if precision == "f32" else jnp.bfloat16)
-
-
-def read(
-    tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], precision: str
-) -> jax.Array:
-    """One field: map its tensor, cut out its part, turn its axes, copy to the device, cast.
-
-    JAX is handed the turned view itself and copies it in cache-sized tiles, 2 GB/s on two cores,
-    with nothing in between. Mapped pages of a converted checkpoint it adopts as they are.
-    """
-    view = turned(tensor, field, entry, sizes)
-    if view.flags.c_contiguous and not is_own(field, entry):
-        view = aligned_copy(view)
-    array = jax.block_until_ready(jax.device_put(view))
-    del view  # unmaps the file, unless JAX adopted it
-    target = target_dtype(array.dtype, precision)
-    return array if array.dtype == target else jax.block_until_ready(array.astype(target))
-
-
-def turned(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> np.ndarray:
-    """A view of the file with the field's axes in the order that they have in memory."""
-    axes = [axis.split("+") for axis in entry.axes.split()]
-    on_disk = "".join(axis[entry.part % len(axis)] for axis in axes)
-    in_memory = field.rsplit("_", 1)[-1]
-    lengths = [math.prod(sizes[letter] for letter in part) for part in axes[0]]
-    begin = sum(lengths[: entry.part])
-    view = map_array(tensor)[begin : begin + lengths[entry.part]]
-    view = view.reshape([sizes[letter] for letter in on_disk])
-    return view.transpose([on_disk.index(letter) for letter in in_memory])
-
-
-def aligned_copy(view: np.ndarray) -> np.ndarray:
-    """A copy that JAX can adopt without copying it again.
-
-    On CPU, JAX adopts contiguous arrays that start at a multiple of 64 bytes and copies others. It
-    would adopt mapped pages, too, and then the weights would change when the file does.
-    """
-    raw = np.empty(view.nbytes + 64, np.uint8)
-    begin = -raw.ctypes.data % 64
-    copy = raw[begin : begin + view.nbytes].view(view.dtype).reshape(view.shape)
-    np.copyto(copy, view)
-    return copy
-
-
-def build_layer(arrays: dict[str, jax.Array], precision: str) -> Layer:
-    """One layer from its fields; pairs of blocks and scales become `Mxfp4`, or are unpacked."""
-    parts: dict[str, dict[str, Any]] = {"attention": {}, "moe": {}}
-    pairs: dict[str, dict[str, jax.Array]] = {}
-    for field, array in arrays.items():
-        if is_packed(field):
-            _, name, half = field.split(".")
-            pairs.setdefault(name, {})[MXFP4_FIELDS[half.split("_")[0]]] = array
-        else:
-            part, name = field.split(".")
-            parts[part][name] = array
-    for name, pair in pairs.items():
-        w: Any = Mxfp4(**pair)
-        if precision in ("bf16", "f32"):
-            w = jax.block_until_ready(unpack(w, target_dtype(w.dtype, precision)))
-        parts["moe"][name] = w
-    return Layer(Attention(**parts["attention"]), Moe(**parts["moe"]))
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def unpack(w: Mxfp4, dtype: Any) -> jax.Array:
-    """Packed experts as one plain array [E, I, O], decoded one expert at a time. Exact."""
-    return jax.lax.map(lambda expert: w[expert].astype(dtype), jnp.arange(w.shape[0]))
-
-
-def is_mapped(field: str, entry: Entry, stored: Any, precision: str) -> bool:
-    """Will the array be the file's own pages? On a CPU, if it lies on disk as in memory."""
-    keeps = not is_packed(field) or precision in SAME_BYTES
-    keeps = keeps and target_dtype(stored, precision) == stored
-    return keeps and is_own(field, entry) and jax.devices()[0].platform == "cpu"
-
-
-def bytes_needed(
-    tensors: dict[str, Tensor], layout: Layout, config: Config, precision: str
-) -> tuple[int, int]:
-    """(bytes of all weights once they are loaded, of these the bytes of one layer).
-
-    Mapped pages are not counted: the system takes them back when it needs memory.
-    """
-    sizes = sizes_of(config)
-
-    def in_memory(layer: int | None) -> int:
-        total = 0
-        for field, entry in places(layout, layer):
-            stored = DTYPES[tensors[entry.name].dtype]
-            count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-            if is_mapped(field, entry, stored, precision):
-                continue
-            if not is_packed(field) or precision in ("auto", "mxfp4"):
-                total += count * target_dtype(stored, precision).itemsize
-            elif ".blocks" in field:  # a byte holds two weights, and the scales are multiplied in
-                total += 2 * count * target_dtype(jnp.bfloat16, precision).itemsize
-        return total
-
-    layer = in_memory(0)
-    return in_memory(None) + config.num_layers * layer, layer
-
-
-def check_memory(weights: int, layer: int) -> None:
-    """Refuse with MemoryError, before anything is allocated, what the default device cannot hold.
-
-    Linux would rather let the allocation succeed and kill the process when the pages are touched.
-    """
-    available, where = available_memory()
-    if available is not None and weights + layer > available:
-        raise MemoryError(
-            f"too little memory: {where} has {available / 2**30:.2f} GiB available, but this"
-            f" checkpoint needs {(weights + layer) / 2**30:.2f} GiB in this precision"
-            f" ({weights / 2**30:.2f} for the weights, and one layer while loading); free some"
-            " memory, or choose precision 'auto' on a checkpoint with packed experts"
-        )
-
-
 def save_checkpoint(
     params: Params,
     config: Config,
@@ -363,7 +195,7 @@ def save_checkpoint(
     Raises ValueError for a dtype that safetensors files of GPT-OSS do not hold, OSError before
     writing to a disk that is too full.
     """
-    folder, params = Path(folder).expanduser().resolve(), unwrap(params)
+    folder = Path(folder).expanduser().resolve()
     tensors = pending_tensors(params, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_disk(folder.parent, sum(tensor.num_bytes for tensor in tensors.values()))

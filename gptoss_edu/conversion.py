@@ -39,7 +39,7 @@ from gptoss_edu.memory import available_memory
 from gptoss_edu.shards import INDEX
 from gptoss_edu.tokenizer import cache_folders
 
-FORMAT = 1  # another number for another order of axes or other names: nothing old is then valid
+FORMAT = 2  # another number for another order of axes or other names: nothing old is then valid
 MANIFEST, JOURNAL = "gptoss_edu.json", "gptoss_edu.unfinished.json"
 FOLDER = "gptoss_edu-converted"  # inside the folder of the checkpoint
 SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json", "synthetic.json")

@@ -27,7 +27,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from gptoss_edu.checkpoint import find_folder, read_config, turned
+from gptoss_edu.checkpoint import find_folder, read_config
+from gptoss_edu.config import Config
 from gptoss_edu.conversion import (
     ALIGN,
     FORMAT,
@@ -43,8 +44,20 @@ from gptoss_edu.conversion import (
     write_json,
 )
 from gptoss_edu.hub import check_disk
-from gptoss_edu.layout import Entry, check_tensors, find_layout, own_layout, places, sizes_of
+from gptoss_edu.layout import (
+    Entry,
+    Layout,
+    check_tensors,
+    find_layout,
+    own_layout,
+    places,
+    shape_on_disk,
+    sizes_of,
+)
+from gptoss_edu.native import wanted
+from gptoss_edu.reading import Form, turned
 from gptoss_edu.shards import Pending, Tensor, find_tensors, write_file
+from gptoss_edu.tiles import to_tiles
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
@@ -108,7 +121,7 @@ def plan(source: Path) -> Job:
     config, tensors = read_config(source), find_tensors(source)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, source)
-    sizes, own = sizes_of(config), own_layout(layout)
+    sizes, own = sizes_of(config), tile_if_wanted(tensors, layout, config)
     weights: dict[str, dict[str, Pending]] = {}
     for file, layer in file_names(config.num_layers).items():
         weights[file] = {}
@@ -116,8 +129,8 @@ def plan(source: Path) -> Job:
             places(layout, layer), places(own, layer), strict=True
         ):
             tensor = tensors[entry.name]
-            shape = tuple(sizes[letter] for letter in target.axes.split())
-            values = functools.partial(slabs, tensor, field, entry, sizes)
+            shape = shape_on_disk(target.axes, sizes)
+            values = functools.partial(slabs, tensor, field, entry, sizes, shape)
             weights[file][target.name] = Pending(tensor.dtype, shape, values)
     state = functools.partial(state_of, source)
     return Job(source, f"convert {source}", state, weights, side_files(source))
@@ -129,15 +142,28 @@ def side_files(source: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
-def slabs(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> Iterator[np.ndarray]:
+def tile_if_wanted(tensors: dict[str, Tensor], layout: Layout, config: Config) -> Layout:
+    """The layout to write: in tiles what the kernels read, if models of this width use them."""
+    if not wanted("auto", config.hidden_size):
+        return own_layout(layout)
+    first, sizes = dict(places(layout, 0)) | dict(places(layout, None)), sizes_of(config)
+    form = Form(tiles=True)
+    shapes = {f: form.tiled_shape(tensors[e.name], f, sizes) for f, e in first.items()}
+    return own_layout(layout, {field: shape for field, shape in shapes.items() if shape})
+
+
+def slabs(
+    tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], shape: tuple[int, ...]
+) -> Iterator[np.ndarray]:
     """The values of a field in memory order, in flat pieces of about SLAB bytes.
 
-    JAX turns axes several times faster than NumPy does, in tiles and on all cores.
+    A `shape` other than the field's own is that of its tiles. JAX turns axes several times faster
+    than NumPy does, in small squares and on all cores.
     """
-    num_rows = sizes[field.rsplit("_", 1)[-1][0]]
-    begin = 0
+    num_rows, begin = shape[0], 0
     while begin < num_rows:
         view = turned(tensor, field, entry, sizes)  # mapped anew: lets go of the pages touched
+        view = view if view.shape == shape else to_tiles(view, shape)
         step = max(1, SLAB * num_rows // view.nbytes)
         part = view[begin : begin + step]
         if not part.flags.c_contiguous:

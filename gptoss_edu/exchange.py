@@ -33,13 +33,22 @@ from gptoss_edu.convert import (
     file_names,
     keep_quiet,
     side_files,
+    tile_if_wanted,
     write_conversion,
 )
 from gptoss_edu.hub import check_disk
-from gptoss_edu.layout import MXFP4_FIELDS, OWN_PACKED, OWN_PLAIN, check_tensors, places
+from gptoss_edu.layout import (
+    MXFP4_FIELDS,
+    OWN_PACKED,
+    OWN_PLAIN,
+    check_tensors,
+    places,
+    shape_on_disk,
+    sizes_of,
+)
 from gptoss_edu.model import num_bytes
-from gptoss_edu.native import unwrap
 from gptoss_edu.shards import DTYPES, Pending, Tensor
+from gptoss_edu.tiles import to_tiles
 
 PARAMS = "params"
 CONCURRENT_GB = 4  # what Orbax may have in flight; more than the largest array, 1.2 GB
@@ -74,7 +83,7 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
         )
     check_conversion(folder)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        params = unwrap(load_model(folder)[1])  # kernels of this machine are nobody else's
+        params = load_model(folder, kernels="jax")[1]  # tiles are for this package's kernels
     out.parent.mkdir(parents=True, exist_ok=True)
     check_disk(out.parent, num_bytes(params))
     draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
@@ -108,22 +117,35 @@ def from_orbax(
     leaves = {_dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     layout = OWN_PACKED if any(".blocks_" in name for name in leaves) else OWN_PLAIN
     names = {dtype: name for name, dtype in DTYPES.items()}
-    tensors, weights, known = {}, {}, set()
-    for file, layer in file_names(config.num_layers).items():
+    files = file_names(config.num_layers)
+    paths = {e.name: path_in_tree(e.name) for n in files.values() for _, e in places(layout, n)}
+    tensors = {
+        name: Tensor(folder, names.get(np.dtype(leaf.dtype), str(leaf.dtype)), leaf.shape, 0)
+        for name, path in paths.items()
+        if (leaf := leaves.get(path)) is not None
+    }
+    unknown = leaves.keys() - paths.values()
+    check_tensors(
+        tensors | {n: Tensor(folder, "?", (), 0) for n in unknown}, layout, config, folder
+    )
+    own = tile_if_wanted(tensors, layout, config)
+    weights: dict[str, dict[str, Pending]] = {}
+    for file, layer in files.items():
         weights[file] = {}
-        for _, entry in places(layout, layer):
-            path = path_in_tree(entry.name)
-            known.add(path)
-            if (leaf := leaves.get(path)) is not None:
-                dtype = names.get(np.dtype(leaf.dtype), str(leaf.dtype))
-                tensors[entry.name] = Tensor(folder, dtype, tuple(leaf.shape), 0)
-                values = functools.partial(read_leaf, ocp, folder / PARAMS, tree, path)
-                weights[file][entry.name] = Pending(dtype, tuple(leaf.shape), values)
-    tensors |= {name: Tensor(folder, "?", (), 0) for name in leaves.keys() - known}
-    check_tensors(tensors, layout, config, folder)
+        for (_, entry), (_, target) in zip(places(layout, layer), places(own, layer), strict=True):
+            read = functools.partial(read_leaf, ocp, folder / PARAMS, tree, paths[entry.name])
+            shape = shape_on_disk(target.axes, sizes_of(config))
+            values = functools.partial(in_order, read, shape)
+            weights[file][target.name] = Pending(tensors[entry.name].dtype, shape, values)
     command, state = f"convert --from-orbax {folder}", functools.partial(state_of_tree, folder)
     job = Job(folder, command, state, weights, side_files(folder))
     return write_conversion(job, check_out(Path(out), folder), note)
+
+
+def in_order(read: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """What `read` returns; in tiles where they are what has this shape."""
+    array = read()
+    return array if array.shape == shape else to_tiles(array, shape)
 
 
 def path_in_tree(name: str) -> str:

@@ -9,14 +9,16 @@ Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from gptoss_edu.config import Config
 from gptoss_edu.mxfp4 import BLOCK
 from gptoss_edu.shards import PADDING, Tensor
+from gptoss_edu.tiles import tiled_shape
 
+TILED = ".tiles"  # how names of tensors end that are stored in tiles
 MXFP4_FIELDS = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}
 
 
@@ -25,7 +27,8 @@ class Entry(NamedTuple):
 
     Axes are separated by blanks. `NH` is one axis that fuses two, head by head; `NH+KH+KH` is one
     axis along which three parts follow one another, of which the field is number `part`. The
-    letters are those of the dimension key, and J blocks of 32 along D, L blocks of 32 along F.
+    letters are those of the dimension key, and J blocks of 32 along D, L blocks of 32 along F. The
+    axes of a field in tiles (tiles.py) are written as numbers.
     """
 
     name: str
@@ -101,17 +104,31 @@ ORIGINAL_PLAIN = ORIGINAL | {
 Layout = dict[str, Entry]
 
 
-def own_layout(published: Layout) -> Layout:
-    """The layout of a converted checkpoint: names and order of axes are those of our fields."""
-    return {
-        field: Entry(
-            ("layers.{n}." if "{n}" in entry.name else "") + field, " ".join(field.split("_")[-1])
-        )
-        for field, entry in published.items()
-    }
+def own_layout(published: Layout, tiled: dict[str, tuple[int, ...]] | None = None) -> Layout:
+    """The layout of a converted checkpoint: names and order of axes are those of our fields.
+
+    `tiled` gives the shapes of fields that are stored in tiles; their names say so.
+    """
+
+    def own(field: str, entry: Entry) -> Entry:
+        name = ("layers.{n}." if "{n}" in entry.name else "") + field
+        if tiled and field in tiled:
+            return Entry(name + TILED, " ".join(map(str, tiled[field])))
+        return Entry(name, " ".join(field.split("_")[-1]))
+
+    return {field: own(field, entry) for field, entry in published.items()}
 
 
 OWN_PACKED, OWN_PLAIN = own_layout(HF_PACKED), own_layout(HF_PLAIN)
+
+
+def find_own_layout(names: Collection[str], config: Config) -> Layout:
+    """The layout of a converted checkpoint with tensors of these names."""
+    plain = OWN_PACKED if any(".blocks_" in name for name in names) else OWN_PLAIN
+    shapes = {field: tiled_shape(field, sizes_of(config)) for field in plain}
+    there = {name for name in names if name.endswith(TILED)}
+    tiled = {f: s for f, s in shapes.items() if s and plain[f].name.format(n=0) + TILED in there}
+    return own_layout(plain, tiled)
 
 
 def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
@@ -121,7 +138,7 @@ def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
     multiple of 32.
     """
     if any(name.startswith("layers.") for name in tensors):
-        return OWN_PACKED if any(".blocks_" in name for name in tensors) else OWN_PLAIN
+        return find_own_layout(tensors, config)
     hf = any(name.startswith("model.layers.") for name in tensors)
     if not hf and not any(name.startswith("block.") for name in tensors):
         raise ValueError(
@@ -156,10 +173,13 @@ def sizes_of(config: Config) -> dict[str, int]:
 
 def shape_on_disk(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
     """Sizes of the axes of an `Entry`: "NH+KH+KH D" is (N*H + K*H + K*H, D)."""
-    return tuple(
-        sum(math.prod(sizes[letter] for letter in part) for part in axis.split("+"))
-        for axis in axes.split()
-    )
+
+    def size(axis: str) -> int:
+        if axis.isdigit():
+            return int(axis)
+        return sum(math.prod(sizes[letter] for letter in part) for part in axis.split("+"))
+
+    return tuple(size(axis) for axis in axes.split())
 
 
 def stored_bytes(config: Config, layout: Layout) -> int:
@@ -207,8 +227,13 @@ def is_idle(name: str) -> bool:
 
 
 def is_own(field: str, entry: Entry) -> bool:
-    """Does the field lie on disk as it does in memory, in a converted checkpoint?"""
+    """Does the field lie on disk as an array of our own, in a converted checkpoint?"""
     return entry.name.endswith(field)
+
+
+def is_tiled(entry: Entry) -> bool:
+    """Does the field lie on disk in tiles?"""
+    return entry.name.endswith(TILED)
 
 
 def is_packed(field: str) -> bool:

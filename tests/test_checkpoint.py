@@ -20,7 +20,7 @@ from layouts import (
     write_layout,
 )
 
-from gptoss_edu import checkpoint
+from gptoss_edu import checkpoint, reading
 from gptoss_edu.checkpoint import load_model, save_checkpoint
 from gptoss_edu.config import TINY
 from gptoss_edu.model import Params, forward
@@ -63,7 +63,7 @@ def change_tensors(folder, change) -> None:
     path = folder / "model.safetensors"
     tensors = {}
     for name, tensor in checkpoint.find_tensors(folder).items():
-        tensors[name] = np.array(checkpoint.map_array(tensor))
+        tensors[name] = np.array(reading.map_array(tensor))
     change(tensors)
     write_file(path, tensors)
 
@@ -146,12 +146,12 @@ def test_parameters_do_not_depend_on_the_file_once_loaded(folder, packed):
 def test_the_progress_bar_ends_at_its_total(tmp_path, packed, layout, monkeypatch):
     bars = []
 
-    class Bar(checkpoint.tqdm):
+    class Bar(reading.tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"disable": False, "file": io.StringIO()})
             bars.append(self)
 
-    monkeypatch.setattr(checkpoint, "tqdm", Bar)
+    monkeypatch.setattr(reading, "tqdm", Bar)
     load_model(write_layout(tmp_path, packed, CONFIG, layout))
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
     assert len(bars) == 1
@@ -259,7 +259,7 @@ def test_saving_writes_the_published_names_and_order(tmp_path, packed, plain):
         found = checkpoint.find_tensors(tmp_path)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            view = checkpoint.map_array(found[name])
+            view = reading.map_array(found[name])
             np.testing.assert_array_equal(view, value, err_msg=name)
 
 
@@ -403,7 +403,7 @@ def test_a_truncated_shard_is_refused_before_anything_is_read(tmp_path, packed, 
     folder = write_layout(tmp_path, packed, CONFIG, "hf_sharded")
     path = folder / "model-00002-of-00002.safetensors"
     os.truncate(path, path.stat().st_size - 100)
-    monkeypatch.setattr(checkpoint, "read", lambda *args: pytest.fail("read a tensor"))
+    monkeypatch.setattr(reading, "read", lambda *args: pytest.fail("read a tensor"))
     refused(folder, ValueError, r"00002.safetensors is truncated: found [\d,]+ bytes, expected")
 
 
@@ -468,7 +468,7 @@ def test_a_full_size_model_has_the_full_vocabulary(tmp_path):
 @pytest.mark.parametrize("precision", checkpoint.PRECISIONS)
 def test_the_memory_that_is_asked_for_is_what_is_used(folder, precision, monkeypatch):
     asked = []
-    monkeypatch.setattr(checkpoint, "check_memory", lambda *needed: asked.append(needed))
+    monkeypatch.setattr(reading, "check_memory", lambda *needed: asked.append(needed))
     _, params = load_model(folder, precision=precision)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     layer = sum(leaf.nbytes for leaf in jax.tree.leaves(params.layers[1]))
@@ -476,8 +476,8 @@ def test_the_memory_that_is_asked_for_is_what_is_used(folder, precision, monkeyp
 
 
 def test_too_little_memory_is_refused_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: (2**20, "this machine"))
-    monkeypatch.setattr(checkpoint, "read", lambda *args: pytest.fail("read a tensor"))
+    monkeypatch.setattr(reading, "available_memory", lambda: (2**20, "this machine"))
+    monkeypatch.setattr(reading, "read", lambda *args: pytest.fail("read a tensor"))
     message = r"this machine has 0.00 GiB available, but this checkpoint needs 0.0\d GiB"
     refused(folder, MemoryError, message, precision="f32")
 
@@ -492,16 +492,16 @@ def test_what_is_sent_away_need_not_fit_here(folder, monkeypatch):
         sent.append(part)
         return part
 
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: (under_way, "this machine"))
+    monkeypatch.setattr(reading, "available_memory", lambda: (under_way, "this machine"))
     refused(folder, MemoryError, "too little memory")
     _, params = load_model(folder, send=send)
     assert [len(part.layers) if part is sent[0] else 1 for part in sent] == [0, *[1] * len(sizes)]
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: (under_way - 1, "this machine"))
+    monkeypatch.setattr(reading, "available_memory", lambda: (under_way - 1, "this machine"))
     refused(folder, MemoryError, "too little memory", send=send)
 
 
 def test_a_system_that_does_not_say_is_believed(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: (None, "this machine"))
+    monkeypatch.setattr(reading, "available_memory", lambda: (None, "this machine"))
     load_model(folder)

@@ -127,7 +127,7 @@ def test_what_needs_other_bytes_or_another_device_reads_the_checkpoint(folder, s
 
 
 def test_mapped_pages_need_no_memory_and_unpacked_experts_do(folder, monkeypatch):
-    module = sys.modules["gptoss_edu.checkpoint"]
+    module = sys.modules["gptoss_edu.reading"]
     monkeypatch.setattr(module, "available_memory", lambda: (100, "this machine"))
     load_quietly(folder)
     with pytest.raises(MemoryError, match="too little memory"):
@@ -190,7 +190,7 @@ DAMAGES = {
     "a letter of the config": (lambda f: flip(f, "config.json", 9), "config.json is damaged"),
     "missing": (remove, "layer-01.safetensors is damaged: found nothing"),
     "swapped": (swap_layers, "damaged: found sha256"),
-    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 1"),
+    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 2"),
     "no manifest": (unfinish, "is not finished .found 4 files and no manifest"),
     "half a manifest": (lambda f: (f / conversion.MANIFEST).write_text("{"), "is no manifest"),
     "a foreign manifest": (lambda f: edit(f, files={"../x": {}}), "is no manifest"),

@@ -37,9 +37,11 @@ def normal(*shape: int, seed: int = 1) -> jax.Array:
 
 @needs_compiler
 @pytest.mark.parametrize("tokens", [1, 2, 7, 13, 130])
-@pytest.mark.parametrize("outputs", [16, 80, 192, 1136])
+@pytest.mark.parametrize("outputs", [16, 80, 96, 192, 1136])
 def test_packed_products(tokens, outputs):
-    """Against float64 in NumPy: single rows, tiles with a rest, more rows than stay in cache."""
+    """Against float64 in NumPy: single rows, steps with a rest, more rows than stay in cache;
+    tiles of all three widths.
+    """
     native.load_kernels()
     w = random_packed(5, 96, outputs)
     x_TI = normal(tokens, 96)
@@ -82,7 +84,7 @@ def test_scale_255_is_not_a_number():
 @needs_compiler
 @pytest.mark.parametrize("tokens", [1, 3, 100])
 def test_dense_product(tokens):
-    """Two axes summed over and one, outputs that are no multiple of 64."""
+    """Two axes summed over and one; tiles of 16, of 32 and of 64."""
     native.load_kernels()
     w_NHD = normal(4, 24, 80).astype(jnp.bfloat16)
     x_BTNH = normal(1, tokens, 4, 24, seed=3)
@@ -95,6 +97,30 @@ def test_dense_product(tokens):
     found = contract("BTD,DNH->BTNH", x_BTD, native.wrap(w_DNH))
     assert found.shape == (1, tokens, 5, 16)
     np.testing.assert_allclose(found.reshape(1, tokens, 80), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+@pytest.mark.parametrize("outputs", [16, 96, 192])
+def test_dense_product_in_8_bits(tokens, outputs):
+    """The kernel against the rounded weights in float64; the rounding against its own promise."""
+    native.load_kernels()
+    w_DO = np.array(normal(96, outputs))
+    w_DO[:32] *= 1e-3
+    w_DO[32:64, 5] = 0
+    dense = native.wrap(jnp.asarray(w_DO, jnp.bfloat16))
+    rounded = native.round_to_int8(dense)
+    x_BTD = normal(1, tokens, 96, seed=3)
+    expected = np.asarray(x_BTD, np.float64) @ np.asarray(rounded.array, np.float64)
+    found = contract("BTD,DO->BTO", x_BTD, rounded)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    stored = np.asarray(dense, np.float32).reshape(3, 32, outputs)
+    error = np.abs(np.asarray(rounded).reshape(stored.shape) - stored)
+    step = np.abs(stored).max(axis=1, keepdims=True) / 127
+    assert (error <= 1.01 * step).all(), "the largest weight may be cut by half a step more"
+    assert np.sqrt((error**2).mean()) < 0.31 * np.sqrt((step**2).mean())
+    assert (error[1, :, 5] == 0).all()
+    assert rounded.tiles.nbytes + rounded.scales.nbytes == 17 * dense.tiles.nbytes // 32
 
 
 @needs_compiler
@@ -127,8 +153,7 @@ def test_whole_model(length):
     text = str(jax.make_jaxpr(lambda p: forward(p, tokens_BT, config))(wrapped))
     per_layer = 4 + 1 + 2  # q, k, v, o; the router; gate and up, down
     assert text.count("ffi_call[") == config.num_layers * per_layer + 1
-    same = jax.tree.map(lambda a, b: a is b, native.unwrap(wrapped), params)
-    assert jax.tree.all(same), "wrapping or unwrapping copied something"
+    jax.tree.map(np.testing.assert_array_equal, native.unwrap(wrapped), params)
 
 
 @needs_compiler
@@ -157,6 +182,47 @@ def test_load_model_on_request(tmp_path):
     save_checkpoint(params, pocket.config, tmp_path, kept_ids=pocket.tokenizer.kept_ids)
     _, again = load_model(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again, plain_params)
+
+
+@needs_compiler
+def test_load_model_in_8_bits():
+    """Attention is rounded, experts and router are not, and answers stay what they were."""
+    model, params = load_model(dense="int8")
+    attention, moe = params.layers[0].attention, params.layers[0].moe
+    assert isinstance(attention.w_q_DNH, native.Dense8)
+    assert isinstance(attention.w_o_NHD, native.Dense8)
+    assert not isinstance(moe.w_router_DE, native.Dense8)
+    assert isinstance(moe.w_gate_up_EDP, native.Packed)
+    assert params.unembedding_DV.shape[1] % 16 > 0, "no tiles fit, so it stays as it is"
+    plain, plain_params = load_model()
+    tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 900, (2, 50)))
+    logits, expected = (forward(p, tokens_BT, model.config) for p in (params, plain_params))
+    assert 1e-3 < jnp.abs(logits - expected).max() < 1, "rounded, and not by much"
+    question = "How many r's are in strawberry?"
+    assert str(generate(model, params, question)) == str(generate(plain, plain_params, question))
+    same = load_model(dense="int8", each_layer=lambda layer: layer)[1]
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dense": "int4"}, "dense is 'int4', expected one of stored, int8"),
+        ({"dense": "int8", "kernels": "jax"}, "found kernels='jax'; leave out"),
+        ({"dense": "int8", "precision": "f32"}, "found precision='f32'"),
+        ({"dense": "int8", "send": lambda part: part}, "found send"),
+    ],
+)
+def test_8_bits_where_they_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(**options)
+
+
+@needs_compiler
+def test_rounded_weights_are_not_saved_as_a_checkpoint(tmp_path):
+    model, params = load_model(dense="int8")
+    with pytest.raises(ValueError, match=r"is int8, expected"):
+        save_checkpoint(params, model.config, tmp_path, kept_ids=model.tokenizer.kept_ids)
 
 
 def test_unknown_kernels():

@@ -27,8 +27,8 @@ CHAPTERS = {
     "attention": 3,
     "moe": 4,
     "mxfp4": 5,
-    "model": 6, "native": 6, "memory": 6, "hub": 6, "shards": 6, "layout": 6, "conversion": 6,
-    "checkpoint": 6, "convert": 6, "exchange": 6,
+    "model": 6, "native": 6, "tiles": 6, "memory": 6, "hub": 6, "shards": 6, "layout": 6,
+    "reading": 6, "conversion": 6, "checkpoint": 6, "convert": 6, "exchange": 6,
     "cache": 6, "sampling": 6, "clock": 6, "generate": 6,
     "precision": 7, "sharding": 7, "fit": 7, "hlo": 7, "tpu": 7,
 }  # fmt: skip

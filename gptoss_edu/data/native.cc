@@ -3,7 +3,9 @@
 //
 // A token reads 3.7 GB of the 20B's weights, so memory decides, and the rules are:
 // - weights are decoded in registers and never written back;
-// - 16 neighboring outputs form one vector, since the output dimension is innermost in memory;
+// - a matrix is cut into tiles of W outputs (tiles.py), each of which lies in memory from its first
+//   input to its last: a thread reads one straight line, and asks for what comes next in time;
+// - W neighboring outputs are one to four vectors, whose sums stay in registers;
 // - each weight is decoded once, whether one token wants it (decode) or hundreds (prefill);
 // - activations and sums stay float32: nothing is rounded that the weights' format does not round.
 //
@@ -29,15 +31,18 @@ namespace ffi = xla::ffi;
 namespace {
 
 constexpr int64_t kLanes = 16;   // floats of one vector
-constexpr int64_t kBlock = 32;   // inputs of one MXFP4 block, and of one step of the loops below
-constexpr int64_t kWide = 64;    // outputs of one step: four vectors, one cache line of MXFP4 bytes
-constexpr int64_t kRows = 6;     // rows of one tile: 6 x 4 sums, 4 weights and 1 input fill 29 registers
-constexpr int64_t kMostRows = 96;  // rows whose sums stay in the second cache beside the weights
+constexpr int64_t kBlock = 32;   // inputs of one MXFP4 block, and of one step for many rows
+constexpr int64_t kRows = 6;     // rows of one step: 6 x 4 sums, 4 weights and 1 input fill 29 registers
+constexpr int64_t kMostRows = 96;  // rows whose inputs and sums stay in the second cache
+constexpr int64_t kAhead = 4096;   // bytes: so far ahead weights are asked for
+constexpr int64_t kPieces = 4;     // of each matrix and thread: one who is late leaves some to the others
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef int8_t SignedBytes __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(64)));
 
 template <typename Vector, typename T>
 inline Vector Load(const T* from) {
@@ -74,89 +79,146 @@ inline Floats ScaleValue(Words byte) {
   return (Floats)(byte == 255 ? (Words{} + 0x7fc00000u) : bits);
 }
 
-// One expert's matrix [I, O] in MXFP4: blocks [J, 16, O] and scales [J, O].
+// Ask for the memory from here on, `bytes` of it. Beyond the end of an array that does nothing.
+template <int bytes>
+inline void Prefetch(const void* from) {
+  for (int line = 0; line < bytes; line += 64) {
+    __builtin_prefetch(static_cast<const char*>(from) + kAhead + line);
+  }
+}
+
+// One expert's matrix in MXFP4: blocks [L tiles, J * 16, W] and scales [L, J, W].
 struct Mxfp4 {
-  static constexpr int64_t kStep = kBlock;
   const uint8_t* blocks;
   const uint8_t* scales;
-  int64_t inputs, outputs;
+  int64_t inputs, tiles;
 
-  // y[V vectors] += x[32] times this block: one row, nothing but registers between.
+  // y[V vectors] = x[I] times one tile.
   template <int V>
-  inline void AddProduct(int64_t i, int64_t o, const float* x, float* y) const {
-    const uint8_t* bytes = blocks + i / 2 * outputs + o;
-    Floats even[V] = {}, odd[V] = {};
-    for (int u = 0; u < kBlock / 2; ++u, bytes += outputs) {
-      __builtin_prefetch(bytes + kBlock / 2 * outputs);  // the next block: rows lie far apart
-      for (int v = 0; v < V; ++v) {
-        const Words pair = Widen(bytes + v * kLanes);
-        even[v] += NibbleValue(pair) * x[2 * u];
-        odd[v] += NibbleValue(pair >> 4) * x[2 * u + 1];
+  inline void Product(int64_t tile, const float* x, float* y) const {
+    constexpr int64_t W = V * kLanes;
+    const uint8_t* bytes = blocks + tile * inputs / 2 * W;
+    const uint8_t* scale = scales + tile * inputs / kBlock * W;
+    Floats sum[V] = {};
+    for (int64_t i = 0; i < inputs; i += kBlock, scale += W) {
+      Floats even[V] = {}, odd[V] = {};
+      for (int u = 0; u < kBlock / 2; ++u, bytes += W) {
+        Prefetch<W>(bytes);
+        for (int v = 0; v < V; ++v) {
+          const Words pair = Widen(bytes + v * kLanes);
+          even[v] += NibbleValue(pair) * x[i + 2 * u];
+          odd[v] += NibbleValue(pair >> 4) * x[i + 2 * u + 1];
+        }
       }
+      Prefetch<W>(scale);
+      for (int v = 0; v < V; ++v) sum[v] += (even[v] + odd[v]) * ScaleValue(Widen(scale + v * kLanes));
     }
-    const uint8_t* scale = scales + i / kBlock * outputs + o;
-    for (int v = 0; v < V; ++v) {
-      const Floats sum = Load<Floats>(y + v * kLanes);
-      Store(y + v * kLanes, sum + (even[v] + odd[v]) * ScaleValue(Widen(scale + v * kLanes)));
-    }
+    for (int v = 0; v < V; ++v) Store(y + v * kLanes, sum[v]);
   }
 
-  // The weights of this block as floats, w[32][V vectors], for use by many rows.
+  // The weights of one block of a tile as floats, w[32][V vectors], for use by many rows.
   template <int V>
-  inline void Decode(int64_t i, int64_t o, float* w) const {
-    const uint8_t* bytes = blocks + i / 2 * outputs + o;
-    Floats scale[V];
-    for (int v = 0; v < V; ++v) {
-      scale[v] = ScaleValue(Widen(scales + i / kBlock * outputs + o + v * kLanes));
-    }
-    for (int u = 0; u < kBlock / 2; ++u, bytes += outputs, w += 2 * V * kLanes) {
-      __builtin_prefetch(bytes + kBlock / 2 * outputs);
+  inline void Decode(int64_t tile, int64_t i, float* w) const {
+    constexpr int64_t W = V * kLanes;
+    const uint8_t* bytes = blocks + (tile * inputs + i) / 2 * W;
+    const uint8_t* scale = scales + (tile * inputs + i) / kBlock * W;
+    Floats factor[V];
+    for (int v = 0; v < V; ++v) factor[v] = ScaleValue(Widen(scale + v * kLanes));
+    for (int u = 0; u < kBlock / 2; ++u, bytes += W, w += 2 * W) {
+      Prefetch<W>(bytes);
       for (int v = 0; v < V; ++v) {
         const Words pair = Widen(bytes + v * kLanes);
-        Store(w + v * kLanes, NibbleValue(pair) * scale[v]);
-        Store(w + (V + v) * kLanes, NibbleValue(pair >> 4) * scale[v]);
+        Store(w + v * kLanes, NibbleValue(pair) * factor[v]);
+        Store(w + W + v * kLanes, NibbleValue(pair >> 4) * factor[v]);
       }
     }
   }
 };
 
-// A matrix [I, O] in bfloat16, the upper half of a float32.
+// A matrix in bfloat16, the upper half of a float32: [L tiles, I, W].
 struct Bf16 {
-  // Rows read side by side for one token. With 32, as many as for many tokens, matrices whose rows
-  // are a power of two apart throw each other out of the cache, and others run 40 % slower.
-  static constexpr int64_t kStep = 8;
-  static constexpr int64_t kAhead = 512;  // outputs: 1 KB of each row is on its way
   const uint16_t* weights;
-  int64_t inputs, outputs;
+  int64_t inputs, tiles;
 
   static inline Floats Value(const uint16_t* from) {
     return (Floats)(__builtin_convertvector(Load<Halves>(from), Words) << 16);
   }
 
   template <int V>
-  inline void AddProduct(int64_t i, int64_t o, const float* x, float* y) const {
-    const uint16_t* row = weights + i * outputs + o;
-    Floats sum[2 * V] = {};
-    for (int v = 0; v < V; ++v) sum[v] = Load<Floats>(y + v * kLanes);
-    for (int k = 0; k < kStep; k += 2, row += 2 * outputs) {
-      for (int ahead = kAhead; ahead < kAhead + V * kLanes; ahead += 32) {
-        __builtin_prefetch(row + ahead);
-        __builtin_prefetch(row + outputs + ahead);
-      }
-      for (int v = 0; v < V; ++v) {
-        sum[v] += Value(row + v * kLanes) * x[k];
-        sum[V + v] += Value(row + outputs + v * kLanes) * x[k + 1];
+  inline void Product(int64_t tile, const float* x, float* y) const {
+    constexpr int64_t W = V * kLanes, K = 8 / V;  // eight sums: as many as are under way at once
+    const uint16_t* row = weights + tile * inputs * W;
+    Floats sum[K][V] = {};
+    for (int64_t i = 0; i < inputs; i += K) {
+      for (int k = 0; k < K; ++k, row += W) {
+        Prefetch<2 * W>(row);
+        for (int v = 0; v < V; ++v) sum[k][v] += Value(row + v * kLanes) * x[i + k];
       }
     }
-    for (int v = 0; v < V; ++v) Store(y + v * kLanes, sum[v] + sum[V + v]);
+    for (int v = 0; v < V; ++v) {
+      for (int k = 1; k < K; ++k) sum[0][v] += sum[k][v];
+      Store(y + v * kLanes, sum[0][v]);
+    }
   }
 
   template <int V>
-  inline void Decode(int64_t i, int64_t o, float* w) const {
-    const uint16_t* row = weights + i * outputs + o;
-    for (int k = 0; k < kBlock; ++k, row += outputs, w += V * kLanes) {
-      for (int ahead = 0; ahead < 2; ++ahead) __builtin_prefetch(row + 2 * kWide + 32 * ahead, 0, 2);
+  inline void Decode(int64_t tile, int64_t i, float* w) const {
+    constexpr int64_t W = V * kLanes;
+    const uint16_t* row = weights + (tile * inputs + i) * W;
+    for (int k = 0; k < kBlock; ++k, row += W, w += W) {
+      Prefetch<2 * W>(row);
       for (int v = 0; v < V; ++v) Store(w + v * kLanes, Value(row + v * kLanes));
+    }
+  }
+};
+
+// A matrix in 8 bits, numbers [L tiles, I, W] times scales [L, J, W], one for 32 inputs, in bfloat16.
+struct Int8 {
+  const int8_t* numbers;
+  const uint16_t* scales;
+  int64_t inputs, tiles;
+
+  static inline Floats Value(const int8_t* from) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Load<__m128i>(from)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(Load<SignedBytes>(from), Integers), Floats);
+#endif
+  }
+
+  template <int V>
+  inline void Product(int64_t tile, const float* x, float* y) const {
+    constexpr int64_t W = V * kLanes, K = 8 / V;
+    const int8_t* row = numbers + tile * inputs * W;
+    const uint16_t* scale = scales + tile * inputs / kBlock * W;
+    Floats sum[V] = {};
+    for (int64_t i = 0; i < inputs; i += kBlock, scale += W) {
+      Floats part[K][V] = {};
+      for (int j = 0; j < kBlock; j += K) {
+        for (int k = 0; k < K; ++k, row += W) {
+          Prefetch<W>(row);
+          for (int v = 0; v < V; ++v) part[k][v] += Value(row + v * kLanes) * x[i + j + k];
+        }
+      }
+      Prefetch<2 * W>(scale);
+      for (int v = 0; v < V; ++v) {
+        for (int k = 1; k < K; ++k) part[0][v] += part[k][v];
+        sum[v] += part[0][v] * Bf16::Value(scale + v * kLanes);
+      }
+    }
+    for (int v = 0; v < V; ++v) Store(y + v * kLanes, sum[v]);
+  }
+
+  template <int V>
+  inline void Decode(int64_t tile, int64_t i, float* w) const {
+    constexpr int64_t W = V * kLanes;
+    const int8_t* row = numbers + (tile * inputs + i) * W;
+    const uint16_t* scale = scales + (tile * inputs + i) / kBlock * W;
+    Floats factor[V];
+    for (int v = 0; v < V; ++v) factor[v] = Bf16::Value(scale + v * kLanes);
+    for (int k = 0; k < kBlock; ++k, row += W, w += W) {
+      Prefetch<W>(row);
+      for (int v = 0; v < V; ++v) Store(w + v * kLanes, Value(row + v * kLanes) * factor[v]);
     }
   }
 };
@@ -199,30 +261,23 @@ void AddTiles(Rows rows, int64_t i, int64_t o, const float* w) {
   }
 }
 
+// All rows times one tile.
 template <int V, typename Matrix>
-inline void Step(const Matrix& matrix, Rows rows, int64_t i, int64_t o) {
-  if (rows.count == 1) return matrix.template AddProduct<V>(i, o, rows.x[0] + i, rows.y[0] + o);
+void MultiplyTile(const Matrix& matrix, Rows rows, int64_t tile) {
+  const int64_t o = tile * V * kLanes;
+  if (rows.count == 1) return matrix.template Product<V>(tile, rows.x[0], rows.y[0] + o);
   alignas(64) float w[kBlock * V * kLanes];
-  matrix.template Decode<V>(i, o, w);
-  AddTiles<V>(rows, i, o, w);
-}
-
-// Outputs begin to end of all rows. Inputs are the outer loop, so that memory is read in order.
-template <typename Matrix>
-void Multiply(const Matrix& matrix, Rows rows, int64_t begin, int64_t end) {
-  for (int64_t r = 0; r < rows.count; ++r) std::fill(rows.y[r] + begin, rows.y[r] + end, 0.0f);
+  for (int64_t r = 0; r < rows.count; ++r) std::fill_n(rows.y[r] + o, V * kLanes, 0.0f);
   for (int64_t first = 0; first < rows.count; first += kMostRows) {
     const Rows part{rows.x + first, rows.y + first, std::min(kMostRows, rows.count - first)};
-    const int64_t step = part.count == 1 ? Matrix::kStep : kBlock;
-    for (int64_t i = 0; i < matrix.inputs; i += step) {
-      int64_t o = begin;
-      for (; o + kWide <= end; o += kWide) Step<kWide / kLanes>(matrix, part, i, o);
-      for (; o < end; o += kLanes) Step<1>(matrix, part, i, o);
+    for (int64_t i = 0; i < matrix.inputs; i += kBlock) {
+      matrix.template Decode<V>(tile, i, w);
+      AddTiles<V>(part, i, o, w);
     }
   }
 }
 
-// A matrix and its rows, cut into pieces of `width` outputs.
+// A matrix and its rows, cut into pieces of `width` tiles.
 template <typename Matrix>
 struct Job {
   Matrix matrix;
@@ -232,15 +287,14 @@ struct Job {
 
 template <typename Matrix>
 Job<Matrix> MakeJob(const Matrix& matrix, Rows rows, int64_t threads) {
-  const int64_t most = rows.count == 1 ? 8192 : 512;  // their sums stay in the first cache
-  const int64_t fair = (matrix.outputs / threads + kWide - 1) / kWide * kWide;
-  const int64_t width = std::max(kWide, std::min(most, fair));
-  return {matrix, rows, width, (matrix.outputs + width - 1) / width};
+  const int64_t wanted = threads * kPieces;
+  const int64_t width = (matrix.tiles + wanted - 1) / wanted;
+  return {matrix, rows, width, (matrix.tiles + width - 1) / width};
 }
 
 // Whoever has time takes the next piece. The caller waits for the pieces, not for the threads: one
 // that wakes up late finds nothing left, and only the shared counters have to outlive it.
-template <typename Matrix>
+template <int V, typename Matrix>
 void Run(ffi::ThreadPool pool, const std::vector<Job<Matrix>>& jobs, int64_t threads) {
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
@@ -255,56 +309,87 @@ void Run(ffi::ThreadPool pool, const std::vector<Job<Matrix>>& jobs, int64_t thr
       auto job = shared->jobs->begin();
       for (; piece >= job->pieces; ++job) piece -= job->pieces;
       const int64_t begin = piece * job->width;
-      Multiply(job->matrix, job->rows, begin, std::min(begin + job->width, job->matrix.outputs));
+      const int64_t end = std::min(begin + job->width, job->matrix.tiles);
+      for (int64_t tile = begin; tile < end; ++tile) MultiplyTile<V>(job->matrix, job->rows, tile);
       shared->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int64_t helper = 1; helper < std::min(threads, shared->total); ++helper) pool.Schedule(decltype(work)(work));
+  for (int64_t helper = 1; helper < std::min(threads, shared->total); ++helper) {
+    pool.Schedule(decltype(work)(work));
+  }
   work();
   while (shared->done.load(std::memory_order_acquire) < shared->total) std::this_thread::yield();
+}
+
+// Run with as many vectors as the tiles of width W have.
+template <typename Matrix>
+ffi::Error RunTiles(ffi::ThreadPool pool, const std::vector<Job<Matrix>>& jobs, int64_t threads, int64_t W) {
+  switch (W / kLanes) {
+    case 1: Run<1>(pool, jobs, threads); break;
+    case 2: Run<2>(pool, jobs, threads); break;
+    case 4: Run<4>(pool, jobs, threads); break;
+    default: return ffi::Error::InvalidArgument("tiles must be 16, 32 or 64 wide");
+  }
+  return ffi::Error::Success();
 }
 
 // y[T, X, O] = x[T, I] times the matrices expert[T, X]; all rows of an expert are done together.
 ffi::Error Mxfp4Products(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> expert,
                          ffi::Buffer<ffi::U8> blocks, ffi::Buffer<ffi::U8> scales,
                          ffi::ResultBuffer<ffi::F32> y) {
-  const int64_t E = blocks.dimensions()[0], J = blocks.dimensions()[1], O = blocks.dimensions()[3];
-  const int64_t T = expert.dimensions()[0], X = expert.dimensions()[1], I = J * kBlock;
+  const auto size = scales.dimensions();
+  const int64_t E = size[0], L = size[1], J = size[2], W = size[3], I = J * kBlock;
+  const int64_t T = expert.dimensions()[0], X = expert.dimensions()[1];
   std::vector<std::vector<const float*>> from(E);
   std::vector<std::vector<float*>> to(E);
   for (int64_t row = 0; row < T * X; ++row) {
     const int32_t e = expert.typed_data()[row];
     if (e < 0 || e >= E) return ffi::Error::InvalidArgument("an expert's number is out of range");
     from[e].push_back(x.typed_data() + row / X * I);
-    to[e].push_back(y->typed_data() + row * O);
+    to[e].push_back(y->typed_data() + row * L * W);
   }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   std::vector<Job<Mxfp4>> jobs;
   for (int64_t e = 0; e < E; ++e) {
     if (from[e].empty()) continue;
-    const Mxfp4 matrix{blocks.typed_data() + e * J * 16 * O, scales.typed_data() + e * J * O, I, O};
+    const Mxfp4 matrix{blocks.typed_data() + e * L * J * 16 * W, scales.typed_data() + e * L * J * W, I, L};
     const Rows rows{from[e].data(), to[e].data(), static_cast<int64_t>(from[e].size())};
     jobs.push_back(MakeJob(matrix, rows, threads));
   }
-  Run(pool, jobs, threads);
-  return ffi::Error::Success();
+  return RunTiles(pool, jobs, threads, W);
 }
 
-// y[T, O] = x[T, I] w[I, O].
-ffi::Error Bf16Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::BF16> w,
-                       ffi::ResultBuffer<ffi::F32> y) {
-  const int64_t T = x.dimensions()[0], I = w.dimensions()[0], O = w.dimensions()[1];
+// All rows of x[T, I] times one matrix.
+template <typename Matrix>
+ffi::Error OneProduct(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, const Matrix& matrix, int64_t W,
+                      ffi::ResultBuffer<ffi::F32> y) {
+  const int64_t T = x.dimensions()[0];
   std::vector<const float*> from(T);
   std::vector<float*> to(T);
   for (int64_t t = 0; t < T; ++t) {
-    from[t] = x.typed_data() + t * I;
-    to[t] = y->typed_data() + t * O;
+    from[t] = x.typed_data() + t * matrix.inputs;
+    to[t] = y->typed_data() + t * matrix.tiles * W;
   }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const Bf16 matrix{reinterpret_cast<const uint16_t*>(w.untyped_data()), I, O};
-  const std::vector<Job<Bf16>> jobs{MakeJob(matrix, Rows{from.data(), to.data(), T}, threads)};
-  Run(pool, jobs, threads);
-  return ffi::Error::Success();
+  const std::vector<Job<Matrix>> jobs{MakeJob(matrix, Rows{from.data(), to.data(), T}, threads)};
+  return RunTiles(pool, jobs, threads, W);
+}
+
+// y[T, O] = x[T, I] times the matrix whose tiles are w[L, I, W].
+ffi::Error Bf16Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::BF16> w,
+                       ffi::ResultBuffer<ffi::F32> y) {
+  const auto size = w.dimensions();
+  const Bf16 matrix{reinterpret_cast<const uint16_t*>(w.untyped_data()), size[1], size[0]};
+  return OneProduct(pool, x, matrix, size[2], y);
+}
+
+// The same with numbers[L, I, W] times scales[L, J, W].
+ffi::Error Int8Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> numbers,
+                       ffi::Buffer<ffi::BF16> scales, ffi::ResultBuffer<ffi::F32> y) {
+  const auto size = numbers.dimensions();
+  const Int8 matrix{static_cast<const int8_t*>(numbers.untyped_data()),
+                    reinterpret_cast<const uint16_t*>(scales.untyped_data()), size[1], size[0]};
+  return OneProduct(pool, x, matrix, size[2], y);
 }
 
 }  // namespace
@@ -322,5 +407,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bf16_product, Bf16Product,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::BF16>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int8_product, Int8Product,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
                                   .Arg<ffi::Buffer<ffi::BF16>>()
                                   .Ret<ffi::Buffer<ffi::F32>>());
