@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SLICE = 8  # layers; more of them unpacked are too much for most machines
 # Memory of an engine by the bytes of its weights, as seen: llama.cpp keeps a second copy of the
 # experts in another order. transformers needs half as much again while it loads, but comes first.
-FOOTPRINT = {"ours": 1.15, "ours-jax": 1.15, "llama": 1.5, "transformers": 1.0}
+FOOTPRINT = {"ours": 1.15, "ours-jax": 1.15, "ours-int8": 1.0, "llama": 1.5, "transformers": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,7 @@ def agreement(workers: dict[str, Worker], plan: Plan) -> dict[str, Any]:
             file = str(Path(folder) / f"{engine}.npy")
             worker.ask("logits", prompt=plan.prompt, tokens=plan.decoded, seed=7, file=file)
             logits[engine] = np.load(file)
-    first = "ours" if "ours" in logits else next(iter(logits))
+    first = next((engine for engine in logits if engine.startswith("ours")), next(iter(logits)))
     return {
         f"{engine} and {first}": compare(logits[first], theirs)
         for engine, theirs in logits.items()
@@ -349,8 +349,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({cores or 1, 1})[::-1])
     parser.add_argument("--repeats", type=int, default=5)
-    parts = ("speed", "loads", "contexts")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parts = ("speed", "rounded", "loads", "contexts")
+    told = "rounded: speed once more, attention and unembedding in 8 bits"
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help=told)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does it run?")
     told = "results; runs of other models, threads and parts are kept"
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "cpu.json", help=told)
@@ -403,10 +404,14 @@ def measure_model(
 
     # How long loading takes, and what a context costs, is asked with the most threads only.
     parts = options.parts if threads == max(options.threads) else ["speed"]
-    if "speed" in options.parts and fits(bench, note):
-        keep("speed", side_by_side(bench))
-    elif "speed" in options.parts:
-        keep("speed", one_at_a_time(bench, "loads" in parts and not small))
+    rounded = {"ours-int8" if e == "ours" else e: path for e, path in paths.items()}
+    for part, asked in (("speed", bench), ("rounded", dataclasses.replace(bench, paths=rounded))):
+        if part not in options.parts:
+            continue
+        if fits(asked, note):
+            keep(part, side_by_side(asked))
+        else:
+            keep(part, one_at_a_time(asked, part == "speed" and "loads" in parts and not small))
     if "loads" in parts and small:
         keep("loads", loads(bench, folder))
     if "contexts" in parts and "ours" in paths:

@@ -22,6 +22,7 @@ BEGIN, END = "<!-- written by benchmarks.cpu: begin -->", "<!-- written by bench
 NAMES = {
     "ours": "gptoss_edu",
     "ours-jax": "gptoss_edu, without kernels",
+    "ours-int8": "gptoss_edu, dense in int8",
     "ours, as published": "gptoss_edu, not converted",
     "llama": "llama.cpp",
     "transformers": "transformers, bf16",
@@ -83,10 +84,17 @@ def versions() -> dict[str, str]:
 def sizes(config: Any) -> dict[str, float]:
     """Bytes that one decoded token must read, experts packed and experts in bf16, and all."""
     from gptoss_edu.fit import read_bytes
-    from gptoss_edu.precision import weight_bytes
+    from gptoss_edu.model import num_bytes
+    from gptoss_edu.precision import abstract_params, weight_bytes
 
+    params = abstract_params(config, "mxfp4")
+    rounded = [params.unembedding_DV]
+    for a in (layer.attention for layer in params.layers):
+        rounded += [a.w_q_DNH, a.w_k_DKH, a.w_v_DKH, a.w_o_NHD]
+    saved = num_bytes(rounded) * 15 // 32  # 8 bits and half of one for the scale, in place of 16
     return {
         "token_bytes": read_bytes(config, "mxfp4"),
+        "token_bytes_int8": int(read_bytes(config, "mxfp4") - saved),
         "token_bytes_bf16": read_bytes(config, "bf16"),
         "weight_bytes": weight_bytes(config, "mxfp4"),
         "weight_bytes_bf16": weight_bytes(config, "bf16"),
@@ -134,8 +142,9 @@ def ratio(ours: list[float], theirs: list[float]) -> float | None:
 def share_of_limit(run: Run, engine: str) -> float | None:
     """Decoding's bytes per second by the memory's, both medians."""
     speed, limit = median(speeds(run)[engine]["decode"]), median(run["bandwidth"])
-    size = "token_bytes_bf16" if engine == "transformers" else "token_bytes"
-    return speed * run["sizes"][size] / limit if speed and limit else None
+    sizes_of = {"transformers": "token_bytes_bf16", "ours-int8": "token_bytes_int8"}
+    size = run["sizes"][sizes_of.get(engine, "token_bytes")]
+    return speed * size / limit if speed and limit else None
 
 
 # --- tables ---
@@ -172,10 +181,11 @@ def speed_table(run: Run) -> Iterator[str]:
             most = [entry[name] / 2**30 for entry in results.get("memory", []) if name in entry]
             row.append(told(max(most, default=None)))
         rows.append(row)
-    for engine in [e for e in every if "ours" in every and not e.startswith("ours")]:
-        row = [f"**gptoss_edu by {NAMES[engine]}**"]
+    mine = next((engine for engine in ("ours", "ours-int8") if engine in every), None)
+    for engine in [e for e in every if mine and not e.startswith("ours")]:
+        row = [f"**{NAMES[mine]} by {NAMES[engine]}**"]
         for name in ("decode", None, *names):
-            both = (every["ours"].get(name, []), every[engine].get(name, []))
+            both = (every[mine].get(name, []), every[engine].get(name, []))
             row.append(f"**{told(ratio(*both), '.2f')}**" if name and all(both) else "")
         rows.append([*row, "", "", ""])
     yield from table(head, rows)
@@ -241,8 +251,10 @@ def agreement_text(run: Run) -> Iterator[str]:
 def section(found: dict[str, Any]) -> str:
     """Everything that was measured, in Markdown."""
     lines = [machine_text(found), "", *images(found)]
-    titles = {"speed": "Speed", "loads": "Loading", "contexts": "Longer contexts"}
-    tables = {"speed": speed_table, "loads": load_table, "contexts": context_table}
+    titles = {"speed": "Speed", "rounded": "Attention and unembedding in 8 bits"}
+    titles |= {"loads": "Loading", "contexts": "Longer contexts"}
+    tables = {"speed": speed_table, "rounded": speed_table}
+    tables |= {"loads": load_table, "contexts": context_table}
     for part, title in titles.items():
         runs = [run for run in found["runs"] if run["part"] == part]
         if runs:
@@ -290,10 +302,11 @@ def heading(run: Run) -> str:
     threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
     text = f"**{run['layers']} layers, {threads}**, medians of {run['repeats']} rounds"
     if run.get("bandwidth"):
-        speed, size = median(run["bandwidth"]), run["sizes"]["token_bytes"]
+        speed, each = median(run["bandwidth"]), [value / 1e9 for value in run["bandwidth"]]
+        size = run["sizes"]["token_bytes_int8" if run["part"] == "rounded" else "token_bytes"]
         text += (
-            f"; memory reads {speed / 1e9:.1f} GB/s, a token {size / 1e9:.2f} GB:"
-            f" the limit is {speed / size:.1f} tokens/s"
+            f"; memory reads {speed / 1e9:.1f} GB/s ({min(each):.0f} to {max(each):.0f}), a token"
+            f" {size / 1e9:.2f} GB: the limit is {speed / size:.1f} tokens/s"
         )
     return text + (" (a dry run)." if run.get("quick") else ".")
 

@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import dataclasses
 import importlib.util
-import inspect
 import json
 import mmap
 import os
@@ -36,16 +35,13 @@ class Ours:
     needs = ("jax",)
     install = "pip install gptoss-edu"
 
-    def __init__(self, path: str, threads: int, kernels: str | None = None) -> None:
+    def __init__(self, path: str, threads: int, **options: str) -> None:
         import jax
 
         from gptoss_edu import load_model
 
         self.threads = threads
-        settings = {} if kernels is None else {"kernels": kernels}
-        if settings and "kernels" not in inspect.signature(load_model).parameters:
-            raise ValueError("load_model has no `kernels` here: leave out the engine ours-jax")
-        self.model, self.params = load_model(path, **settings)
+        self.model, self.params = load_model(path, **options)
         jax.block_until_ready(self.params)
 
     def read(self, rows: list[int]) -> np.ndarray:
@@ -97,6 +93,13 @@ class OursInJax(Ours):
 
     def __init__(self, path: str, threads: int) -> None:
         super().__init__(path, threads, kernels="jax")
+
+
+class OursInt8(Ours):
+    """gptoss_edu with attention and unembedding rounded to 8 bits."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        super().__init__(path, threads, dense="int8")
 
 
 class Llama:
@@ -195,6 +198,7 @@ class Memory:
 ENGINES: dict[str, Any] = {
     "ours": Ours,
     "ours-jax": OursInJax,
+    "ours-int8": OursInt8,
     "llama": Llama,
     "transformers": Transformers,
     "memory": Memory,

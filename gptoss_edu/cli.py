@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from gptoss_edu import __version__, preflight, verify
-from gptoss_edu.checkpoint import PRECISIONS, load_model
+from gptoss_edu.checkpoint import DENSE, PRECISIONS, load_model
 from gptoss_edu.doctor import describe, survey
 from gptoss_edu.fit import CHIPS
 from gptoss_edu.generate import Options, Stream, generate, stream
@@ -90,6 +90,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--model", metavar="PATH_OR_ID", help="a folder or a Hub id; default: the pocket model"
     )
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
+    group.add_argument(
+        "--dense", choices=DENSE, default="stored", help="int8: faster on a CPU, and less exact"
+    )
     group.add_argument(
         "--effort", choices=EFFORTS, default="medium", help="reasoning effort, default: medium"
     )
@@ -350,7 +353,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     text = f"loading {args.model or 'the pocket model'}"
     with waiting(text), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        loaded = load_model(args.model, precision=args.precision)
+        loaded = load_model(args.model, precision=args.precision, dense=args.dense)
     for warning in caught:
         complain(warning.message)
     return loaded

@@ -12,6 +12,7 @@ from gptoss_edu.cache import FullKV
 from gptoss_edu.checkpoint import POCKET, read_config
 from gptoss_edu.config import SLIDING, TINY
 from gptoss_edu.mxfp4 import VALUES, dequantize_obvious
+from gptoss_edu.native import find_compiler
 from gptoss_edu.shards import find_tensors, map_array
 
 # --- GGUF ---
@@ -224,7 +225,9 @@ def test_medians_and_ratios_of_rounds():
     assert ratio == 2  # 2, 2 and 1.5 in the three rounds; of the medians it would be 2 as well
     assert cpu_report.ratio([3, 10, 12], [1, 5, 2]) == 3
     assert cpu_report.share_of_limit(run, "ours") == pytest.approx(10 * 2 / 40)
-    run["engines"]["transformers"] = run["engines"]["ours"]
+    run["sizes"]["token_bytes_int8"] = 1e9
+    run["engines"]["ours-int8"] = run["engines"]["transformers"] = run["engines"]["ours"]
+    assert cpu_report.share_of_limit(run, "ours-int8") == pytest.approx(10 * 1 / 40)
     assert cpu_report.share_of_limit(run, "transformers") == pytest.approx(10 * 4 / 40)
 
 
@@ -293,6 +296,22 @@ def test_the_command_runs(tmp_path):
     assert ours["memory"][0]["peak"] > 2**26
     assert run["bandwidth"][0] > 1e8
     assert (tmp_path / "cpu_speed.svg").is_file()
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+def test_rounded_weights_are_a_part_of_their_own(tmp_path):
+    """The slice once more, in 8 bits: fewer bytes a token, and its own row in the tables."""
+    out = tmp_path / "cpu.json"
+    command = ["--quick", "--engines", "ours", "--parts", "rounded", "--out", str(out)]
+    assert cpu.main(command) == 0
+    (run,) = json.loads(out.read_text())["runs"]
+    assert list(run["engines"]) == ["ours-int8"]
+    assert run["engines"]["ours-int8"]["decode"][0]["seconds"] > 0
+    sizes = run["sizes"]
+    assert 0.5 * sizes["token_bytes"] < sizes["token_bytes_int8"] < 0.8 * sizes["token_bytes"]
+    assert f"a token {sizes['token_bytes_int8'] / 1e9:.2f} GB" in cpu_report.heading(run)
+    text = "\n".join(cpu_report.speed_table(run))
+    assert "| gptoss_edu, dense in int8 |" in text
 
 
 def test_an_engine_that_fails_says_why():

@@ -33,10 +33,10 @@ def quick_load(monkeypatch, folder):
     """Loading is tested elsewhere: here the one folder is in memory already."""
     load_model = cli.load_model
 
-    def load(path_or_id=None, *, precision="auto"):
+    def load(path_or_id=None, *, precision="auto", **options):
         if path_or_id == folder:
             return MODEL, random_params()
-        return load_model(path_or_id, precision=precision)
+        return load_model(path_or_id, precision=precision, **options)
 
     monkeypatch.setattr(cli, "load_model", load)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
@@ -294,6 +294,13 @@ def test_what_goes_wrong_while_loading_is_said(monkeypatch, failing, error, stat
     assert found == status
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_dense_weights_in_8_bits_are_for_the_kernels(failing):
+    status, err = failing("ask", "hi", "--dense", "int8", "--precision", "f32")
+    assert status == 1
+    assert "dense='int8' rounds bfloat16 weights" in err
+    assert "found precision='f32'; leave out one or the other" in err
 
 
 def test_a_machine_without_the_device_that_was_asked_for_is_said(monkeypatch, failing):
