@@ -6,6 +6,9 @@ Truth is float32 everywhere, with the weights that the packed experts stand for.
 divergence of the next-token distributions (nats), share of tokens with the same likeliest
 successor, share of tokens per layer whose experts changed, right answers of held-out questions, and
 the relative error of one layer of the 20B's width with random weights and eight experts.
+
+"mxfp4, dense int8" is mxfp4 with attention and unembedding rounded as `load_model(dense="int8")`
+does, but computed in JAX, since the pocket model is too small for some of the kernels' tiles.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,13 @@ import jax.numpy as jnp
 from gptoss_edu import load_model, precision
 from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.conversion import write_json
-from gptoss_edu.model import Layer, Model, init_params
+from gptoss_edu.model import Layer, Model, Params, init_params
+from gptoss_edu.native import Dense, round_to_int8
 from pocket import rows, tasks
 from pocket.evaluate import TASKS, measure
 
 EXPERTS = 8  # a token sees four, however many there are
+DENSE_INT8 = "mxfp4, dense int8"
 
 
 def conversations(model: Model, batch: int, length: int) -> jax.Array:
@@ -47,6 +53,32 @@ def full_width() -> tuple[Config, Layer]:
     return config, precision.convert_layer(params.layers[0], "mxfp4")
 
 
+def rounded(w: jax.Array, inputs: int = 1) -> jax.Array:
+    """A weight whose first `inputs` axes are summed over, rounded to 8 bits and decoded again."""
+    rows = math.prod(w.shape[:inputs])
+    one_tile = Dense(w.astype(jnp.bfloat16).reshape(1, rows, -1), w.shape)
+    return round_to_int8(one_tile).array
+
+
+def in_form(layer: Layer, name: str) -> Layer:
+    """A layer in one of the formats of the table."""
+    if name != DENSE_INT8:
+        return precision.convert_layer(layer, name)
+    a = layer.attention
+    names = {"w_q_DNH": 1, "w_k_DKH": 1, "w_v_DKH": 1, "w_o_NHD": 2}
+    dense = {field: rounded(getattr(a, field), inputs) for field, inputs in names.items()}
+    exact = precision.convert_layer(layer, "mxfp4")
+    return dataclasses.replace(exact, attention=dataclasses.replace(exact.attention, **dense))
+
+
+def all_in_form(params: Params, name: str) -> Params:
+    """All weights in one of the formats of the table."""
+    if name != DENSE_INT8:
+        return precision.convert(params, name)
+    layers = tuple(in_form(layer, name) for layer in params.layers)
+    return dataclasses.replace(params, layers=layers, unembedding_DV=rounded(params.unembedding_DV))
+
+
 def table(count: int, batch: int, length: int) -> dict[str, dict[str, Any]]:
     """Precision -> its errors."""
     model, params = load_model(kernels="jax")
@@ -56,13 +88,13 @@ def table(count: int, batch: int, length: int) -> dict[str, dict[str, Any]]:
     exact = precision.convert_layer(packed, "f32")
     x_BTD = jax.random.normal(jax.random.key(1), (1, 16, config.hidden_size))
     found: dict[str, dict[str, Any]] = {}
-    for name in precision.PRECISIONS:
-        other = precision.convert(params, name)
+    for name in (*precision.PRECISIONS, DENSE_INT8):
+        other = all_in_form(params, name)
         lost = precision.divergence(truth, other, tokens_BT, model.config, name)
         settings = {"precision": name, "dtype": precision.activation_dtype(name)}
         asked = dataclasses.replace(model, **settings), other
         scores = measure(*asked, TASKS, ("high",), count, min(count, 50)) if count else {}
-        wide = precision.convert_layer(packed, name)
+        wide = in_form(packed, name)
         found[name] = {
             "kl_nats": lost.kl,
             "top1": lost.top1,

@@ -1,13 +1,14 @@
 """A converted checkpoint: weights on disk exactly as in memory, so that loading is only mapping.
 
 A published checkpoint stores matrices as [output, input], this package computes with [input,
-output], and turning 14 GB takes half a minute at every start. `convert.py` does it once. What it
-writes is again a folder of safetensors files, one for each layer and one for what belongs to none,
-with config.json and o200k_ids.json beside them; but tensors carry the names and the order of axes
-of our fields, and each starts at a multiple of 64 bytes. That is what JAX asks on a CPU of an array
-that it adopts without copying it, so an array can be the file's pages, mapped into memory: nothing
-is read before it is needed, all processes that map the folder share one copy, and the system may
-drop pages when memory runs short and read them again.
+output], or with tiles where the kernels of a CPU read them (tiles.py), and turning 14 GB takes half
+a minute at every start. `convert.py` does it once. What it writes is again a folder of safetensors
+files, one for each layer and one for what belongs to none, with config.json and o200k_ids.json
+beside them; but tensors carry the names and the order of axes of our fields (".tiles" behind the
+name says: in tiles), and each starts at a multiple of 64 bytes. That is what JAX asks on a CPU of
+an array that it adopts without copying it, so an array can be the file's pages, mapped into memory:
+nothing is read before it is needed, all processes that map the folder share one copy, and the
+system may drop pages when memory runs short and read them again.
 
 A manifest, written last, lists every file with its size, time and sha256, and the state of the
 checkpoint that they were made of. A folder without one is unfinished, whatever else it holds.
