@@ -14,6 +14,7 @@ Source: the safetensors format description, https://github.com/huggingface/safet
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -174,11 +175,16 @@ def map_array(tensor: Tensor) -> np.ndarray:
 
     Pages are read as they are touched, and count as this process's memory while they are mapped.
     Mapping one tensor at a time, not the file, lets go of them as soon as the view is dropped.
+
+    Linux is asked for pages of 2 MB, where its file system has them: they come faster from a disk,
+    and are found faster in memory.
     """
     start = tensor.begin - tensor.begin % mmap.ALLOCATIONGRANULARITY
     length = tensor.begin - start + tensor.num_bytes
     with open(tensor.path, "rb") as file:
         pages = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
+    with contextlib.suppress(AttributeError, OSError):  # other systems, and kernels without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
     count = math.prod(tensor.shape)
     flat = np.frombuffer(pages, DTYPES[tensor.dtype], count, tensor.begin - start)
     return flat.reshape(tensor.shape)
