@@ -561,7 +561,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(text, "reconfigure"):  # a letter that cannot be shown is no reason to stop
             text.reconfigure(errors="surrogateescape" if text is sys.stdin else "replace")
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # a reader who has left is noticed here, not when Python ends
+        return status
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED

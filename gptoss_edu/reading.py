@@ -70,6 +70,9 @@ class Form(NamedTuple):
         return tiled_shape(field, sizes) if self.tiles and fits else None
 
 
+AS_STORED = Form()
+
+
 def read_params(
     tensors: dict[str, Tensor],
     layout: Layout,
@@ -201,7 +204,7 @@ def aligned_copy(view: np.ndarray) -> np.ndarray:
     return copy
 
 
-def build_layer(arrays: dict[str, Any], form: Form) -> Layer:
+def build_layer(arrays: dict[str, Any], form: Form = AS_STORED) -> Layer:
     """One layer from its fields; pairs of blocks and scales become `Mxfp4`, or are unpacked."""
     parts: dict[str, dict[str, Any]] = {"attention": {}, "moe": {}}
     pairs: dict[str, dict[str, jax.Array]] = {}

@@ -41,11 +41,6 @@ needs_compiler = pytest.mark.skipif(
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def large(monkeypatch):
     """Let kernels think that models of this size are worth their while."""
