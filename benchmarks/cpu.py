@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks import cpu_report
 from benchmarks.engines import ENGINES, drop_from_memory, missing
+from gptoss_edu.memory import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SLICE = 8  # layers; more of them unpacked are too much for most machines
@@ -346,8 +347,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [name for name in ENGINES if name != "memory"]
     default = ["ours", "llama", "transformers"]
     parser.add_argument("--engines", nargs="+", choices=names, default=default)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({cores or 1, 1})[::-1])
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({cores(), 1})[::-1])
     parser.add_argument("--repeats", type=int, default=5)
     parts = ("speed", "rounded", "loads", "contexts")
     told = "rounded: speed once more, attention and unembedding in 8 bits"

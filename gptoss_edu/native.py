@@ -244,7 +244,7 @@ def load_kernels() -> None:
         raise RuntimeError(
             "the CPU kernels need a C++ compiler, found none (looked for $CXX, c++, g++, clang++);"
             " install one (Debian: apt-get install g++; macOS: xcode-select --install), or load"
-            ' the model with kernels="jax"'
+            ' the model with kernels="jax" (and without dense="int8", which only kernels read)'
         )
     path = built_library(compiler)
     library = ctypes.CDLL(str(path))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from gptoss_edu.layout import (
     places,
     sizes_of,
 )
-from gptoss_edu.memory import available_memory
+from gptoss_edu.memory import available_memory, cores
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
@@ -95,7 +94,7 @@ def read_params(
             " unpacked, and packing them now would change the model's numbers; use precision"
             " 'auto' or 'bf16', or the packed checkpoint"
         )
-    weights, layer = bytes_needed(tensors, layout, config, form)
+    weights, layer = bytes_needed(tensors, layout, config, form, copied=each_layer is not None)
     if send is not None:
         weights -= config.num_layers * layer  # those are gone as soon as they are read
     check_memory(weights, layer)
@@ -197,9 +196,9 @@ def aligned_copy(view: np.ndarray) -> np.ndarray:
     raw = np.empty(view.nbytes + 64, np.uint8)
     begin = -raw.ctypes.data % 64
     copy = raw[begin : begin + view.nbytes].view(view.dtype).reshape(view.shape)
-    pieces = min(len(view), 4 * (os.cpu_count() or 1))
+    pieces = min(len(view), 4 * cores())
     pairs = zip(np.array_split(copy, pieces), np.array_split(view, pieces), strict=True)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda pair: np.copyto(*pair), pairs))
     return copy
 
@@ -238,13 +237,9 @@ def is_mapped(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], f
     return keeps and same and jax.devices()[0].platform == "cpu"
 
 
-def bytes_of(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], form: Form) -> int:
-    """Bytes of memory that a field takes. Mapped pages are not counted: the system takes them back
-    when it needs memory.
-    """
+def bytes_of(tensor: Tensor, field: str, sizes: dict[str, int], form: Form) -> int:
+    """Bytes that a field takes in this form."""
     count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-    if is_mapped(tensor, field, entry, sizes, form):
-        return 0
     if is_packed(field) and not form.keeps_packed():  # a byte holds two weights, scales are gone
         return 2 * count * form.dtype(jnp.bfloat16).itemsize if ".blocks" in field else 0
     if is_rounded(field, form) and form.tiled_shape(tensor, field, sizes):
@@ -253,14 +248,22 @@ def bytes_of(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], fo
 
 
 def bytes_needed(
-    tensors: dict[str, Tensor], layout: Layout, config: Config, form: Form
+    tensors: dict[str, Tensor], layout: Layout, config: Config, form: Form, copied: bool = False
 ) -> tuple[int, int]:
-    """(bytes of all weights once they are loaded, of these the bytes of one layer)."""
+    """(bytes of all weights once they are loaded, of these the bytes of one layer).
+
+    Mapped pages are not counted: the system takes them back when it needs memory. Layers that are
+    `copied`, since somebody converts them or they are cut into tiles afterwards, are none.
+    """
     sizes = sizes_of(config)
 
     def in_memory(layer: int | None) -> int:
-        fields = places(layout, layer)
-        return sum(bytes_of(tensors[e.name], field, e, sizes, form) for field, e in fields)
+        total = 0
+        for field, entry in places(layout, layer):
+            tensor, may_map = tensors[entry.name], layer is None or not (copied and form.tiles)
+            if not (may_map and is_mapped(tensor, field, entry, sizes, form)):
+                total += bytes_of(tensor, field, sizes, form)
+        return total
 
     layer = in_memory(0)
     return in_memory(None) + config.num_layers * layer, layer

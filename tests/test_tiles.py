@@ -145,8 +145,9 @@ def test_tiles_are_the_pages_of_their_file(source, large, monkeypatch):
         address = leaf.unsafe_buffer_pointer()
         (file,) = [name for begin, end, name in spans if begin <= address < end]
         assert file == str(folder / "layer-01.safetensors")
-    with pytest.raises(MemoryError, match="too little memory"):
-        load_model(source, kernels="jax")
+    for options in ({"kernels": "jax"}, {"each_layer": lambda layer: layer}):
+        with pytest.raises(MemoryError, match="too little memory"):
+            load_model(source, **options)
 
 
 @needs_compiler
