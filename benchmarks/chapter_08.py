@@ -24,9 +24,9 @@ import jax
 import nbformat
 from nbclient import NotebookClient
 
-from gptoss_edu.checkpoint import find_folder, read_config
-from gptoss_edu.conversion import find_converted, is_conversion, write_json
-from gptoss_edu.memory import cores
+from gptoss_edu.system import cores
+from gptoss_edu.weights.checkpoint import find_folder, read_config
+from gptoss_edu.weights.mapped import find_converted, is_conversion, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_generate_20b_cpu.ipynb"

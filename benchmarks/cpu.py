@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks import cpu_report
 from benchmarks.engines import ENGINES, drop_from_memory, missing
-from gptoss_edu.memory import cores
+from gptoss_edu.system import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SLICE = 8  # layers; more of them unpacked are too much for most machines
@@ -365,7 +365,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def models(options: argparse.Namespace) -> Iterator[Path]:
     """Folders of checkpoints, the slice first: it takes less time."""
-    from gptoss_edu.checkpoint import POCKET
+    from gptoss_edu.weights.checkpoint import POCKET
 
     if options.layers_model:
         yield options.layers_model
@@ -381,8 +381,8 @@ def measure_model(
     note: Callable[[str], None],
 ) -> None:
     """Everything about one model with one number of threads."""
-    from gptoss_edu.checkpoint import read_config
-    from gptoss_edu.conversion import find_converted
+    from gptoss_edu.weights.checkpoint import read_config
+    from gptoss_edu.weights.mapped import find_converted
 
     config, plan = read_config(folder), QUICK if options.quick else Plan()
     small = config.num_layers <= SLICE
@@ -420,7 +420,7 @@ def measure_model(
 
 def fits(bench: Bench, note: Callable[[str], None]) -> bool:
     """Is there memory for all engines at once? Linux would end one of them, or something else."""
-    from gptoss_edu.memory import available_memory
+    from gptoss_edu.system import available_memory
 
     bytes_ = cpu_report.sizes(bench.config)
     needed = 2**30 + sum(
@@ -438,7 +438,7 @@ def fits(bench: Bench, note: Callable[[str], None]) -> bool:
 def find_gguf(folder: Path, note: Callable[[str], None]) -> Path:
     """The GGUF file of a folder, which is written when it is not there."""
     from benchmarks.gguf import write_gguf
-    from gptoss_edu.checkpoint import POCKET
+    from gptoss_edu.weights.checkpoint import POCKET
 
     path = folder.with_name(folder.name + ".gguf")
     if folder == POCKET:  # nothing is written into an installed package

@@ -83,9 +83,9 @@ def versions() -> dict[str, str]:
 
 def sizes(config: Any) -> dict[str, float]:
     """Bytes that one decoded token must read, experts packed and experts in bf16, and all."""
-    from gptoss_edu.fit import read_bytes
+    from gptoss_edu.chips.fit import read_bytes
+    from gptoss_edu.chips.precision import abstract_params, weight_bytes
     from gptoss_edu.model import num_bytes
-    from gptoss_edu.precision import abstract_params, weight_bytes
 
     params = abstract_params(config, "mxfp4")
     rounded = [params.unembedding_DV]
@@ -366,7 +366,7 @@ def save_svg(
     import matplotlib
     from matplotlib.figure import Figure
 
-    from gptoss_edu.viz.look import PAPER, STYLE
+    from gptoss_edu.course.viz.look import PAPER, STYLE
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
@@ -379,7 +379,7 @@ def save_svg(
 
 def paint_speed(figure: Any, runs: list[Run]) -> None:
     """A row of bars per model: decoding with its limit, and reading prompts."""
-    from gptoss_edu.viz.look import BLUE, GREEN, INK, ORANGE, SKY, VERMILION
+    from gptoss_edu.course.viz.look import BLUE, GREEN, INK, ORANGE, SKY, VERMILION
 
     colors = {"ours": BLUE, "ours-jax": SKY, "llama": ORANGE, "transformers": GREEN}
     names = ["decode", *(f"prefill_{count}" for count in runs[0]["plan"]["prefills"])]
@@ -409,7 +409,7 @@ def paint_speed(figure: Any, runs: list[Run]) -> None:
 
 def paint_context(figure: Any, runs: list[Run]) -> None:
     """Time per token over the length of the context, beside what its bytes take."""
-    from gptoss_edu.viz.look import BLUE, GREEN, LINE, VERMILION
+    from gptoss_edu.course.viz.look import BLUE, GREEN, LINE, VERMILION
 
     (run,) = runs
     points = list(context_points(run))

@@ -47,7 +47,7 @@ class Ours:
     def read(self, rows: list[int]) -> np.ndarray:
         """Forget everything, read a prompt; logits of the token that follows."""
         from gptoss_edu.cache import capacity_for, empty_cache
-        from gptoss_edu.generate import prefill
+        from gptoss_edu.generation import prefill
 
         config = self.model.config
         room = capacity_for(len(rows) + ROOM, config.max_positions)
@@ -57,7 +57,7 @@ class Ours:
 
     def step(self, row: int) -> np.ndarray:
         """Read one token more."""
-        from gptoss_edu.generate import decode_step
+        from gptoss_edu.generation import decode_step
 
         logits_BV, self.cache = decode_step(self.model, self.params, [row], self.cache)
         return np.asarray(logits_BV)[0]
@@ -83,7 +83,7 @@ class Ours:
 
     def compiled(self, since: float) -> float:
         """Seconds that compiling took since a reading of time.perf_counter."""
-        from gptoss_edu.clock import compile_seconds
+        from gptoss_edu.reply import compile_seconds
 
         return compile_seconds(since, time.perf_counter())
 

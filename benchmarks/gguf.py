@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from gptoss_edu.checkpoint import read_config
 from gptoss_edu.config import Config
-from gptoss_edu.layout import HF_PACKED, check_tensors, find_layout
-from gptoss_edu.shards import Tensor, find_tensors, map_array
+from gptoss_edu.weights.checkpoint import read_config
+from gptoss_edu.weights.layout import HF_PACKED, check_tensors, find_layout
+from gptoss_edu.weights.shards import Tensor, find_tensors, map_array
 
 INSTALL = "the package that writes GGUF files is not installed: pip install gguf"
 # Tensor of the published layout -> tensor of llama.cpp, and how its numbers are kept.

@@ -58,8 +58,8 @@ def step_bytes(config: Any, precision: str, context: int, batch: int) -> float:
     Each row takes X of E experts. If rows choose independently, an expert is read with probability
     1 - (1 - X / E)^B: 4 of 32 for one row, 31.6 for 32 rows.
     """
-    from gptoss_edu import fit
-    from gptoss_edu import precision as formats
+    from gptoss_edu.chips import fit
+    from gptoss_edu.chips import precision as formats
 
     alone = fit.read_bytes(config, precision)
     experts = sum(
@@ -115,7 +115,7 @@ class Ours:
     def prefill(self, rows_BT: np.ndarray) -> float:
         """Seconds to read prompts and pick the tokens that follow."""
         from gptoss_edu.cache import empty_cache
-        from gptoss_edu.generate import prefill
+        from gptoss_edu.generation import prefill
 
         config, room = self.model.config, rows_BT.shape[1] + 1
         cache = self.jax.block_until_ready(
@@ -128,7 +128,7 @@ class Ours:
 
     def decode(self, rows_BT: np.ndarray, tokens: int) -> float:
         """Seconds for `tokens` greedy tokens of each row after the first."""
-        from gptoss_edu.generate import generate_tokens
+        from gptoss_edu.generation import generate_tokens
 
         prompts, began = rows_BT.tolist(), 0.0
         steps = generate_tokens(self.model, self.params, prompts, max_tokens=tokens + 1)
@@ -152,7 +152,7 @@ class Transformers:
         import torch
         from transformers import GptOssForCausalLM, Mxfp4Config
 
-        from gptoss_edu.checkpoint import POCKET
+        from gptoss_edu.weights.checkpoint import POCKET
 
         self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
         self.model = GptOssForCausalLM.from_pretrained(
@@ -283,7 +283,7 @@ def table(found: dict[str, Any]) -> str:
 
 def compare(folder: str | None, quick: bool, engines: list[str]) -> dict[str, Any]:
     """Everything: the machine's memory, then one engine after the other."""
-    from gptoss_edu.checkpoint import POCKET, read_config
+    from gptoss_edu.weights.checkpoint import POCKET, read_config
 
     plan, config = QUICK if quick else Plan(), read_config(Path(folder) if folder else POCKET)
     told = ask("memory", folder, quick, config.vocab_size)
@@ -330,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = compare(folder, options.quick, options.engines)
     print(table(result))
     if options.out:
-        from gptoss_edu.conversion import write_json
+        from gptoss_edu.weights.mapped import write_json
 
         write_json(options.out, result)
     return int(any("error" in engine for engine in result["engines"].values()))

@@ -55,8 +55,8 @@ def measure(folder: str, precision: str) -> dict[str, float]:
     """Load in this process: bytes of weights, of a layer and of the peak above the start."""
     import jax
 
-    from gptoss_edu import checkpoint
-    from gptoss_edu.conversion import is_conversion
+    from gptoss_edu.weights import checkpoint
+    from gptoss_edu.weights.mapped import is_conversion
 
     if not is_conversion(Path(folder)):  # nor is one that lies beside it to be loaded
         checkpoint.find_converted = lambda folder, _: folder
@@ -121,7 +121,7 @@ def print_head(cold: bool) -> None:
 
 def converted(source: str, folder: str) -> str:
     """Convert, and say on standard error how long that took."""
-    from gptoss_edu.convert import convert
+    from gptoss_edu.weights.convert import convert
 
     start = time.perf_counter()
     made = convert(source, folder)

@@ -29,9 +29,9 @@ def ours(tokens: int) -> tuple[Any, list[int]]:
     import jax
 
     from gptoss_edu import load_model
-    from gptoss_edu.clock import Clock
-    from gptoss_edu.generate import generate_tokens
+    from gptoss_edu.generation import generate_tokens
     from gptoss_edu.harmony import render
+    from gptoss_edu.reply import Clock
 
     model, params = load_model()
     jax.block_until_ready(params)
@@ -53,7 +53,7 @@ def transformers_run(rows: list[int], tokens: int) -> Any:
     import torch
     from transformers import GptOssForCausalLM, Mxfp4Config
 
-    from gptoss_edu.checkpoint import POCKET
+    from gptoss_edu.weights.checkpoint import POCKET
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = GptOssForCausalLM.from_pretrained(

@@ -23,11 +23,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptoss_edu import load_model, precision
+from gptoss_edu import load_model
+from gptoss_edu.chips import precision
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.conversion import write_json
+from gptoss_edu.cpu.native import Dense, round_to_int8
 from gptoss_edu.model import Layer, Model, Params, init_params
-from gptoss_edu.native import Dense, round_to_int8
+from gptoss_edu.weights.mapped import write_json
 from pocket import rows, tasks
 from pocket.evaluate import TASKS, measure
 

@@ -33,12 +33,19 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from gptoss_edu.checkpoint import SYNTHETIC, side_files, take_place
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_edu.hub import check_disk
-from gptoss_edu.layout import HF_PACKED, HF_PLAIN, is_packed, places, shape_on_disk, sizes_of
 from gptoss_edu.mxfp4 import VALUES
-from gptoss_edu.shards import Pending, write_shards
+from gptoss_edu.weights.checkpoint import SYNTHETIC, side_files, take_place
+from gptoss_edu.weights.hub import check_disk
+from gptoss_edu.weights.layout import (
+    HF_PACKED,
+    HF_PLAIN,
+    is_packed,
+    places,
+    shape_on_disk,
+    sizes_of,
+)
+from gptoss_edu.weights.shards import Pending, write_shards
 
 MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B, "tiny": TINY}
 PIECE = 1 << 21  # bytes drawn at a time: they stay in the cache until they are written

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import jax
 
-from gptoss_edu import fit, precision, tpu
-from gptoss_edu.conversion import write_json
-from gptoss_edu.preflight import MODELS
+from gptoss_edu.chips import fit, precision, tpu
+from gptoss_edu.chips.preflight import MODELS
+from gptoss_edu.weights.mapped import write_json
 
 # Chip, model, precision; the last one is there to be refused.
 PROGRAMS = (

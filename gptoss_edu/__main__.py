@@ -2,7 +2,7 @@
 
 import sys
 
-from gptoss_edu.cli import main
+from gptoss_edu.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptoss_edu.parser import CHANNELS, FUNCTION_NAME, HEADER_WORD, Message
+from gptoss_edu.schemas import as_text, tool_descriptions
 from gptoss_edu.tokenizer import bounded, check_text, load_encoding
 
 if TYPE_CHECKING:
@@ -69,14 +70,15 @@ def render(
             )
         return _render_conversation(prompt)
     messages = _as_dicts(prompt)
-    leading = [] if instructions is None else [_checked(instructions, "instructions")]
+    leading = [] if instructions is None else [as_text(instructions, "instructions")]
     while messages and messages[0]["role"] in ("system", "developer"):
         leading.append(_text(messages.pop(0)))
     leading = [text for text in leading if text]
     system = _system(reasoning_effort, current_date)
     rendered = [oh.Message.from_role_and_content(oh.Role.SYSTEM, system)]
     if leading or tools:
-        rendered.append(_developer("\n\n".join(leading) if leading else None, _functions(tools)))
+        given = "\n\n".join(leading) if leading else None
+        rendered.append(_developer(given, tool_descriptions(tools)))
     names: dict[str, str] = {}
     for message in messages:
         rendered += _harmony_messages(message, names)
@@ -137,7 +139,7 @@ def _text(message: Mapping[str, Any]) -> str:
     """The content of a message: a str, or OpenAI's list of text parts."""
     content, what = message.get("content", ""), f"content of message {message['index']}"
     if isinstance(content, str):
-        return _checked(content, what)
+        return as_text(content, what)
     if isinstance(content, (list, tuple)):
         parts = []
         for part in content:
@@ -147,19 +149,12 @@ def _text(message: Mapping[str, Any]) -> str:
                     f'{what} has a part of type {kind!r}, but only {{"type": "text", "text": …}} '
                     f"was expected: GPT-OSS reads text only"
                 )
-            parts.append(_checked(part.get("text"), what))
+            parts.append(as_text(part.get("text"), what))
         return "".join(parts)
     raise ValueError(
         f"{what} is a {type(content).__name__}, but a str was expected; turn data into text with "
         f"json.dumps"
     )
-
-
-def _checked(text: Any, what: str) -> str:
-    try:
-        return check_text(text, what)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
 
 
 def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> Any:
@@ -200,73 +195,6 @@ def _developer(instructions: str | None, functions: list[Any]) -> openai_harmony
     if functions:
         content = content.with_function_tools(functions)
     return oh.Message.from_role_and_content(oh.Role.DEVELOPER, content)
-
-
-def _functions(tools: Sequence[Mapping[str, Any]] | None) -> list[Any]:
-    """OpenAI function schemas, checked -> openai-harmony's tool descriptions."""
-    import openai_harmony as oh
-
-    if tools is None:
-        return []
-    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
-        raise ValueError(f"tools is a {type(tools).__name__}, but a list of schemas was expected")
-    functions, seen = [], set()
-    for index, tool in enumerate(tools):
-        name, description, parameters = _checked_schema(tool, f"tools[{index}]")
-        if name in seen:
-            raise ValueError(f"tools[{index}] repeats the name {name!r}; names must differ")
-        seen.add(name)
-        functions.append(oh.ToolDescription.new(name, description, parameters=parameters))
-    return functions
-
-
-def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | None]:
-    """One schema, nested or flat -> name, description, parameters."""
-    expected = '{"type": "function", "function": {"name", "description", "parameters"}}'
-    if not isinstance(tool, Mapping):
-        raise ValueError(f"{where} is a {type(tool).__name__}, but {expected} was expected")
-    if tool.get("type", "function") != "function":
-        raise ValueError(f"{where} has type {tool['type']!r}, but only 'function' is supported")
-    function = tool.get("function", tool)
-    if not isinstance(function, Mapping):
-        raise ValueError(f"{where}['function'] is a {type(function).__name__}, not a dict")
-    name, parameters = function.get("name"), function.get("parameters")
-    if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
-        raise ValueError(
-            f"{where} has name {name!r}, but 1 to 64 letters, digits, '_' or '-' were expected"
-        )
-    description = _checked(function.get("description") or "", f"description of {where}")
-    if not parameters:
-        if parameters not in (None, {}):
-            raise ValueError(f"parameters of {where} are {parameters!r}, but a dict was expected")
-        return name, description, None
-    _check_parameters(parameters, f"parameters of {where} ({name})")
-    return name, description, dict(parameters)
-
-
-def _check_parameters(parameters: Any, where: str) -> None:
-    """A JSON schema of an object: what openai-harmony turns into a TypeScript type."""
-    if not isinstance(parameters, Mapping) or parameters.get("type") != "object":
-        found = parameters.get("type") if isinstance(parameters, Mapping) else parameters
-        raise ValueError(
-            f'{where}: found {found!r}, but a schema {{"type": "object", "properties": …}} was '
-            f"expected"
-        )
-    properties = parameters.get("properties", {})
-    if not isinstance(properties, Mapping):
-        raise ValueError(f"{where}: properties is a {type(properties).__name__}, not a dict")
-    for name, schema in properties.items():
-        if not isinstance(name, str) or not isinstance(schema, Mapping):
-            raise ValueError(f"{where}: property {name!r} has schema {schema!r}, which is no dict")
-    required = parameters.get("required", [])
-    if not isinstance(required, (list, tuple)):
-        raise ValueError(f"{where}: required is {required!r}, but a list of names was expected")
-    if unknown := [name for name in required if name not in properties]:
-        raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
-    try:
-        json.dumps(parameters, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} cannot be written as JSON: {error}") from None
 
 
 def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[Any]:
@@ -316,7 +244,7 @@ def _assistant_messages(message: dict[str, Any], text: str, names: dict[str, str
             f"{where} has channel {channel!r}, but one of {', '.join(CHANNELS)} was expected"
         )
     author, messages = _author(message), []
-    if thinking := _checked(message.get("thinking", ""), f"thinking of {where}"):
+    if thinking := as_text(message.get("thinking", ""), f"thinking of {where}"):
         analysis = oh.Message.from_author_and_content(author, thinking)
         messages.append(analysis.with_channel("analysis"))
     if text or "recipient" in message or not (calls or thinking):
@@ -324,7 +252,7 @@ def _assistant_messages(message: dict[str, Any], text: str, names: dict[str, str
         if "recipient" in message:
             spoken = spoken.with_recipient(_word(message["recipient"], f"recipient of {where}"))
         if "content_type" in message:
-            kind = _checked(message["content_type"], f"content_type of {where}")
+            kind = as_text(message["content_type"], f"content_type of {where}")
             _word(kind.removeprefix("<|constrain|>"), f"content_type of {where}")
             spoken = spoken.with_content_type(kind)
         messages.append(spoken)
@@ -352,7 +280,7 @@ def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
         arguments = function.get("arguments", "{}")
         if isinstance(arguments, Mapping):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        arguments = _checked(arguments, f"arguments of tool call {index} of {where}")
+        arguments = as_text(arguments, f"arguments of tool call {index} of {where}")
         checked.append((name, arguments, str(call.get("id", f"{where} call {index}"))))
     return checked
 
@@ -377,7 +305,7 @@ def _render_conversation(conversation: openai_harmony.Conversation) -> list[int]
         contents = []
         for content in message.content:
             if isinstance(content, oh.TextContent):
-                text = _checked(content.text, "text of a message")
+                text = as_text(content.text, "text of a message")
                 contents += [oh.TextContent(text=piece) for piece in bounded(text)]
             else:
                 _check_template(content.model_dump())

@@ -29,6 +29,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptoss_edu.system import cache_folders
+
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
@@ -58,19 +60,6 @@ _ENVIRONMENT = threading.Lock()
 # Byte pair merging costs the square of the length of one uncut stretch: 30,000 equal letters take
 # 0.3 s, a million spaces end in a crash. 2,048 keeps a million characters under a second.
 MAX_RUN = 2048
-
-
-def cache_folders() -> list[Path]:
-    """Where the unpacked vocabulary may live: the user's cache, else a temporary folder."""
-    folders = []
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        folders.append(Path(base) / "gptoss_edu")
-    else:
-        home = os.path.expanduser("~")
-        if os.path.isabs(home):
-            folders.append(Path(home) / ".cache" / "gptoss_edu")
-    user = getattr(os, "getuid", lambda: "user")()
-    return [*folders, Path(tempfile.gettempdir()) / f"gptoss_edu-{user}"]
 
 
 def _is_vocabulary(path: Path) -> bool:

@@ -22,8 +22,8 @@ import numpy as np
 
 from gptoss_edu import generate, load_model
 from gptoss_edu.attention import NoCache
-from gptoss_edu.checkpoint import POCKET
 from gptoss_edu.model import Model, Params, run_blocks
+from gptoss_edu.weights.checkpoint import POCKET
 from pocket import tasks
 
 HERE = Path(__file__).parent

@@ -19,12 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptoss_edu.checkpoint import POCKET, save_checkpoint
 from gptoss_edu.config import Config
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.mxfp4 import quantize
 from gptoss_edu.tokenizer import Tokenizer
-from gptoss_edu.verify import record
+from gptoss_edu.weights.checkpoint import POCKET, save_checkpoint
+from gptoss_edu.weights.verify import record
 from pocket import train
 from pocket.curves import CURVES, LOG, draw, read_log
 from pocket.evaluate import CARD, put_between

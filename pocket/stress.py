@@ -18,10 +18,10 @@ from typing import Any
 import openai_harmony
 
 from gptoss_edu import load_model
-from gptoss_edu.checkpoint import POCKET
 from gptoss_edu.model import Model, Params
 from gptoss_edu.reply import Reply
 from gptoss_edu.tokenizer import load_encoding
+from gptoss_edu.weights.checkpoint import POCKET
 from pocket import tasks
 from pocket.evaluate import answers, keep, to_table
 from pocket.out_of_scope import prompts

@@ -38,12 +38,12 @@ from optax.contrib import MuonDimensionNumbers, muon
 from tqdm import tqdm
 
 from gptoss_edu.attention import attention
-from gptoss_edu.checkpoint import KEPT_IDS, load_model
 from gptoss_edu.config import Config
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables
 from gptoss_edu.moe import Moe, Routing, route, swiglu
 from gptoss_edu.mxfp4 import dequantize, quantize
 from gptoss_edu.tokenizer import Tokenizer
+from gptoss_edu.weights.checkpoint import KEPT_IDS, load_model
 from pocket import rows, tasks
 
 RUNS = Path(__file__).parent / "runs"

@@ -19,7 +19,7 @@ from layouts import original_config, write_file, write_shards
 
 from gptoss_edu.attention import NoCache, attention
 from gptoss_edu.config import GPT_OSS_20B, TINY, Config
-from gptoss_edu.generate import generate_tokens
+from gptoss_edu.generation import generate_tokens
 from gptoss_edu.model import (
     Layer,
     Model,

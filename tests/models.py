@@ -89,7 +89,7 @@ def say(analysis: str, final: str) -> list[int]:
 
 def dictate(monkeypatch, ids: list[int]) -> None:
     """Let the model read and write as ever, but choose its first tokens for it."""
-    module = importlib.import_module("gptoss_edu.generate")
+    module = importlib.import_module("gptoss_edu.generation")
     pick, rows = module._pick, TOKENIZER.to_rows(ids)
 
     def dictated(logits_BV, seed_B, step, active, seen_BV):

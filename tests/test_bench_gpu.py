@@ -5,9 +5,9 @@ import json
 import pytest
 
 from benchmarks import gpu
-from gptoss_edu import fit, precision
-from gptoss_edu.checkpoint import POCKET, read_config
+from gptoss_edu.chips import fit, precision
 from gptoss_edu.config import GPT_OSS_20B
+from gptoss_edu.weights.checkpoint import POCKET, read_config
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "bf16"])

@@ -36,7 +36,7 @@ from cases import (
     write,
 )
 
-from gptoss_edu.checkpoint import load_model
+from gptoss_edu.weights.checkpoint import load_model
 
 
 @functools.cache

@@ -40,7 +40,7 @@ from cases import (
     write_golden,
 )
 
-from gptoss_edu.checkpoint import load_model, save_checkpoint
+from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 WRITE = "GOLDENS" in os.environ  # `GOLDENS=write make parity` writes the golden files anew

@@ -14,11 +14,11 @@ import openai_harmony
 import pytest
 
 from gptoss_edu import generate, harmony, load_model
-from gptoss_edu.checkpoint import POCKET
 from gptoss_edu.config import TINY
 from gptoss_edu.model import Params, forward, init_params, unembed
 from gptoss_edu.mxfp4 import quantize
 from gptoss_edu.tokenizer import Tokenizer, load_encoding
+from gptoss_edu.weights.checkpoint import POCKET
 from pocket import rows, tasks
 from pocket.words import FACTS, WORDS
 

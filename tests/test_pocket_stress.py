@@ -6,10 +6,10 @@ import json
 import pytest
 
 from gptoss_edu import load_model
-from gptoss_edu.checkpoint import POCKET
 from gptoss_edu.parser import StreamParser
 from gptoss_edu.reply import make_reply
 from gptoss_edu.tokenizer import CALL, CHANNEL, END, MESSAGE, RETURN, START, Tokenizer
+from gptoss_edu.weights.checkpoint import POCKET
 from pocket import evaluate, out_of_scope, stress, tasks
 
 BATCH = 25

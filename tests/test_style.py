@@ -13,44 +13,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from imports import (
+    FRONT_DOOR,
+    LESSONS,
+    ROOMS,
+    by_room,
+    circles,
+    complaint,
+    graph,
+    imports,
+    name_of,
+    room_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = "gptoss_edu"
 MAX_FUNCTION_LINES = 50
 MAX_BYTES = 8_000_000
 
-# The syllabus. A module imports only modules of its own or earlier chapters.
-CHAPTERS = {
-    "config": 0, "shapes": 0,
-    "tokenizer": 1, "parser": 1, "reply": 1, "harmony": 1,
-    "rope": 2,
-    "attention": 3,
-    "moe": 4,
-    "mxfp4": 5,
-    "model": 6, "native": 6, "tiles": 6, "memory": 6, "hub": 6, "shards": 6, "layout": 6,
-    "reading": 6, "conversion": 6, "checkpoint": 6, "convert": 6, "exchange": 6,
-    "cache": 6, "sampling": 6, "clock": 6, "generate": 6,
-    "precision": 7, "sharding": 7, "fit": 7, "hlo": 7, "tpu": 7,
-}  # fmt: skip
-# They import the rest and nothing imports them; the package's front door is for its users.
-OUTSIDE = {"__init__", "__main__", "cli", "colab", "doctor", "preflight", "verify", "viz", "checks"}
-MAY_PRINT = {"cli"}
+MAX_LESSON_LINES, MAX_FILE_LINES = 3_400, 520  # an evening's reading; one file of it
+MAY_PRINT = {"commands"}
 EINSUMS = {"einsum", "contract"}
-# Nothing to test beyond what test_cli.py does (`python -m` and the exported names).
-UNTESTED = {"__init__", "__main__"}
+# Nothing to test beyond what others do: exported names, `python -m`, the faces of rooms.
+UNTESTED = FRONT_DOOR | set(ROOMS)
 
 
-def module_of(path: str) -> str | None:
-    """`gptoss_edu/moe.py` is moe, `gptoss_edu/checks/rope.py` is checks, anything else None."""
-    parts = Path(path).parts
-    if len(parts) < 2 or parts[0] != LIBRARY or not path.endswith(".py"):
-        return None
-    return Path(parts[1]).stem
+def in_library(path: str) -> bool:
+    """Is this a file of the package?"""
+    return path.startswith("gptoss_edu/") and path.endswith(".py")
 
 
 def docstrings(path: str, text: str) -> Iterator[str]:
     """Whatever is public in the library says what it is."""
-    if module_of(path) is None:
+    if not in_library(path):
         return
     tree = ast.parse(text)
     if ast.get_docstring(tree) is None:
@@ -84,7 +79,9 @@ def function_length(path: str, text: str) -> Iterator[str]:
 
 def einsum_letters(path: str, text: str) -> Iterator[str]:
     """The letters of an einsum are the letters in the names of what goes in and comes out."""
-    if module_of(path) in {None, "shapes"}:  # shapes.contract passes on whatever it is given
+    if (
+        not in_library(path) or name_of(path) == "shapes"
+    ):  # shapes.contract passes on whatever it is given
         return
     tree = ast.parse(text)
     for node in ast.walk(tree):
@@ -152,49 +149,21 @@ def _elementwise(node: ast.expr) -> Iterator[ast.Call]:
 
 
 def import_law(path: str, text: str) -> Iterator[str]:
-    """A module imports only modules of its own or earlier chapters."""
-    module = module_of(path)
-    if module is None or module in OUTSIDE - {"viz", "checks"}:
+    """Lesson files import earlier chapters and no room; rooms import the rooms before them."""
+    if not in_library(path):
         return
-    if module not in CHAPTERS and module not in OUTSIDE:
-        yield f"{path}:1: `{module}` has no chapter, expected it in CHAPTERS of tests/test_style.py"
+    name = name_of(path)
+    if room_of(name) not in {*LESSONS, *ROOMS, *FRONT_DOOR}:
+        yield f"{path}:1: `{name}` has no place, expected it in tools/imports.py"
         return
-    for node in ast.walk(ast.parse(text)):
-        for imported in _imports(node):
-            if imported == module:
-                continue
-            if imported in OUTSIDE or imported not in CHAPTERS:
-                yield f"{path}:{node.lineno}: imports `{imported}`, which nothing may import"
-            elif module in CHAPTERS and CHAPTERS[imported] > CHAPTERS[module]:
-                yield (
-                    f"{path}:{node.lineno}: chapter {CHAPTERS[module]} imports `{imported}` of"
-                    f" chapter {CHAPTERS[imported]}, expected an earlier chapter or its own"
-                )
-
-
-def _imports(node: ast.AST) -> Iterator[str]:
-    """Modules of the library that an import statement names; the package itself is __init__."""
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        base = f"{LIBRARY}.{node.module or ''}".rstrip(".") if node.level else node.module
-        if base != LIBRARY:
-            names = [base]
-        else:
-            names = [f"{LIBRARY}.{alias.name}" for alias in node.names]
-    else:
-        return
-    for name in names:
-        first, _, rest = name.partition(".")
-        if first == LIBRARY:
-            module = rest.partition(".")[0]
-            yield module if module in CHAPTERS or module in OUTSIDE else "__init__"
+    for each in imports(path, text):
+        if (reason := complaint(name, each.target)) is not None:
+            yield f"{path}:{each.line}: {reason}"
 
 
 def no_print(path: str, text: str) -> Iterator[str]:
     """A library returns; only the command line prints."""
-    module = module_of(path)
-    if module is None or module in MAY_PRINT:
+    if not in_library(path) or room_of(name_of(path)) in MAY_PRINT:
         return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print":
@@ -292,8 +261,9 @@ def test_tree_follows(rule):
 HOME = "/" + "home/ada/model"
 NOTEBOOK = '{"cells": [{"id": "ab", "source": [], "outputs": [%s]}]}\n'
 ROPE, ATTENTION, MOE, FIT = (
-    f"gptoss_edu/{stem}.py" for stem in ("rope", "attention", "moe", "fit")
+    f"gptoss_edu/{stem}.py" for stem in ("rope", "attention", "moe", "chips/fit")
 )
+CHECKS = "gptoss_edu/course/checks/rope.py"
 TD_DP = 'einsum("TD,DP->TP", '
 PLANTED = [
     (docstrings, ROPE, "import math\n", "rope.py:1: the module"),
@@ -312,10 +282,12 @@ PLANTED = [
     (import_law, ATTENTION, "from .cache import Cache\n", "`cache` of chapter 6"),
     (import_law, ATTENTION, "from gptoss_edu import cache\n", "`cache` of chapter 6"),
     (import_law, ATTENTION, "import gptoss_edu.cache as c\n", "`cache` of chapter 6"),
-    (import_law, FIT, "from gptoss_edu.viz import plot\n", "nothing may import"),
-    (import_law, FIT, "from gptoss_edu import load_model\n", "`__init__`"),
-    (import_law, "gptoss_edu/checks/rope.py", "from gptoss_edu.cli import main\n", "`cli`"),
-    (import_law, "gptoss_edu/new.py", "import jax\n", "`new` has no chapter"),
+    (import_law, ATTENTION, "def f():\n    from gptoss_edu.cpu import tiles\n", "expected no room"),
+    (import_law, FIT, "from gptoss_edu.weights.hub import fetch\n", "which comes after it"),
+    (import_law, FIT, "from ..weights.hub import fetch\n", "which comes after it"),
+    (import_law, FIT, "from gptoss_edu import load_model\n", "front door"),
+    (import_law, CHECKS, "from gptoss_edu.commands.cli import main\n", "which comes after it"),
+    (import_law, "gptoss_edu/new.py", "import jax\n", "`new` has no place"),
     (no_print, MOE, "x = 1\nprint(x)\n", "moe.py:2: calls print"),
     (whitespace, "README.md", "a\r\nb\n", "README.md:1: carriage"),
     (whitespace, "README.md", "a\nb \n", "README.md:2: trailing"),
@@ -344,10 +316,15 @@ GOOD = [
     (einsum_letters, MOE, 'h_TP = einsum("TD, DP -> TP", x_TD, p.w_DP.astype(d)) + b_P\n'),
     (einsum_letters, MOE, 'einsum("TX,XU->TU", x_T2, w_EDP[expert])\n'),
     (einsum_letters, MOE, 'einsum("ABC,D->ABCD", x_11C, w_D)\n'),
-    (import_law, "gptoss_edu/generate.py", "from gptoss_edu.cache import Cache\n"),
-    (import_law, "gptoss_edu/cli.py", "from gptoss_edu import load_model\n"),
-    (import_law, "gptoss_edu/viz.py", "from gptoss_edu.fit import ledger\nimport jax\n"),
-    (no_print, "gptoss_edu/cli.py", "print(1)\n"),
+    (import_law, "gptoss_edu/generation.py", "from gptoss_edu.cache import Cache\n"),
+    (import_law, "gptoss_edu/commands/cli.py", "from gptoss_edu import __version__\n"),
+    (import_law, "gptoss_edu/__init__.py", "from gptoss_edu.commands import cli\n"),
+    (
+        import_law,
+        "gptoss_edu/course/viz.py",
+        "from gptoss_edu.chips.fit import ledger\nimport jax\n",
+    ),
+    (no_print, "gptoss_edu/commands/cli.py", "print(1)\n"),
     (no_print, "benchmarks/cpu.py", "print(1)\n"),
     (whitespace, "Makefile", "a:\n\techo\n"),
     (machine_paths, "README.md", "https://example.org/home/ada and docs/work/a\n"),
@@ -361,23 +338,62 @@ def test_rule_can_pass(rule, path, text):
     assert list(rule(path, text)) == []
 
 
+def place_of_tests(path: str) -> str:
+    """Where the tests of a file lie: `tests/cpu/test_tiles.py`; one file for each of course's."""
+    parts = name_of(path).split(".")
+    folder = [] if parts[0] not in ROOMS else parts[:1]
+    return "/".join(["tests", *folder, f"test_{parts[min(1, len(parts) - 1)]}.py"])
+
+
 def untested(paths: list[str]) -> list[str]:
     """Modules of the library without a test file of the same stem."""
-    modules = {module_of(path) for path in paths} - {None} - UNTESTED
-    return sorted(module for module in modules if f"tests/test_{module}.py" not in paths)
+    files = [path for path in paths if in_library(path) and name_of(path) not in UNTESTED]
+    return sorted({test for path in files if (test := place_of_tests(path)) not in paths})
 
 
 def test_every_module_has_its_test():
     missing = untested(tracked())
-    assert not missing, f"found no tests/test_<module>.py for {missing}, expected one each"
+    assert not missing, f"found no {missing}, expected one for each module"
 
 
 def test_missing_test_is_noticed():
-    paths = ["gptoss_edu/moe.py", "gptoss_edu/rope.py", "tests/test_moe.py"]
-    assert untested([*paths, "gptoss_edu/__init__.py", "gptoss_edu/checks/a.py"]) == [
-        "checks",
-        "rope",
+    paths = ["gptoss_edu/moe.py", "gptoss_edu/rope.py", "tests/test_moe.py", "tests/test_tiles.py"]
+    paths += ["gptoss_edu/__init__.py", "gptoss_edu/course/checks/a.py", "gptoss_edu/cpu/tiles.py"]
+    assert untested(paths) == [
+        "tests/course/test_checks.py",
+        "tests/cpu/test_tiles.py",
+        "tests/test_rope.py",
     ]
+
+
+def lesson_lines() -> dict[str, int]:
+    """Lines of each lesson file."""
+    files = {stem: ROOT / "gptoss_edu" / f"{stem}.py" for stem in LESSONS}
+    return {
+        stem: len(path.read_text(encoding="utf-8").splitlines())
+        for stem, path in files.items()
+        if path.is_file()
+    }
+
+
+def test_the_lesson_files_are_an_evenings_reading():
+    lines = lesson_lines()
+    assert sum(lines.values()) <= MAX_LESSON_LINES, f"{sum(lines.values())} lines: {lines}"
+    assert max(lines.values()) <= MAX_FILE_LINES, lines
+
+
+def test_readme_says_how_long_they_are():
+    lines = lesson_lines()
+    sentence = f"{len(lines)} files, {sum(lines.values()):,} lines"
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert sentence in readme, f"expected in README.md: {sentence!r}"
+
+
+def test_the_house_has_no_circle():
+    edges = graph(ROOT / "gptoss_edu")
+    inside = {name: targets for name, targets in edges.items() if name not in FRONT_DOOR}
+    assert circles(inside) == [] == circles(by_room(inside))
+    assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}) == [["a", "b", "c"]]
 
 
 def too_large(sizes: dict[str, int]) -> list[str]:

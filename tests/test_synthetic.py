@@ -14,12 +14,12 @@ import pytest
 from benchmarks import synthetic
 from benchmarks.synthetic import write_synthetic
 from gptoss_edu import load_model
-from gptoss_edu.checkpoint import SYNTHETIC, save_checkpoint
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
-from gptoss_edu.layout import HF_PACKED, check_tensors, stored_bytes
 from gptoss_edu.model import observe
 from gptoss_edu.mxfp4 import Mxfp4
-from gptoss_edu.shards import DTYPES, find_tensors, map_array
+from gptoss_edu.weights.checkpoint import SYNTHETIC, save_checkpoint
+from gptoss_edu.weights.layout import HF_PACKED, check_tensors, stored_bytes
+from gptoss_edu.weights.shards import DTYPES, find_tensors, map_array
 
 CONFIG = dataclasses.replace(TINY, num_layers=2, layer_types=())
 
@@ -198,7 +198,7 @@ def test_two_processes_do_not_write_the_same_checkpoint(tmp_path):
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("gptoss_edu.hub.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("gptoss_edu.weights.hub.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="too little disk"):
         write_synthetic(tmp_path / "m", CONFIG)
     assert names(tmp_path) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import exercises
 import pytest
 
-from gptoss_edu.checks import tokens
+from gptoss_edu.course.checks import tokens
 from gptoss_edu.parser import StreamParser
 from gptoss_edu.tokenizer import FIRST_CONTROL, START, Tokenizer
 

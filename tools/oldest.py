@@ -24,7 +24,7 @@ from course import address, tag
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build" / "oldest"
 NOTEBOOKS = ("colab/09_generate_20b_colab_tpu.ipynb", "notebooks/03_sink_attention.ipynb")
-TESTS = ("tests/test_viz_explore.py", "tests/test_clock.py")
+TESTS = ("tests/course/test_viz_explore.py", "tests/test_clock.py")
 # Colab's TPU image of August 2026, as far as the course notices. JAX comes from pyproject.toml.
 IMAGE = (
     "numpy==2.1.*", "huggingface_hub==1.27.*", "safetensors==0.8.*", "ipython==7.34.0",

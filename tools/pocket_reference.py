@@ -19,8 +19,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gptoss_edu.checkpoint import POCKET, read_config, read_tokenizer  # noqa: E402
 from gptoss_edu.harmony import render  # noqa: E402
+from gptoss_edu.weights.checkpoint import POCKET, read_config, read_tokenizer  # noqa: E402
 
 REFERENCE = POCKET.with_name("pocket_reference.npz")
 CONVERSATION = (

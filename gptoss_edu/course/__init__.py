@@ -1,0 +1,4 @@
+"""What the notebooks need beside the library: figures (viz) and exercises' checkers (checks).
+
+Read viz/look.py and checks/__init__.py first; the other files are one chapter each.
+"""

@@ -1,0 +1,189 @@
+"""Chapter 09: write `next_range`, `stalled` and `first_token`.
+
+    from gptoss_edu.course.checks import colab
+    colab.next_range(my_next_range)
+
+Source: gptoss_edu/weights/hub.py and reply.py do the same for real downloads and replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from gptoss_edu.course.checks import Exercise, Mistake
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def range_cases() -> Iterator[tuple[int, int]]:
+    """Arguments of `next_range`: bytes that a file has, and bytes that are here."""
+    yield from ((1000, 400), (1000, 0), (4_792_272_488, 4_792_272_487), (1000, 1000), (1000, 1200))
+
+
+def _range(
+    begin: Callable[[int], int] = lambda have: have,
+    whole: Callable[[int], str] = lambda size: "",
+    too_long: Callable[[int], str] = lambda size: "bytes=0-",
+) -> Callable[[int, int], str]:
+    """A request from what people vary in it; the defaults are right."""
+
+    def next_range(size: int, have: int) -> str:
+        if have > size:
+            return too_long(size)
+        return whole(size) if have == size else f"bytes={begin(have)}-"
+
+    return next_range
+
+
+next_range = Exercise(
+    "next_range",
+    _range(),
+    ("the range to ask for",),
+    range_cases,
+    [
+        Mistake(
+            "from the start",
+            "you ask for everything again. Half of a file of 5 GB is worth keeping: begin where"
+            " it ends.",
+            _range(begin=lambda have: 0),
+        ),
+        Mistake(
+            "one too far",
+            "you skip a byte. Bytes are counted from 0, so the first one that is missing has the"
+            " number of those that are here.",
+            _range(begin=lambda have: have + 1),
+        ),
+        Mistake(
+            "whole and asked again",
+            "the file is whole, and you ask for what comes after its end. A server answers that"
+            " with an error, 416: return an empty text.",
+            _range(whole=lambda size: f"bytes={size}-"),
+        ),
+        Mistake(
+            "too long and kept",
+            "more is here than the file has. It cannot be this file: begin again at 0.",
+            _range(too_long=lambda size: ""),
+        ),
+    ],
+    praise="With this line a download survives any number of broken connections.",
+)
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+def stall_cases() -> Iterator[tuple[list[float], list[int], float]]:
+    """Arguments of `stalled`: seconds, bytes that had come by then, and the patience."""
+    yield [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0], [0, 5, 9, 9, 9, 9, 9], 30.0
+    yield [0.0, 20.0, 40.0, 60.0, 80.0], [0, 4, 8, 12, 16], 30.0
+    yield [0.0, 10.0, 25.0, 45.0, 70.0, 90.0], [0, 0, 3, 3, 7, 7], 60.0
+    yield [0.0, 5.0, 45.0, 50.0, 60.0, 91.0], [0, 2, 6, 6, 6, 6], 40.0
+    yield [0.0, 15.0, 30.0, 45.0, 60.0], [0, 0, 0, 0, 1], 35.0
+
+
+def _stalled(
+    reset: str = "growth", strict: bool = False, index: bool = False
+) -> Callable[[list[float], list[int], float], float]:
+    def stalled(seconds: list[float], received: list[int], limit: float) -> float:
+        since, most = seconds[0], received[0]
+        for place, (now, count) in enumerate(zip(seconds, received, strict=True)):
+            if count > most and reset == "growth":
+                since, most = now, count
+            waited = now - since
+            if waited > limit or (waited == limit and not strict):
+                return place if index else now
+            if reset == "report":
+                since = now
+        return -1
+
+    return stalled
+
+
+stalled = Exercise(
+    "stalled",
+    _stalled(),
+    ("the second",),
+    stall_cases,
+    [
+        Mistake(
+            "since the beginning",
+            "you measure from the beginning. A long download is not a stalled one: measure from"
+            " the last second at which the count grew.",
+            _stalled(reset="never"),
+        ),
+        Mistake(
+            "any report counts",
+            "you measure from the last look at the clock. A look brings no bytes: measure from the"
+            " last second at which the count grew.",
+            _stalled(reset="report"),
+        ),
+        Mistake(
+            "one look late",
+            "you wait longer than `limit`. Give up as soon as `limit` seconds are over: use >=.",
+            _stalled(strict=True),
+        ),
+        Mistake(
+            "the place",
+            "you return the place in the list; asked for is the second that stands there.",
+            _stalled(index=True),
+        ),
+    ],
+    praise="`gptoss_edu.weights.hub.watch` does this, with a minute of patience.",
+)
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def token_cases() -> Iterator[tuple[float, list[tuple[float, float]], list[float]]]:
+    """Arguments of `first_token`: begin, compilations as (begin, end), and when tokens came."""
+    yield 100.0, [(101.0, 131.0), (134.0, 144.0)], [133.0, 145.5, 146.0, 146.5]
+    yield 10.0, [], [12.0, 12.25, 12.75]
+    yield 0.0, [(0.5, 20.5), (21.0, 41.0)], [43.0, 43.5]
+
+
+def _first(
+    prefill_waits: bool = True, decode_waits: bool = True, late: bool = True, gaps: int = 1
+) -> Callable[..., tuple[float, float, float]]:
+    def first_token(
+        began: float, compilations: list[tuple[float, float]], ticks: list[float]
+    ) -> tuple[float, float, float]:
+        before = sum(end - begin for begin, end in compilations if end <= ticks[0])
+        after = sum(end - begin for begin, end in compilations if end > ticks[0])
+        prefill = ticks[0] - began - (before if prefill_waits else 0)
+        decode = ticks[-1] - ticks[0] - (after if decode_waits else 0)
+        return before + (after if late else 0), prefill, decode / (len(ticks) - gaps)
+
+    return first_token
+
+
+first_token = Exercise(
+    "first_token",
+    _first(),
+    ("seconds of compiling", "seconds of prefill", "seconds per decoded token"),
+    token_cases,
+    [
+        Mistake(
+            "compiling counted as prefill",
+            "your prefill contains the compilation before the first token. The next prompt will"
+            " not pay that: take it out.",
+            _first(prefill_waits=False),
+        ),
+        Mistake(
+            "compiling counted as decode",
+            "your decode contains the compilation after the first token: the program that decodes"
+            " is compiled when it is first needed. Take it out.",
+            _first(decode_waits=False),
+        ),
+        Mistake(
+            "only the first program",
+            "you counted what was compiled before the first token. The decoding step is compiled"
+            " after it.",
+            _first(late=False),
+        ),
+        Mistake(
+            "posts for gaps",
+            "you divided by the number of tokens. Between n tokens lie n − 1 steps.",
+            _first(gaps=0),
+        ),
+    ],
+    praise="`reply.stats` is made like this, from what JAX reports of its compiler.",
+)

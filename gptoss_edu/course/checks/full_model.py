@@ -1,0 +1,490 @@
+"""Chapter 06: write `block`, `decode_step` and `top_p`.
+
+    from gptoss_edu.course.checks import full_model
+    full_model.block(my_block)
+
+Source: gptoss_edu/model.py, generation.py and sampling.py, which the right answers come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptoss_edu import model
+from gptoss_edu.attention import attention
+from gptoss_edu.cache import Cache, FullKV, empty_cache
+from gptoss_edu.config import TINY, Config
+from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables, unembed
+from gptoss_edu.moe import moe
+from gptoss_edu.sampling import filter_obvious
+
+# Every size differs from every other, a window of 6 is crossed, and few choices are gathered, which
+# compiles faster than grouping many.
+CONFIG = dataclasses.replace(
+    TINY,
+    num_layers=2,
+    layer_types=(),
+    num_experts=14,
+    vocab_size=31,
+    hidden_size=24,
+    intermediate_size=18,
+    num_heads=6,
+)
+
+
+@functools.lru_cache
+def _params(seed: int) -> Params:
+    """Random parameters made by NumPy: nothing is compiled, so a stub is answered at once."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda key: init_params(CONFIG, key), jax.random.key(0))
+
+    def fill(path: Any, leaf: Any) -> jax.Array:
+        middle = 1.0 if "norm" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(middle + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def block_cases() -> Iterator[tuple[Any, ...]]:
+    """Arguments of `block`: a sliding layer and a full one, seven keys already in the store."""
+    params = _params(1)
+    for index in (0, 1):
+        B, T, held, room = 2, 3, 7, 16
+        rng = np.random.default_rng(10 + index)
+        shape = (B, CONFIG.num_kv_heads, room, CONFIG.head_dim)
+        slots_S = np.arange(room)
+        kv = FullKV(
+            k_BKSH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
+            v_BKSH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
+            position_BS=jnp.asarray(np.tile(np.where(slots_S < held, slots_S, -1), (B, 1))),
+        )
+        x_BTD = jnp.asarray(rng.standard_normal((B, T, CONFIG.hidden_size)), jnp.float32)
+        position_BT = jnp.asarray(np.tile(held + np.arange(T), (B, 1)))
+        cos_BTC, sin_BTC = rope_tables(position_BT, CONFIG)
+        layer, window = params.layers[index], CONFIG.window(index)
+        yield layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, CONFIG, window
+
+
+def right_block(*arguments: Any) -> tuple[jax.Array, Any]:
+    """The library's block without what it saw: (x_BTD, kv)."""
+    return model.block(*arguments)[:2]
+
+
+Attend = Callable[[jax.Array], tuple[jax.Array, Any]]
+Think = Callable[[jax.Array], jax.Array]
+
+
+def _block(wiring: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
+    """A block from its wiring, a function of x, attend, think, norm_1, norm_2 and the old kv."""
+
+    def wired(
+        layer: Layer, x_BTD: Any, cos_BTC: Any, sin_BTC: Any, position_BT: Any, kv: Any,
+        config: Config, window: int | None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        def attend(h_BTD: jax.Array, window: int | None = window) -> tuple[jax.Array, Any]:
+            return attention(layer.attention, h_BTD, cos_BTC, sin_BTC, position_BT, kv, window)[:2]
+
+        def think(h_BTD: jax.Array) -> jax.Array:
+            limits = config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
+            return moe(layer.moe, h_BTD, *limits)[0]
+
+        def norm(scale_D: jax.Array) -> Callable[[jax.Array], jax.Array]:
+            return lambda h_BTD: rms_norm(h_BTD, scale_D, config.rms_eps)
+
+        norms = norm(layer.attention.norm_D), norm(layer.moe.norm_D)
+        return wiring(x_BTD, attend, think, *norms, kv)
+
+    return wired
+
+
+def _without_first_residual(x, attend, think, norm_1, norm_2, old):
+    x, kv = attend(norm_1(x))
+    return x + think(norm_2(x)), kv
+
+
+def _without_second_residual(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_1(x))
+    return think(norm_2(x + y)), kv
+
+
+def _without_first_norm(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(x)
+    return x + y + think(norm_2(x + y)), kv
+
+
+def _without_second_norm(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_1(x))
+    return x + y + think(x + y), kv
+
+
+def _normed_residual(x, attend, think, norm_1, norm_2, old):
+    h = norm_1(x)
+    y, kv = attend(h)
+    h = norm_2(h + y)
+    return h + think(h), kv
+
+
+def _post_norm(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(x)
+    x = norm_1(x + y)
+    return norm_2(x + think(x)), kv
+
+
+def _one_norm(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_1(x))
+    return x + y + think(norm_1(x + y)), kv
+
+
+def _swapped_norms(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_2(x))
+    return x + y + think(norm_1(x + y)), kv
+
+
+def _parallel(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_1(x))
+    return x + y + think(norm_2(x)), kv
+
+
+def _no_window(x, attend, think, norm_1, norm_2, old):
+    y, kv = attend(norm_1(x), None)
+    return x + y + think(norm_2(x + y)), kv
+
+
+def _old_store(x, attend, think, norm_1, norm_2, old):
+    y, _ = attend(norm_1(x))
+    return x + y + think(norm_2(x + y)), old
+
+
+block = Exercise(
+    "block",
+    right_block,
+    ("x_BTD", "kv"),
+    block_cases,
+    [
+        Mistake(
+            "no residual around attention",
+            "attention's answer replaces the residual stream. It should be added to it:"
+            " x_BTD = x_BTD + y_BTD.",
+            _block(_without_first_residual),
+        ),
+        Mistake(
+            "no residual around the experts",
+            "the experts' answer replaces the residual stream. Add it to what was there.",
+            _block(_without_second_residual),
+        ),
+        Mistake(
+            "no norm before attention",
+            "attention reads the raw residual stream. It should read rms_norm of it, with the"
+            " scale layer.attention.norm_D.",
+            _block(_without_first_norm),
+        ),
+        Mistake(
+            "no norm before the experts",
+            "the experts read the raw residual stream. They should read rms_norm of it, with the"
+            " scale layer.moe.norm_D.",
+            _block(_without_second_norm),
+        ),
+        Mistake(
+            "the normed stream is kept",
+            "you add to the normed copy. The norm is only for reading: add the answer to the"
+            " residual stream as it was before the norm.",
+            _block(_normed_residual),
+        ),
+        Mistake(
+            "post-norm",
+            "you norm after adding, as the first transformers did. GPT-OSS norms before each half"
+            " reads, and leaves the sum alone.",
+            _block(_post_norm),
+        ),
+        Mistake(
+            "one norm for both halves",
+            "both halves use attention's norm. The experts have their own: layer.moe.norm_D.",
+            _block(_one_norm),
+        ),
+        Mistake(
+            "swapped norms",
+            "the two norms are swapped: layer.attention.norm_D belongs before attention,"
+            " layer.moe.norm_D before the experts.",
+            _block(_swapped_norms),
+        ),
+        Mistake(
+            "both halves read the same stream",
+            "the experts read the stream from before attention. They come second, and should read"
+            " what attention has added to.",
+            _block(_parallel),
+        ),
+        Mistake(
+            "the window is ignored",
+            "every key is visible on the sliding layer too. Hand `window` on to attention.",
+            _block(_no_window),
+        ),
+        Mistake(
+            "the old store is returned",
+            "the numbers are right, but you return the store that came in. Return the new one,"
+            " which attention gave you: otherwise the next token will not see this one.",
+            _block(_old_store),
+        ),
+    ],
+    praise="Right on a sliding and on a full layer, with keys already in the store.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+@jax.jit
+def _read(params: Params, tokens_BT: jax.Array) -> Cache:
+    """A cache that has read prompts of different lengths; -1 is padding."""
+    cache = empty_cache(CONFIG, tokens_BT.shape[0], 16)
+    position_BT = jnp.where(tokens_BT >= 0, jnp.arange(tokens_BT.shape[1]), -1)
+    rows_BT = jnp.maximum(tokens_BT, 0)
+    _, kvs, _ = model.run_blocks(params, rows_BT, position_BT, cache.layers, CONFIG, jnp.float32)
+    return Cache(kvs, jnp.sum(tokens_BT >= 0, axis=1))
+
+
+def decode_cases() -> Iterator[tuple[Any, ...]]:
+    """Arguments of `decode_step`: two prompts of different lengths, and the step after."""
+    params = _params(2)
+    tokens_BT = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 9))
+    tokens_BT[0, 3:] = -1
+    cache = _read(params, jnp.asarray(tokens_BT))
+    yield params, jnp.array([8, 30]), cache, CONFIG
+    _, cache = right_decode_step(params, jnp.array([8, 30]), cache, CONFIG)
+    yield params, jnp.array([30, 0]), cache, CONFIG
+
+
+def _decode(
+    position: Callable[[jax.Array], jax.Array] = lambda length_B: length_B,
+    window: Callable[[Config, int], int | None] = Config.window,
+    keep: Callable[[Cache, Cache], Cache] = lambda old, new: new,
+    last_norm: bool = True,
+) -> Callable[..., Any]:
+    """A decode step from what people vary in it; the defaults are right."""
+
+    def decode_step(
+        params: Params, token_B: jax.Array, cache: Cache, config: Config
+    ) -> tuple[jax.Array, Cache]:
+        position_B1 = position(cache.length_B)[:, None]
+        x_B1D = params.embedding_VD[token_B][:, None]
+        cos_B1C, sin_B1C = rope_tables(position_B1, config)
+        kvs = []
+        for index, (layer, kv) in enumerate(zip(params.layers, cache.layers, strict=True)):
+            seen = window(config, index)
+            x_B1D, kv, _ = model.block(
+                layer, x_B1D, cos_B1C, sin_B1C, position_B1, kv, config, seen
+            )
+            kvs.append(kv)
+        if last_norm:
+            logits_B1V = unembed(params, x_B1D, config.rms_eps)
+        else:
+            logits_B1V = jnp.einsum("BTD,DV->BTV", x_B1D, params.unembedding_DV)
+        return logits_B1V[:, 0], keep(cache, Cache(tuple(kvs), cache.length_B + 1))
+
+    return decode_step
+
+
+right_decode_step = _decode()
+
+decode_step = Exercise(
+    "decode_step",
+    right_decode_step,
+    ("logits_BV", "cache"),
+    decode_cases,
+    [
+        Mistake(
+            "position one too late",
+            "the token sits one position too late. Positions begin at 0: the first free one after"
+            " n tokens is n, which is cache.length_B.",
+            _decode(position=lambda length_B: length_B + 1),
+        ),
+        Mistake(
+            "position one too early",
+            "the token sits on the position of the one before it. n tokens fill positions 0 to"
+            " n - 1; the new one takes n.",
+            _decode(position=lambda length_B: length_B - 1),
+        ),
+        Mistake(
+            "position zero",
+            "the token is rotated as if it were the first. Its position is cache.length_B.",
+            _decode(position=jnp.zeros_like),
+        ),
+        Mistake(
+            "one position for all prompts",
+            "both prompts use the position of the first. Each has its own length: take"
+            " cache.length_B whole, as a column.",
+            _decode(position=lambda length_B: jnp.full_like(length_B, length_B[0])),
+        ),
+        Mistake(
+            "the longest prompt's position for all",
+            "both prompts use the position of the longest. Each has its own length: take"
+            " cache.length_B whole, as a column.",
+            _decode(position=lambda length_B: jnp.full_like(length_B, length_B.max())),
+        ),
+        Mistake(
+            "odd layers slide",
+            "a layer that should see everything has been given the window. In GPT-OSS the even"
+            " layers slide, 0, 2, 4, …, and the odd ones see every key: ask config.window(index).",
+            _decode(window=lambda config, index: config.window(index + 1 - 2 * (index % 2))),
+        ),
+        Mistake(
+            "no last norm",
+            "the logits come from the raw residual stream. One norm is left before unembedding;"
+            " `unembed` does both.",
+            _decode(last_norm=False),
+        ),
+        Mistake(
+            "the old cache is returned",
+            "the logits are right, but the cache that you return is the one that came in. Build a"
+            " new Cache from the stores that the blocks gave back.",
+            _decode(keep=lambda old, new: old),
+        ),
+        Mistake(
+            "the length does not grow",
+            "the logits are right, but the new cache says that it holds as many tokens as before:"
+            " the next token would take this one's place. Add one to cache.length_B.",
+            _decode(keep=lambda old, new: Cache(new.layers, old.length_B)),
+        ),
+        Mistake(
+            "the stores are not kept",
+            "the logits are right and the length grows, but the stores are the old ones: the next"
+            " token would look for this one's key and find an empty slot.",
+            _decode(keep=lambda old, new: Cache(old.layers, new.length_B)),
+        ),
+    ],
+    praise="Right for two prompts of different lengths, and for the step after.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def top_p_cases() -> Iterator[tuple[np.ndarray, float]]:
+    """Arguments of `top_p`: logits in no order, thresholds from nearly 0 to 1."""
+    rng = np.random.default_rng(3)
+    for V, p in ((7, 0.7), (7, 0.3), (31, 0.9), (31, 0.02), (13, 1.0)):
+        yield (2 * rng.standard_normal(V)).astype(np.float32), p
+
+
+def right_top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
+    """The library's slow twin with top-p alone."""
+    return filter_obvious(logits_V, 0, p, 0.0).astype(np.float32)
+
+
+def _top_p(
+    keep: Callable[[np.ndarray, float], np.ndarray],
+    finish: Callable[..., np.ndarray] | None = None,
+    rank: Callable[[np.ndarray], np.ndarray] = lambda logits_V: np.argsort(-logits_V),
+) -> Callable[[np.ndarray, float], np.ndarray]:
+    """A top-p from its parts: the order, what is kept in this order, and what is done with it."""
+
+    def top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
+        order_V = rank(logits_V)
+        kept_V = keep(logits_V[order_V].astype(np.float64), p)
+        allowed_V = np.zeros(len(logits_V), bool)
+        allowed_V[order_V] = kept_V
+        if finish is not None:
+            return finish(logits_V, kept_V, allowed_V).astype(np.float32)
+        return np.where(allowed_V, logits_V, -np.inf).astype(np.float32)
+
+    return top_p
+
+
+def _softmax(logits_V: np.ndarray) -> np.ndarray:
+    exp_V = np.exp(logits_V - logits_V.max())
+    return exp_V / exp_V.sum()
+
+
+def _before(logits_V: np.ndarray) -> np.ndarray:
+    """Probability of all tokens that rank before each."""
+    return np.cumsum(_softmax(logits_V)) - _softmax(logits_V)
+
+
+def _reaching(logits_V: np.ndarray, p: float) -> np.ndarray:
+    return (_before(logits_V) < p) | (p == 1)
+
+
+top_p = Exercise(
+    "top_p",
+    right_top_p,
+    ("logits_V",),
+    top_p_cases,
+    [
+        Mistake(
+            "the token that crosses p is dropped",
+            "the token with which the sum reaches p is missing. Ask for the sum *before* each"
+            " token: it is kept while that is below p. (So the likeliest is always kept.)",
+            _top_p(lambda x_V, p: np.cumsum(_softmax(x_V)) <= p),
+        ),
+        Mistake(
+            "sorted upward",
+            "you begin with the least likely tokens. Rank them from the likeliest down.",
+            _top_p(_reaching, rank=np.argsort),
+        ),
+        Mistake(
+            "the mask is left in sorted order",
+            "the right number of tokens is kept, but the wrong ones: your mask is in the order of"
+            " rank, and the logits are in the order of the vocabulary. Send each verdict back to"
+            " its token.",
+            _top_p(_reaching, lambda x_V, kept_V, _: np.where(kept_V, x_V, -np.inf)),
+        ),
+        Mistake(
+            "the sorted logits are returned",
+            "you return the logits in the order of rank. Each belongs back in its own place.",
+            _top_p(
+                _reaching,
+                lambda x_V, kept_V, _: np.where(kept_V, np.sort(x_V)[::-1], -np.inf),
+            ),
+        ),
+        Mistake(
+            "logits are added up",
+            "you add up logits. p is a probability: softmax first.",
+            _top_p(lambda x_V, p: np.cumsum(x_V) - x_V < p),
+        ),
+        Mistake(
+            "each token is compared with p",
+            "you keep the tokens whose own probability reaches p. It is the sum, from the"
+            " likeliest down, that has to reach it.",
+            _top_p(lambda x_V, p: _softmax(x_V) >= p),
+        ),
+        Mistake(
+            "1 - p",
+            "you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
+            _top_p(lambda x_V, p: _before(x_V) < 1 - p),
+        ),
+        Mistake(
+            "zero instead of minus infinity",
+            "tokens that are ruled out have the logit 0. exp(0) is 1, so they may still be drawn:"
+            " use minus infinity.",
+            _top_p(_reaching, lambda x_V, _, allowed_V: np.where(allowed_V, x_V, 0.0)),
+        ),
+        Mistake(
+            "probabilities are returned",
+            "you return probabilities. Return logits: the draw will do its own softmax.",
+            _top_p(
+                _reaching,
+                lambda x_V, _, allowed_V: np.where(allowed_V, _softmax(x_V.astype(float)), 0),
+            ),
+        ),
+        Mistake(
+            "renormalized probabilities are returned",
+            "you return probabilities that sum to one. Return logits: the draw will do its own"
+            " softmax.",
+            _top_p(
+                _reaching,
+                lambda x_V, _, allowed_V: _softmax(np.where(allowed_V, x_V.astype(float), -np.inf)),
+            ),
+        ),
+    ],
+    praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
+)

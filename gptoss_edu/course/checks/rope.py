@@ -1,0 +1,475 @@
+"""Chapter 02: write `rotate`, `to_half_split`, `yarn` and `first_lost_position`.
+
+    from gptoss_edu.course.checks import rope
+    rope.rotate(my_rotate)
+
+Source: gptoss_edu/rope.py, which the right answers come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gptoss_edu.rope as library
+from gptoss_edu.course.checks import Exercise, Mistake
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def rotate_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Arguments of `rotate`: sizes that all differ, and another position for every token."""
+    for seed, (B, T, N, H) in enumerate([(2, 3, 5, 8), (3, 2, 4, 14)]):
+        rng = np.random.default_rng(seed)
+        x_BTNH = jnp.asarray(rng.standard_normal((B, T, N, H)), jnp.float32)
+        angle_BTC = rng.uniform(0.3, 6, (B, T, H // 2))
+        cos_BTC, sin_BTC = (1.3 * f(angle_BTC).astype(np.float32) for f in (np.cos, np.sin))
+        yield x_BTNH, jnp.asarray(cos_BTC, jnp.float32), jnp.asarray(sin_BTC, jnp.float32)
+
+
+Halves = tuple[Any, Any]
+
+
+def _halves(x: Any) -> Halves:
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _evens_and_odds(x: Any) -> Halves:
+    return x[..., 0::2], x[..., 1::2]
+
+
+def _one_after_the_other(first: Any, second: Any) -> Any:
+    return jnp.concatenate([first, second], axis=-1)
+
+
+def _in_turn(first: Any, second: Any) -> Any:
+    return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+
+
+def _turn(a: Any, b: Any, cos: Any, sin: Any) -> Halves:
+    return a * cos - b * sin, b * cos + a * sin
+
+
+def _half_turned(a: Any, b: Any, cos: Any, sin: Any) -> Halves:
+    a = a * cos - b * sin
+    return a, b * cos + a * sin
+
+
+def _rotate(
+    turn: Callable[..., Halves] = _turn,
+    split: Callable[[Any], Halves] = _halves,
+    join: Callable[[Any, Any], Any] = _one_after_the_other,
+    angles: Callable[[Any], Any] = lambda table_BTC: table_BTC,
+) -> Callable[..., Any]:
+    """A rotation from what people vary in it; the defaults are right."""
+
+    def rotate(x_BTNH: Any, cos_BTC: Any, sin_BTC: Any) -> Any:
+        cos, sin = (angles(table_BTC)[:, :, None] for table_BTC in (cos_BTC, sin_BTC))
+        return join(*turn(*split(x_BTNH), cos, sin))
+
+    return rotate
+
+
+rotate = Exercise(
+    "rotate",
+    library.rotate,
+    ("x_BTNH",),
+    rotate_cases,
+    [
+        Mistake(
+            "interleaved",
+            "you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c goes with"
+            " number c + H/2. Models exist that do it your way, and their weights differ.",
+            _rotate(split=_evens_and_odds, join=_in_turn),
+        ),
+        Mistake(
+            "interleaved in, half-split out",
+            "you take even and odd numbers as pairs, but write them back as halves. Split as you"
+            " join: x[..., :H//2] and x[..., H//2:].",
+            _rotate(split=_evens_and_odds),
+        ),
+        Mistake(
+            "backward",
+            "you turn the other way: the sign of sin is wrong in both lines. First: a·cos - b·sin."
+            " Second: b·cos + a·sin.",
+            _rotate(lambda a, b, cos, sin: _turn(a, b, cos, -sin)),
+        ),
+        Mistake(
+            "two minus signs",
+            "both lines subtract, and that is no rotation: lengths change. The second line is"
+            " b·cos + a·sin.",
+            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin)),
+        ),
+        Mistake(
+            "two plus signs",
+            "both lines add, and that is no rotation: lengths change. The first line is"
+            " a·cos - b·sin.",
+            _rotate(lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
+        ),
+        Mistake(
+            "the second line uses the new first half",
+            "the first half is overwritten before the second line reads it. Keep the old one:"
+            " both lines need a and b as they came in.",
+            _rotate(_half_turned),
+        ),
+        Mistake(
+            "cos and sin swapped",
+            "cos and sin are swapped: at angle 0 a vector should stay as it is, and cos 0 is 1.",
+            _rotate(lambda a, b, cos, sin: _turn(a, b, sin, cos)),
+        ),
+        Mistake(
+            "halves swapped",
+            "the numbers are right, but the halves come back in the wrong order.",
+            _rotate(join=lambda first, second: _one_after_the_other(second, first)),
+        ),
+        Mistake(
+            "only the first half is turned",
+            "the second half comes back as it was. A rotation changes both numbers of a pair.",
+            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b)),
+        ),
+        Mistake(
+            "the first token's angles for all",
+            "every token is turned by the angles of the first one. Each has its own: keep the axis"
+            " T of cos_BTC.",
+            _rotate(angles=lambda table_BTC: table_BTC[:, :1]),
+        ),
+        Mistake(
+            "the first conversation's angles for all",
+            "every conversation uses the positions of the first. Keep the axis B of cos_BTC.",
+            _rotate(angles=lambda table_BTC: table_BTC[:1]),
+        ),
+    ],
+    praise="Right for several conversations, tokens and heads.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+def half_split_cases() -> Iterator[tuple[np.ndarray]]:
+    """Arguments of `to_half_split`: weights whose last axis holds interleaved pairs."""
+    for seed, shape in enumerate([(3, 2, 8), (5, 4, 14)]):
+        yield (np.random.default_rng(seed).standard_normal(shape).astype(np.float32),)
+
+
+def right_half_split(w_DNH: np.ndarray) -> np.ndarray:
+    """All firsts of the pairs, then all seconds."""
+    return np.concatenate([w_DNH[..., 0::2], w_DNH[..., 1::2]], axis=-1)
+
+
+def _whole_axis(w_DNH: np.ndarray) -> np.ndarray:
+    D, N, H = w_DNH.shape
+    return right_half_split(w_DNH.reshape(D, N * H)).reshape(D, N, H)
+
+
+to_half_split = Exercise(
+    "to_half_split",
+    right_half_split,
+    ("w_DNH",),
+    half_split_cases,
+    [
+        Mistake(
+            "the other way round",
+            "this goes from half-split to interleaved. Given are pairs of neighbors; wanted are"
+            " all first numbers of the pairs, then all second ones.",
+            lambda w_DNH: _in_turn(*_halves(w_DNH)),
+        ),
+        Mistake(
+            "nothing moves",
+            "every number is still in its place. A reshape alone moves nothing: transpose the pair"
+            " axis with the axis of two before you join them.",
+            lambda w_DNH: w_DNH,
+        ),
+        Mistake(
+            "odd numbers first",
+            "the second numbers of the pairs come first. Then every pair turns the wrong way: even"
+            " numbers belong in the first half.",
+            lambda w_DNH: np.concatenate([w_DNH[..., 1::2], w_DNH[..., 0::2]], axis=-1),
+        ),
+        Mistake(
+            "halves swapped",
+            "you exchange the halves. The pairs are neighbors here: 0 with 1, 2 with 3.",
+            lambda w_DNH: np.concatenate(_halves(w_DNH)[::-1], axis=-1),
+        ),
+        Mistake(
+            "reversed",
+            "you reverse the order of the numbers. Pairs keep their order; only the two numbers of"
+            " a pair move apart.",
+            lambda w_DNH: w_DNH[..., ::-1],
+        ),
+        Mistake(
+            "across heads",
+            "heads are mixed: you sort all N·H numbers as one row. Each head has its own pairs, so"
+            " work on the last axis alone.",
+            _whole_axis,
+        ),
+    ],
+    praise="Weights of the one kind, code of the other: now they fit.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def yarn_cases() -> Iterator[tuple[int, float, float, float, float, int]]:
+    """Arguments of `yarn`: those of GPT-OSS, of the pocket model, and a third set."""
+    yield 64, 150000.0, 32.0, 1.0, 32.0, 4096
+    yield 28, 10000.0, 64.0, 1.0, 8.0, 128
+    yield 96, 500000.0, 4.0, 2.0, 16.0, 8192
+
+
+def right_yarn(
+    head_dim: int,
+    theta: float,
+    factor: float,
+    beta_slow: float,
+    beta_fast: float,
+    initial_context: int,
+) -> tuple[np.ndarray, float]:
+    """The library's inverse_frequencies, by position."""
+    return library.inverse_frequencies(
+        head_dim,
+        theta=theta,
+        factor=factor,
+        beta_slow=beta_slow,
+        beta_fast=beta_fast,
+        initial_context=initial_context,
+    )
+
+
+def _no_change(low: float, high: float) -> tuple[float, float]:
+    return low, high
+
+
+def _linear(pair_C: np.ndarray, low: float, high: float) -> np.ndarray:
+    return (pair_C - low) / (high - low)
+
+
+def _mix(plain_C: np.ndarray, slow_C: np.ndarray, factor: float) -> np.ndarray:
+    return plain_C * (1 - slow_C) + plain_C / factor * slow_C
+
+
+def _yarn(
+    exponent: Callable[[np.ndarray, int], np.ndarray] = lambda pair_C, H: 2 * pair_C / H,
+    bounds: Callable[[float, float], tuple[float, float]] = _no_change,
+    ramp: Callable[..., np.ndarray] = lambda *ramp: np.clip(_linear(*ramp), 0, 1),
+    blend: Callable[..., np.ndarray] = _mix,
+    concentration: Callable[[float], float] = lambda factor: 0.1 * math.log(factor) + 1,
+    base: Callable[[float], float] = lambda theta: theta,
+    turn: float = 2 * math.pi,
+    context: Callable[[int, float], float] = lambda initial, factor: initial,
+) -> Callable[..., tuple[np.ndarray, float]]:
+    """YaRN from what people vary in it; the defaults are right."""
+
+    def yarn(
+        H: int, theta: float, factor: float, beta_slow: float, beta_fast: float, initial: int
+    ) -> tuple[np.ndarray, float]:
+        pair_C, theta, length = np.arange(H // 2), base(theta), context(initial, factor)
+        low, high = bounds(
+            *(H * math.log(length / (beta * turn)) / (2 * math.log(theta))
+              for beta in (beta_fast, beta_slow))
+        )  # fmt: skip
+        plain_C = theta ** -exponent(pair_C, H)
+        inv_C = blend(plain_C, ramp(pair_C, low, high), factor)
+        return inv_C.astype(np.float32), concentration(factor)
+
+    return yarn
+
+
+def _over_turns(
+    H: int, theta: float, factor: float, beta_slow: float, beta_fast: float, initial: int
+) -> tuple[np.ndarray, float]:
+    plain_C = theta ** (-2 * np.arange(H // 2) / H)
+    turns_C = initial * plain_C / (2 * math.pi)
+    slow_C = np.clip((beta_fast - turns_C) / (beta_fast - beta_slow), 0, 1)
+    return _mix(plain_C, slow_C, factor).astype(np.float32), 0.1 * math.log(factor) + 1
+
+
+def _concentrated(*arguments: Any) -> tuple[np.ndarray, float]:
+    inv_C, concentration = right_yarn(*arguments)
+    return inv_C * np.float32(concentration), concentration
+
+
+yarn = Exercise(
+    "yarn",
+    right_yarn,
+    ("inv_C", "concentration"),
+    yarn_cases,
+    [
+        Mistake(
+            "the ramp is rounded",
+            "low and high are rounded to whole pairs. Many models do so; GPT-OSS says `truncate:"
+            " false`, and rounding would change 9 of its 32 frequencies.",
+            _yarn(bounds=lambda low, high: (math.floor(low), math.ceil(high))),
+        ),
+        Mistake(
+            "upside down",
+            "fast pairs are slowed and slow pairs are kept. Either beta_fast and beta_slow are"
+            " swapped, or the two sides of the blend.",
+            _yarn(ramp=lambda *ramp: 1 - np.clip(_linear(*ramp), 0, 1)),
+        ),
+        Mistake(
+            "the ramp is not clipped",
+            "the blend goes on below low and above high. Clip it to 0 … 1: outside of the ramp a"
+            " pair is kept, or slowed, entirely.",
+            _yarn(ramp=_linear),
+        ),
+        Mistake(
+            "the ramp runs over turns",
+            "you blend by the number of turns. YaRN's ramp is straight over the *index* of the"
+            " pair, between low and high.",
+            _over_turns,
+        ),
+        Mistake(
+            "wavelengths are blended",
+            "you blend wavelengths. YaRN blends frequencies: mix plain_C and plain_C / factor.",
+            _yarn(
+                blend=lambda plain_C, slow_C, factor: (
+                    1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)
+                )
+            ),
+        ),
+        Mistake(
+            "no YaRN",
+            "these are the plain frequencies. The slow pairs must be divided by the factor, and"
+            " those on the ramp in part.",
+            _yarn(blend=lambda plain_C, slow_C, factor: plain_C),
+        ),
+        Mistake(
+            "every pair is slowed",
+            "every frequency is divided by the factor. Then neighbors look alike: pairs below low"
+            " must keep theirs.",
+            _yarn(blend=lambda plain_C, slow_C, factor: plain_C / factor),
+        ),
+        Mistake(
+            "slow pairs are sped up",
+            "slow pairs are multiplied by the factor. They must be divided by it: a longer context"
+            " asks for slower hands.",
+            _yarn(blend=lambda plain_C, slow_C, factor: _mix(plain_C, slow_C, 1 / factor)),
+        ),
+        Mistake(
+            "half the exponent",
+            "the exponent is c / head_dim. It is 2c / head_dim: there are half as many pairs as"
+            " numbers, and the last pair is to come close to 1 / theta.",
+            _yarn(exponent=lambda pair_C, H: pair_C / H),
+        ),
+        Mistake(
+            "wrong base",
+            "theta is 10,000, whatever comes in. That is the base of the first RoPE paper; GPT-OSS"
+            " has 150,000. Use the argument.",
+            _yarn(base=lambda theta: 10000.0),
+        ),
+        Mistake(
+            "2π is missing",
+            "the ramp is in the wrong place: a turn is 2π radians. A pair turns"
+            " initial_context · frequency / 2π times.",
+            _yarn(turn=1.0),
+        ),
+        Mistake(
+            "turns in the stretched context",
+            "you count turns within the stretched context. What matters is what the pair did in"
+            " training: use initial_context alone.",
+            _yarn(context=lambda initial, factor: initial * factor),
+        ),
+        Mistake(
+            "no concentration",
+            "the frequencies are right, the concentration is 1. It should be 0.1·ln(factor) + 1.",
+            _yarn(concentration=lambda factor: 1.0),
+        ),
+        Mistake(
+            "concentration squared",
+            "the frequencies are right, the concentration is squared. Queries and keys are each"
+            " multiplied by it once, so their product gets the square by itself.",
+            _yarn(concentration=lambda factor: (0.1 * math.log(factor) + 1) ** 2),
+        ),
+        Mistake(
+            "another logarithm",
+            "the frequencies are right, the concentration uses another logarithm. It is the"
+            " natural one, `math.log`.",
+            _yarn(concentration=lambda factor: 0.1 * math.log10(factor) + 1),
+        ),
+        Mistake(
+            "concentration in the frequencies",
+            "you multiply the frequencies by the concentration. It belongs to cos and sin: hand it"
+            " back beside the frequencies.",
+            _concentrated,
+        ),
+    ],
+    praise="To five digits, for GPT-OSS and for two other models.",
+    atol=1e-13,
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def lost_cases() -> Iterator[tuple[str]]:
+    """Arguments of `first_lost_position`: four formats of 16 and 8 bits."""
+    yield ("bfloat16",)
+    yield ("float16",)
+    yield ("float8_e4m3fn",)
+    yield ("float8_e5m2",)
+
+
+def right_lost(dtype: str) -> int:
+    """One more than two to the number of significant bits."""
+    return 2 ** (jnp.finfo(dtype).nmant + 1) + 1
+
+
+first_lost_position = Exercise(
+    "first_lost_position",
+    right_lost,
+    ("the position",),
+    lost_cases,
+    [
+        Mistake(
+            "the last that survives",
+            "this one is still exact, since it is a power of two, and a power of two needs one bit"
+            " only. The next one is lost.",
+            lambda dtype: right_lost(dtype) - 1,
+        ),
+        Mistake(
+            "the next that survives",
+            "this one is exact again: above a power of two every second number is. The first that"
+            " is lost comes before.",
+            lambda dtype: right_lost(dtype) + 1,
+        ),
+        Mistake(
+            "the hidden bit is forgotten",
+            "half of it is right. A float stores the bits after the leading 1; the 1 itself is not"
+            " stored, but it counts.",
+            lambda dtype: 2 ** jnp.finfo(dtype).nmant + 1,
+        ),
+        Mistake(
+            "one over eps",
+            "1 / eps counts the steps between 1 and 2. Above that, whole numbers survive as long as"
+            " a step is at most 1.",
+            lambda dtype: 2 ** jnp.finfo(dtype).nmant,
+        ),
+        Mistake(
+            "the largest number",
+            "this is the largest number of the format. Long before it the gaps between neighbors"
+            " become wider than 1.",
+            lambda dtype: int(float(jnp.finfo(dtype).max)),
+        ),
+        Mistake(
+            "all bits",
+            "all bits of the format are taken for digits, but one is the sign and some are the"
+            " exponent. `jnp.finfo(dtype).nmant` counts what is left.",
+            lambda dtype: 2 ** jnp.finfo(dtype).bits,
+        ),
+        Mistake(
+            "gaps of four",
+            "from here on only every fourth number survives. Go back one power of two: there every"
+            " second one is lost already.",
+            lambda dtype: 2 * right_lost(dtype) - 1,
+        ),
+    ],
+    praise="Right for bfloat16, float16 and two kinds of float8.",
+)

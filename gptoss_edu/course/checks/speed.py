@@ -1,0 +1,294 @@
+"""Chapter 08: write `token_bytes`, `steps_that_agree`, `context_bytes` and `prefill_bytes`.
+
+    from gptoss_edu.course.checks import speed
+    speed.token_bytes(my_token_bytes)
+
+Source: gptoss_edu/chips/fit.py and cache.py count the same bytes from the arrays themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gptoss_edu.course.checks import Exercise, Mistake
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def token_cases() -> Iterator[tuple[dict[str, int], int, int]]:
+    """Arguments of `token_bytes`: bytes by name, experts of a layer, experts per token."""
+    small = {"embedding": 700, "layer 0 attention": 90, "layer 0 router": 12}
+    small |= {"layer 0 experts": 640, "last norm": 4, "unembedding": 500}
+    yield small, 8, 2
+    yield {name: 3 * size for name, size in small.items()} | {"layer 1 experts": 2400}, 10, 3
+    millions = {"embedding": 1158, "unembedding": 1158, "last norm": 0}
+    for layer in range(24):
+        millions |= {f"layer {layer} attention": 53, f"layer {layer} experts": 423}
+    yield millions, 32, 4
+    yield millions, 32, 32
+
+
+def _token(
+    left_out: Sequence[str] = ("embedding",),
+    share: Callable[[int, int], float] = lambda experts, chosen: chosen / experts,
+    shared_by_all: bool = False,
+) -> Callable[[dict[str, int], int, int], float]:
+    """A count from what people vary in it; the defaults are right."""
+
+    def token_bytes(tensors: dict[str, int], experts: int, chosen: int) -> float:
+        total = 0.0
+        for name, size in tensors.items():
+            if name not in left_out:
+                counted = name.endswith("experts") or shared_by_all
+                total += size * share(experts, chosen) if counted else size
+        return total
+
+    return token_bytes
+
+
+token_bytes = Exercise(
+    "token_bytes",
+    _token(),
+    ("bytes for one token",),
+    token_cases,
+    [
+        Mistake(
+            "all experts",
+            "you count the experts whole. A token reads only those that its router chose: chosen /"
+            " experts of their bytes.",
+            _token(share=lambda experts, chosen: 1.0),
+        ),
+        Mistake(
+            "one expert",
+            "you count one expert per layer; a token reads `chosen` of them.",
+            _token(share=lambda experts, chosen: 1 / experts),
+        ),
+        Mistake(
+            "the embedding",
+            "you count the embedding whole. A token looks up a single row of it, which is next to"
+            " nothing.",
+            _token(left_out=()),
+        ),
+        Mistake(
+            "no unembedding",
+            "you left the unembedding out. It looks like the embedding, but it is read whole: each"
+            " token of the vocabulary gets a score.",
+            _token(left_out=("embedding", "unembedding")),
+        ),
+        Mistake(
+            "a share of everything",
+            "you take chosen / experts of everything. Only experts are chosen; attention, router"
+            " and unembedding are read whole.",
+            _token(shared_by_all=True),
+        ),
+    ],
+    praise="Divide the bandwidth by it, and you have a ceiling that no program breaks.",
+)
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+def agree_cases() -> Iterator[tuple[list[int], list[float], list[int], list[float]]]:
+    """Arguments of `steps_that_agree`: tokens and log-probabilities, found and published."""
+    told, sure = [11, 7, 29, 5, 3], [-0.04, -1.2, -2.2, -0.9, -1.6]
+    yield told, sure, told, sure
+    yield [11, 7, 29, 4, 3], sure, told, sure
+    yield told, [-0.04, -1.25, -2.2, -0.9, -1.6], told, sure
+    yield told, [-0.13, -1.2, -2.2, -0.9, -1.6], told, sure
+    yield told, [-0.04, -1.2, -2.6, -0.9, -1.6], told, sure
+    yield told, [-0.04, -1.2, -2.5, -0.9, -1.9], told, sure
+    yield told, [-0.04, -0.6, -2.2, -0.9, -1.6], told, sure
+    yield [4, 7, 29, 5, 3], sure, told, sure
+
+
+def _agree(
+    absolute: float = 0.1,
+    relative: float = 0.1,
+    leading: bool = True,
+    tokens_too: bool = True,
+    both_sides: bool = True,
+) -> Callable[[list[int], list[float], list[int], list[float]], int]:
+    def steps_that_agree(
+        tokens: list[int], logprobs: list[float], their_tokens: list[int], theirs: list[float]
+    ) -> int:
+        steps = 0
+        for a, x, b, y in zip(tokens, logprobs, their_tokens, theirs, strict=True):
+            difference = abs(x - y) if both_sides else x - y
+            if (a == b or not tokens_too) and difference <= absolute + relative * abs(y):
+                steps += 1
+            elif leading:
+                break
+        return steps
+
+    return steps_that_agree
+
+
+steps_that_agree = Exercise(
+    "steps_that_agree",
+    _agree(),
+    ("the number of steps",),
+    agree_cases,
+    [
+        Mistake(
+            "no tolerance",
+            "you ask for equal log-probabilities. Other implementations round elsewhere: allow 0.1"
+            " and a tenth of the published one.",
+            _agree(absolute=1e-9, relative=0.0),
+        ),
+        Mistake(
+            "absolute only",
+            "you allow 0.1 and nothing more. Unlikely tokens scatter more: allow a tenth of the"
+            " published log-probability besides.",
+            _agree(relative=0.0),
+        ),
+        Mistake(
+            "relative only",
+            "you allow only a tenth of the published one. Of a token that is nearly certain this"
+            " is nothing: allow 0.1 besides.",
+            _agree(absolute=0.0),
+        ),
+        Mistake(
+            "tokens not compared",
+            "you never compare the tokens. With another token, its probability says nothing.",
+            _agree(tokens_too=False),
+        ),
+        Mistake(
+            "all that agree",
+            "you count agreement anywhere. After the first difference both read other texts: stop"
+            " there.",
+            _agree(leading=False),
+        ),
+        Mistake(
+            "one side",
+            "you miss log-probabilities that are too low. Take the absolute difference.",
+            _agree(both_sides=False),
+        ),
+    ],
+    praise="`python -m gptoss_edu verify` asks this of your copy.",
+)
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def context_cases() -> Iterator[tuple[int, list[int], int, int]]:
+    """Arguments of `context_bytes`: tokens, window of each layer or 0, kv heads, numbers in one."""
+    for context in (100, 128, 4096, 131_072):
+        yield context, [128, 0] * 12, 8, 64
+    yield 5, [3, 0, 3, 0, 0], 2, 7
+
+
+def _context(
+    both: int = 2,
+    seen: Callable[[int, int], int] = lambda context, window: min(context, window or context),
+) -> Callable[[int, list[int], int, int], int]:
+    def context_bytes(context: int, windows: list[int], kv_heads: int, head_dim: int) -> int:
+        tokens = sum(seen(context, window) for window in windows)
+        return both * 4 * kv_heads * head_dim * tokens
+
+    return context_bytes
+
+
+context_bytes = Exercise(
+    "context_bytes",
+    _context(),
+    ("bytes",),
+    context_cases,
+    [
+        Mistake(
+            "keys only",
+            "your number is half of it: each token leaves a key and a value.",
+            _context(both=1),
+        ),
+        Mistake(
+            "no window",
+            "you count the whole text on every layer. A sliding layer reads its window, and no"
+            " more.",
+            _context(seen=lambda context, window: context),
+        ),
+        Mistake(
+            "always a whole window",
+            "a text shorter than the window fills only a part of it: take the smaller of the two.",
+            _context(seen=lambda context, window: window or context),
+        ),
+        Mistake(
+            "full layers forgotten",
+            "a window of 0 means no window: this layer reads everything.",
+            _context(seen=lambda context, window: min(context, window)),
+        ),
+    ],
+    praise="Only the full layers make a long conversation slower.",
+)
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def prefill_cases() -> Iterator[tuple[int, float, float, int, int]]:
+    """Arguments of `prefill_bytes`: tokens, bytes of an expert, of all else, experts, chosen."""
+    for tokens in (1, 2, 8, 128, 512):
+        yield tokens, 317.0, 2440.0, 32, 4
+    yield 3, 10.0, 7.0, 6, 2
+
+
+def _prefill(
+    touched: Callable[[int, int, int], float] = lambda tokens, experts, chosen: (
+        experts * (1 - (1 - chosen / experts) ** tokens)
+    ),
+    others_shared: bool = True,
+    per_token: bool = True,
+) -> Callable[[int, float, float, int, int], float]:
+    def prefill_bytes(
+        tokens: int, expert_bytes: float, other_bytes: float, experts: int, chosen: int
+    ) -> float:
+        read = expert_bytes * touched(tokens, experts, chosen)
+        read += other_bytes * (1 if others_shared else tokens)
+        return read / tokens if per_token else read
+
+    return prefill_bytes
+
+
+prefill_bytes = Exercise(
+    "prefill_bytes",
+    _prefill(),
+    ("bytes per token",),
+    prefill_cases,
+    [
+        Mistake(
+            "one by one",
+            "you read the chosen experts anew for each token. In a prefill, an expert is read once"
+            " for all tokens that chose it.",
+            _prefill(touched=lambda tokens, experts, chosen: chosen * tokens),
+        ),
+        Mistake(
+            "no overlap",
+            "you let tokens choose different experts as long as there are any. They choose at"
+            " random, so some are chosen twice and some never.",
+            _prefill(touched=lambda tokens, experts, chosen: min(experts, chosen * tokens)),
+        ),
+        Mistake(
+            "all experts",
+            "you count every expert. With few tokens, many of them are chosen by nobody.",
+            _prefill(touched=lambda tokens, experts, chosen: experts),
+        ),
+        Mistake(
+            "the same twice",
+            "your draw may give a token the same expert twice. A token chooses `chosen` different"
+            " ones: an expert is missed by one token with probability 1 - chosen / experts.",
+            _prefill(
+                touched=lambda tokens, experts, chosen: (
+                    experts * (1 - (1 - 1 / experts) ** (chosen * tokens))
+                )
+            ),
+        ),
+        Mistake(
+            "the rest per token",
+            "you read everything else for each token. It is read once for the whole prompt, too.",
+            _prefill(others_shared=False),
+        ),
+        Mistake(
+            "the sum",
+            "these are the bytes for the whole prompt. Divide by its tokens.",
+            _prefill(per_token=False),
+        ),
+    ],
+    praise="That is why a prompt is read much faster than an answer is written.",
+)

@@ -1,0 +1,316 @@
+"""Chapter 00: write `by_channel`, `count_parameters` and `largest_difference`.
+
+from gptoss_edu.course.checks import start_here
+start_here.by_channel(my_by_channel)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptoss_edu.config import TINY
+from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.model import Params, init_params
+from gptoss_edu.mxfp4 import BLOCK, Mxfp4
+from gptoss_edu.parser import Piece
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def piece_cases() -> Iterator[tuple[list[Piece]]]:
+    """Arguments of `by_channel`: two channels, three, and one that comes back."""
+    for spoken in (
+        (("analysis", "r in"), ("analysis", " rose: r1"), ("final", "There is"), ("final", " 1.")),
+        (("analysis", "add "), ("commentary", "call"), ("analysis", " again"), ("final", " 42 ")),
+    ):
+        yield ([Piece(channel, text, ()) for channel, text in spoken],)
+
+
+def right_by_channel(pieces: Sequence[Piece]) -> dict[str, str]:
+    """Channel -> all of its text."""
+    texts: dict[str, str] = {}
+    for piece in pieces:
+        texts[piece.channel] = texts.get(piece.channel, "") + piece.text
+    return texts
+
+
+def _joined(join: Callable[[list[str]], Any]) -> Callable[..., Any]:
+    def by_channel(pieces: Sequence[Piece]) -> dict[str, Any]:
+        channels = dict.fromkeys(piece.channel for piece in pieces)
+        return {name: join([p.text for p in pieces if p.channel == name]) for name in channels}
+
+    return by_channel
+
+
+def _last_stretch(pieces: Sequence[Piece]) -> dict[str, str]:
+    """A channel that comes back begins anew."""
+    texts: dict[str, str] = {}
+    before = None
+    for piece in pieces:
+        texts[piece.channel] = texts[piece.channel] if piece.channel == before else ""
+        texts[piece.channel] += piece.text
+        before = piece.channel
+    return texts
+
+
+by_channel = Exercise(
+    "by_channel",
+    right_by_channel,
+    ("texts",),
+    piece_cases,
+    [
+        Mistake(
+            "only the last piece",
+            "each channel has only its last piece. Add to what is there instead of replacing it.",
+            _joined(lambda texts: texts[-1]),
+        ),
+        Mistake(
+            "only the first piece",
+            "each channel has only its first piece. Later pieces have to be added.",
+            _joined(lambda texts: texts[0]),
+        ),
+        Mistake(
+            "joined with spaces",
+            "there are spaces that the model did not write. A piece brings its own: join with the"
+            " empty string.",
+            _joined(" ".join),
+        ),
+        Mistake(
+            "lists instead of text",
+            "each channel has a list of pieces. Join it into one string.",
+            _joined(list),
+        ),
+        Mistake(
+            "spaces are stripped",
+            "spaces at the edges are gone. They belong to the text: do not strip.",
+            _joined(lambda texts: "".join(texts).strip()),
+        ),
+        Mistake(
+            "spaces of each piece are stripped",
+            "words have grown together. A piece may begin with a space: do not strip.",
+            _joined(lambda texts: "".join(text.strip() for text in texts)),
+        ),
+        Mistake(
+            "a channel that comes back begins anew",
+            "a channel that comes back loses what it had said before. Keep one text per channel"
+            " from the first piece to the last.",
+            _last_stretch,
+        ),
+        Mistake(
+            "only the final channel",
+            "only the final channel is there. The thinking is wanted, too.",
+            lambda pieces: {k: v for k, v in right_by_channel(pieces).items() if k == "final"},
+        ),
+    ],
+    praise="Every channel has its whole text.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+def parameter_cases() -> Iterator[tuple[Params]]:
+    """Arguments of `count_parameters`: a small model with plain experts, another with packed."""
+    yield (_zeros(2),)
+    plain = _zeros(3)  # another count: the answer of the first case must not pass
+    layers = [
+        dataclasses.replace(
+            layer,
+            moe=dataclasses.replace(
+                layer.moe,
+                w_gate_up_EDP=_packed(layer.moe.w_gate_up_EDP),
+                w_down_EFD=_packed(layer.moe.w_down_EFD),
+            ),
+        )
+        for layer in plain.layers
+    ]
+    yield (dataclasses.replace(plain, layers=tuple(layers)),)
+
+
+def _zeros(num_layers: int) -> Params:
+    config = dataclasses.replace(TINY, num_layers=num_layers, layer_types=())
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+
+
+def _packed(w_EIO: np.ndarray) -> Mxfp4:
+    E, I, O = w_EIO.shape
+    J = I // BLOCK
+    return Mxfp4(np.zeros((E, J, BLOCK // 2, O), np.uint8), np.zeros((E, J, O), np.uint8))
+
+
+def _weights(tree: Any) -> list[Any]:
+    """Leaves of a tree, where a packed matrix is one leaf that has the shape it unpacks to."""
+    return jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Mxfp4))
+
+
+def right_count(params: Params) -> int:
+    """Numbers that the model multiplies with, however they are stored."""
+    return sum(math.prod(leaf.shape) for leaf in _weights(params))
+
+
+def _blocks_doubled(params: Params) -> int:
+    doubled = [2 * leaf.size if leaf.dtype == np.uint8 else leaf.size for leaf in _arrays(params)]
+    return sum(doubled)
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree)
+
+
+count_parameters = Exercise(
+    "count_parameters",
+    right_count,
+    ("the count",),
+    parameter_cases,
+    [
+        Mistake(
+            "bytes",
+            "these are bytes. A float32 takes four of them: count numbers.",
+            lambda params: sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(params)),
+        ),
+        Mistake(
+            "arrays",
+            "that is the number of arrays. Add up how many numbers each one holds.",
+            lambda params: len(_arrays(params)),
+        ),
+        Mistake(
+            "one layer",
+            "only the first layer is counted. There are more: params.layers is a tuple.",
+            lambda params: right_count(dataclasses.replace(params, layers=params.layers[:1])),
+        ),
+        Mistake(
+            "layers only",
+            "only the layers are counted. Embedding, last norm and unembedding are weights, too.",
+            lambda params: right_count(params.layers),
+        ),
+        Mistake(
+            "tied embedding",
+            "the unembedding is missing. In GPT-OSS it is a matrix of its own, not the embedding"
+            " used twice.",
+            lambda params: right_count(params) - params.unembedding_DV.size,
+        ),
+        Mistake(
+            "a byte is one weight",
+            "the packed experts are counted by byte. A byte holds two weights, and the scales are"
+            " none: an Mxfp4 knows the shape that it unpacks to.",
+            lambda params: sum(leaf.size for leaf in _arrays(params)),
+        ),
+        Mistake(
+            "scales are counted",
+            "two weights per byte is right for the blocks, but the scales are bytes, too, and they"
+            " are no weights.",
+            _blocks_doubled,
+        ),
+        Mistake(
+            "scales are counted once",
+            "the blocks are right, but the scales are counted as weights. They only say how large"
+            " a block's weights are.",
+            lambda params: (
+                right_count(params)
+                + sum(leaf.scales_EJO.size for leaf in _weights(params) if isinstance(leaf, Mxfp4))
+            ),
+        ),
+    ],
+    praise="Right for plain and for packed experts.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def difference_cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Arguments of `largest_difference`: honest arrays, then a NaN, then shapes that broadcast."""
+    rng = np.random.default_rng(5)
+    a, noise = rng.standard_normal((2, 3, 5)) * 3, rng.standard_normal((2, 3, 5)) / 8
+    noise[1, 2, 3] = -1.25  # the largest difference is negative
+    yield a, a - noise
+    yield a + noise, a
+    nan = a.copy()
+    nan[0, 1, 2] = np.nan
+    yield nan, a
+    yield a, nan
+    yield a, a[:1]
+
+
+def right_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference; infinite for a NaN and for shapes that differ."""
+    if a.shape != b.shape:
+        return math.inf
+    largest = float(np.max(np.abs(a - b)))
+    return math.inf if math.isnan(largest) else largest
+
+
+def _reduced(reduce: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[..., float]:
+    """As the right one on odd inputs, so that a verdict is about the arithmetic."""
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return right_difference(a, b) if math.isinf(right_difference(a, b)) else float(reduce(a, b))
+
+    return difference
+
+
+def _broadcast(a: np.ndarray, b: np.ndarray) -> float:
+    largest = float(np.max(np.abs(a - b)))
+    return math.inf if math.isnan(largest) else largest
+
+
+largest_difference = Exercise(
+    "largest_difference",
+    right_difference,
+    ("the difference",),
+    difference_cases,
+    [
+        Mistake(
+            "signed",
+            "a difference may be negative, and then it is not the maximum: take absolute values"
+            " first.",
+            _reduced(lambda a, b: np.max(a - b)),
+        ),
+        Mistake(
+            "absolute value of the maximum",
+            "you take the absolute value of the maximum. Take the maximum of the absolute values.",
+            _reduced(lambda a, b: abs(np.max(a) - np.max(b))),
+        ),
+        Mistake(
+            "mean",
+            "a mean hides one wrong number among a million right ones. Take the maximum.",
+            _reduced(lambda a, b: np.mean(np.abs(a - b))),
+        ),
+        Mistake(
+            "sum",
+            "a sum grows with the size of the arrays. Take the maximum.",
+            _reduced(lambda a, b: np.sum(np.abs(a - b))),
+        ),
+        Mistake(
+            "relative",
+            "you divide by the expected value. That is a relative error; the absolute one was"
+            " asked for.",
+            _reduced(lambda a, b: np.max(np.abs(a - b) / np.abs(b))),
+        ),
+        Mistake(
+            "NaN is skipped",
+            "a NaN is skipped, so a broken result passes. It should give math.inf.",
+            lambda a, b: float(np.nanmax(np.abs(a - b))) if a.shape == b.shape else math.inf,
+        ),
+        Mistake(
+            "NaN is returned",
+            "a NaN comes out. NaN <= tolerance is false, but so is NaN > tolerance, and a check"
+            " written the second way would pass: return math.inf.",
+            lambda a, b: float(np.max(np.abs(a - b))) if a.shape == b.shape else math.inf,
+        ),
+        Mistake(
+            "shapes are broadcast",
+            "arrays of different shapes are compared, because NumPy repeats the smaller one."
+            " Different shapes should give math.inf.",
+            _broadcast,
+        ),
+    ],
+    praise="It sees negative differences, NaN, and shapes that only look alike.",
+)

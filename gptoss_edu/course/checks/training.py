@@ -1,0 +1,249 @@
+"""Chapter a1: write `loss_positions`, `uneven` and `held_out`.
+
+    from gptoss_edu.course.checks import training
+    training.loss_positions(my_loss_positions)
+
+Source: pocket/rows.py, pocket/train.py and pocket/tasks.py, which the right answers agree with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gptoss_edu.course.checks import Exercise, Mistake
+
+# ------------------------------------------------------------------------------------ exercise 1
+
+
+def loss_cases() -> Iterator[tuple[np.ndarray, int]]:
+    """Arguments of `loss_positions`: a conversation, and the index of the reply's first token."""
+    rng = np.random.default_rng(0)
+    for length, reply_at in ((9, 5), (14, 3), (6, 1)):
+        yield rng.permutation(100)[:length].astype(np.int32), reply_at
+
+
+def _positions(
+    first: Callable[[int, int], int], last: Callable[[int, int], int], ahead: int = 1
+) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+    """Judge positions first to last - 1, each by the token that lies `ahead`."""
+
+    def positions(tokens: np.ndarray, reply_at: int) -> tuple[np.ndarray, np.ndarray]:
+        where_L = np.arange(first(reply_at, len(tokens)), last(reply_at, len(tokens)))
+        return where_L, tokens[where_L + ahead]
+
+    return positions
+
+
+right_positions = _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1)
+
+loss_positions = Exercise(
+    "loss_positions",
+    right_positions,
+    ("where_L", "target_L"),
+    loss_cases,
+    [
+        Mistake(
+            "every token counts",
+            "the prompt counts as well. The model would learn to write users' questions, and"
+            " questions are what most of a conversation consists of. Begin where the reply begins.",
+            _positions(lambda *_: 0, lambda _, length: length - 1),
+        ),
+        Mistake(
+            "each token is asked for itself",
+            "each position is asked for the token that it has just read. That is no prediction:"
+            " the logits at position t are judged by token t + 1.",
+            _positions(lambda reply_at, _: reply_at, lambda _, length: length, ahead=0),
+        ),
+        Mistake(
+            "the first token of the reply is left out",
+            "the reply's first token is never asked for. It is predicted one position earlier, at"
+            " the last token of the prompt: begin at reply_at - 1.",
+            _positions(lambda reply_at, _: reply_at, lambda _, length: length - 1),
+        ),
+        Mistake(
+            "the stop token is left out",
+            "the last token is never asked for. It is the stop token: a model that never learned"
+            " to write it never stops.",
+            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 2),
+        ),
+        Mistake(
+            "the prompt counts and the reply does not",
+            "you have the two halves swapped: the prompt is judged and the reply is not.",
+            _positions(lambda *_: 0, lambda reply_at, _: reply_at - 1),
+        ),
+        Mistake(
+            "the targets are not moved",
+            "the positions are right, but each is paired with the token that stands there. The"
+            " logits at position t are judged by token t + 1.",
+            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1, ahead=0),
+        ),
+    ],
+    praise="Right: the reply counts from its first token to its stop token, and nothing else does.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 2
+
+
+def uneven_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Arguments of `uneven`: M tokens, X choices among E experts, and which tokens are real."""
+    for seed, (M, X, E) in enumerate(((7, 2, 5), (11, 3, 4))):
+        rng = np.random.default_rng(seed)
+        exp_ME = np.exp(rng.standard_normal((M, E)))
+        probability_ME = (exp_ME / exp_ME.sum(axis=1, keepdims=True)).astype(np.float32)
+        expert_MX = np.argsort(-exp_ME, axis=1)[:, :X]
+        yield expert_MX, probability_ME, np.arange(M) < M - 2
+
+
+def _shares(expert_MX: np.ndarray, E: int) -> np.ndarray:
+    """Of all these choices, the share that fell on each expert."""
+    return np.bincount(expert_MX.ravel(), minlength=E) / expert_MX.size
+
+
+def right_uneven(expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.ndarray) -> float:
+    """E times the sum over experts of (share of choices) x (mean probability), real tokens only."""
+    E = probability_ME.shape[1]
+    return float(E * (_shares(expert_MX[real_M], E) * probability_ME[real_M].mean(axis=0)).sum())
+
+
+Uneven = Callable[[np.ndarray, np.ndarray], float]
+
+
+def _uneven(measure: Uneven) -> Callable[..., float]:
+    """A measure of (expert_MX, probability_ME) that sees real tokens only."""
+    return lambda expert_MX, probability_ME, real_M: float(
+        measure(expert_MX[real_M], probability_ME[real_M])
+    )
+
+
+def _choices_per_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
+    M, E = probability_ME.shape
+    count_E = np.bincount(expert_MX.ravel(), minlength=E)
+    return E * (count_E / M * probability_ME.mean(axis=0)).sum()
+
+
+def _each_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
+    E = probability_ME.shape[1]
+    return E * np.take_along_axis(probability_ME, expert_MX, axis=1).mean()
+
+
+uneven = Exercise(
+    "uneven",
+    right_uneven,
+    ("the number",),
+    uneven_cases,
+    [
+        Mistake(
+            "padding counts",
+            "padding counts as if it were text. It is thrown away after the step, so it should not"
+            " push the router anywhere: use the rows where real_M is True.",
+            lambda expert_MX, probability_ME, real_M: right_uneven(
+                expert_MX, probability_ME, np.ones_like(real_M)
+            ),
+        ),
+        Mistake(
+            "E is forgotten",
+            "your number is too small by a factor: the number of experts. With it a perfectly even"
+            " router scores exactly 1, however many experts there are.",
+            _uneven(lambda e_MX, p_ME: right_uneven(e_MX, p_ME, ...) / p_ME.shape[1]),
+        ),
+        Mistake(
+            "the first choice only",
+            "only each token's first choice counts. All of its X choices are work for somebody.",
+            _uneven(lambda e_MX, p_ME: right_uneven(e_MX[:, :1], p_ME, ...)),
+        ),
+        Mistake(
+            "choices per token",
+            "your shares sum to X, not to 1: you divided the counts by the number of tokens."
+            " Divide by the number of choices.",
+            _uneven(_choices_per_token),
+        ),
+        Mistake(
+            "shares alone",
+            "you squared the shares. Counting has no slope, so nothing could be learned from that:"
+            " one of the two factors must be the probability, which has one.",
+            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (_shares(e_MX, p_ME.shape[1]) ** 2).sum()),
+        ),
+        Mistake(
+            "probabilities alone",
+            "you squared the mean probabilities. A probability that is a little too high does no"
+            " harm; being chosen does. One of the two factors must be the share of choices.",
+            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (p_ME.mean(axis=0) ** 2).sum()),
+        ),
+        Mistake(
+            "each token for itself",
+            "you multiply token by token and average afterwards. That would forbid a token to be"
+            " sure of its experts. Average over the tokens first, then multiply.",
+            _uneven(_each_token),
+        ),
+    ],
+    praise="Right: 1 when the load is even, and more the more one-sided it is.",
+)
+
+
+# ------------------------------------------------------------------------------------ exercise 3
+
+
+def held_out_cases() -> Iterator[tuple[str, str]]:
+    """Arguments of `held_out`: tasks and pairs, some of them on either side of the split."""
+    for number in range(30):
+        yield ("count", "add", "spell")[number % 3], f"word{number} r"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def right_held_out(task: str, pair: str) -> bool:
+    """The split of pocket/tasks.py, without the one question that is held out by hand."""
+    return int.from_bytes(_digest(f"{task}|{pair}")[:4], "big") % 10 == 0
+
+
+held_out = Exercise(
+    "held_out",
+    right_held_out,
+    ("the verdict",),
+    held_out_cases,
+    [
+        Mistake(
+            "the task is left out",
+            "you hash the pair alone. Then a word that is held out of spelling is held out of"
+            " counting too, and its letters are never seen at all. Hash task and pair.",
+            lambda task, pair: int.from_bytes(_digest(pair)[:4], "big") % 10 == 0,
+        ),
+        Mistake(
+            "smallest byte first",
+            "you read the four bytes with the smallest first. Another machine that reads them the"
+            ' other way would train on your test questions: say "big".',
+            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[:4], "little") % 10 == 0,
+        ),
+        Mistake(
+            "the last four bytes",
+            "you take the last four bytes of the digest. As good as any, but the split has to be"
+            " the same everywhere: take the first four.",
+            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[-4:], "big") % 10 == 0,
+        ),
+        Mistake(
+            "one byte",
+            "you take a single byte. It has 256 values, and 26 of those end in 0: that is more"
+            " than a tenth. Take four bytes.",
+            lambda task, pair: _digest(f"{task}|{pair}")[0] % 10 == 0,
+        ),
+        Mistake(
+            "Python's own hash",
+            "Python's hash() of a text changes with every start of Python. After a restart you"
+            " would train on yesterday's test questions. Use sha256.",
+            lambda task, pair: hash(f"{task}|{pair}") % 10 == 0,
+        ),
+        Mistake(
+            "the wrong side",
+            "you have the two sides swapped: nine tenths are held out, and one tenth is trained"
+            " on.",
+            lambda task, pair: not right_held_out(task, pair),
+        ),
+    ],
+    praise="Right, and the same on every machine and in every year.",
+)

@@ -1,0 +1,139 @@
+"""Figures of the course: one look, drawn from live data, readable on light and dark pages.
+
+`look` says what a figure is and how all of them look; then one file per subject, in the order of
+the course. `viz.explore` adds sliders to any figure.
+"""
+
+from gptoss_edu.course.viz.attention import (
+    attention_maps,
+    attention_shares,
+    attention_table,
+    head_groups,
+    mask_pictures,
+    sink_mass_table,
+)
+from gptoss_edu.course.viz.autopsy import difference_maps, differences
+from gptoss_edu.course.viz.experts import (
+    expert_costs,
+    expert_heat_map,
+    load_bars,
+    mixture_diagram,
+    router_panels,
+    routing_map,
+    swiglu_curve,
+)
+from gptoss_edu.course.viz.explore import Explorer, explore
+from gptoss_edu.course.viz.hardware import (
+    format_lines,
+    memory_ledger,
+    roofline_plot,
+    sharding_map,
+    token_bytes,
+)
+from gptoss_edu.course.viz.look import Picture, draw, label
+from gptoss_edu.course.viz.model import (
+    cache_picture,
+    difference_bars,
+    logit_lens_table,
+    network_diagram,
+)
+from gptoss_edu.course.viz.numbers import (
+    Block,
+    block_panels,
+    byte_picture,
+    error_bars,
+    memory_rows,
+    number_line,
+)
+from gptoss_edu.course.viz.rotation import (
+    Wheel,
+    distance_plot,
+    rotation_wheels,
+    wavelength_plot,
+    yarn_panel,
+)
+from gptoss_edu.course.viz.sampling import sampling_panels
+from gptoss_edu.course.viz.tokens import (
+    TokenRows,
+    TokenStrip,
+    TypeBox,
+    count_bars,
+    harmony_timeline,
+    in_color,
+    merge_steps,
+    message_table,
+    parser_states,
+    token_rows,
+    token_strip,
+    type_and_see,
+)
+from gptoss_edu.course.viz.training import (
+    LossStrip,
+    effort_accuracy,
+    loss_strip,
+    rounding_staircase,
+    surprise_bars,
+    training_curves,
+)
+
+__all__ = [
+    "Block",
+    "Explorer",
+    "LossStrip",
+    "Picture",
+    "TokenRows",
+    "TokenStrip",
+    "TypeBox",
+    "Wheel",
+    "attention_maps",
+    "attention_shares",
+    "attention_table",
+    "block_panels",
+    "byte_picture",
+    "cache_picture",
+    "count_bars",
+    "difference_bars",
+    "difference_maps",
+    "differences",
+    "distance_plot",
+    "draw",
+    "effort_accuracy",
+    "error_bars",
+    "expert_costs",
+    "expert_heat_map",
+    "explore",
+    "format_lines",
+    "harmony_timeline",
+    "head_groups",
+    "in_color",
+    "label",
+    "load_bars",
+    "logit_lens_table",
+    "loss_strip",
+    "mask_pictures",
+    "memory_ledger",
+    "memory_rows",
+    "merge_steps",
+    "message_table",
+    "mixture_diagram",
+    "network_diagram",
+    "number_line",
+    "parser_states",
+    "roofline_plot",
+    "rotation_wheels",
+    "rounding_staircase",
+    "router_panels",
+    "routing_map",
+    "sampling_panels",
+    "sharding_map",
+    "sink_mass_table",
+    "surprise_bars",
+    "swiglu_curve",
+    "token_bytes",
+    "token_rows",
+    "token_strip",
+    "training_curves",
+    "type_and_see",
+    "wavelength_plot",
+    "yarn_panel",
+]

@@ -1,0 +1,92 @@
+"""Autopsy: where two models that should be one begin to differ, by layer and by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptoss_edu.course.viz.look import INK, LINE, PAPER, Picture, draw
+
+TINY, HUGE = 1e-6, 1e1  # differences below the first count as none
+
+
+def differences(right: Any, wrong: Any) -> tuple[list[str], np.ndarray]:
+    """Names of all stages in the order of computation, and how far each token is off at each.
+
+    Both arguments are what `observe` returns, (logits_BTV, seen). The result has one row per stage
+    (per layer: attention, router, stream; then the logits) and one column per token: the largest
+    difference of anything that belongs to the token.
+    """
+    names, rows = [], []
+
+    def note(name: str, a: np.ndarray, b: np.ndarray) -> None:
+        names.append(name)
+        rows.append(np.abs(a.astype(np.float64) - b).reshape(len(a), -1).max(axis=1))
+
+    for layer, (x, y) in enumerate(zip(right[1], wrong[1], strict=True)):
+        weights = (s.attention.weights_BNTS[0] for s in (x, y))
+        note(f"{layer} attention", *(np.moveaxis(np.asarray(w_NTS), 1, 0) for w_NTS in weights))
+        note(f"{layer} router", _spread(x.routing), _spread(y.routing))
+        note(f"{layer} stream", *(np.asarray(s.residual_BTD[0]) for s in (x, y)))
+    note("logits", np.asarray(right[0][0]), np.asarray(wrong[0][0]))
+    return names, np.stack(rows)
+
+
+def _spread(routing: Any) -> np.ndarray:
+    """weight_TE: each token's weight for every expert, zero for those not asked."""
+    expert_TX, weight_TX = np.asarray(routing.expert_BTX[0]), np.asarray(routing.weight_BTX[0])
+    weight_TE = np.zeros((len(expert_TX), routing.logits_BTE.shape[-1]))
+    np.put_along_axis(weight_TE, expert_TX, weight_TX, axis=1)
+    return weight_TE
+
+
+def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int = 1) -> Picture:
+    """What `differences` returns, as heat maps: stages down, tokens across; blank means equal.
+
+    `maps` maps a title to (names, differences by stage and token).
+    """
+    maps = {title: (list(names), np.asarray(d)) for title, (names, d) in maps.items()}
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    stages = max(len(names) for names, _ in maps.values())
+
+    def paint(figure: Any) -> None:
+        from matplotlib import colormaps
+        from matplotlib.colors import LogNorm
+
+        shades = colormaps["viridis_r"].copy()
+        shades.set_bad(PAPER)
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        shade = None
+        for axes in panels.ravel()[len(maps) :]:
+            axes.set_visible(False)
+        for axes, (title, (names, d)) in zip(panels.ravel(), maps.items(), strict=False):
+            shown = np.ma.masked_less(np.minimum(d, HUGE), TINY)
+            shade = axes.imshow(shown, cmap=shades, norm=LogNorm(TINY, HUGE), aspect="auto",
+                                interpolation="nearest")  # fmt: skip
+            axes.set_title(title, loc="left")
+            axes.set_yticks(range(len(names)), names, fontsize=7.5 if columns > 1 else 9)
+            axes.tick_params(axis="y", length=0)
+            for line in range(3, len(names), 3):
+                axes.axhline(line - 0.5, color=LINE, lw=0.6)
+        for axes in panels[-1]:
+            axes.set_xlabel("token")
+        bar = figure.colorbar(shade, ax=panels, shrink=0.9, pad=0.02)
+        bar.set_label("largest difference", color=INK)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        bar.ax.minorticks_off()
+
+    told = "; ".join(f"{title}: {_first(*found)}" for title, found in maps.items())
+    alt = f"Heat maps of the difference to the right model, by stage and token. {told}."
+    height = 0.5 + rows * (0.45 + (0.17 if columns > 1 else 0.24) * stages)
+    return draw(paint, alt, width=9.2, height=height)
+
+
+def _first(names: Sequence[str], d: np.ndarray) -> str:
+    """Where the difference begins: the first stage that shows one, and the first token there."""
+    for name, row in zip(names, d, strict=True):
+        if (row > 1e-4).any():
+            return f"begins at {name}, token {int((row > 1e-4).argmax())}"
+    return "equal everywhere"

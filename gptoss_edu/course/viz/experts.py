@@ -1,0 +1,343 @@
+"""Mixture of experts: whom the router asks, what an expert does, what it costs, who is busy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptoss_edu.course.viz.look import (
+    BLUE,
+    GREEN,
+    INK,
+    LINE,
+    ORANGE,
+    PAPER,
+    SKY,
+    VERMILION,
+    Picture,
+    box,
+    draw,
+    rectangle,
+    short,
+)
+
+LEGEND = {
+    "loc": "upper left",
+    "fontsize": 8.5,
+    "facecolor": PAPER,
+    "edgecolor": PAPER,
+    "framealpha": 1,
+}
+
+
+def mixture_diagram(weight_E: Any) -> Picture:
+    """One token's way through the experts: those with a weight answer, the others stay asleep.
+
+    `weight_E` holds the router's weight for each expert, zero for those that were not chosen.
+    """
+    weight_E = np.asarray(weight_E, np.float64)
+    chosen = [int(expert) for expert in np.argsort(-weight_E, kind="stable")]
+    chosen = [expert for expert in chosen if weight_E[expert] > 0]
+    width = 1.05 * len(weight_E)
+    middle = width / 2
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        box(axes, middle - 1.3, 3.5, 2.6, 0.6, "the token's vector, normed", SKY)
+        asks = f"router: asks {len(chosen)} of {len(weight_E)}"
+        box(axes, middle + 1.8, 3.5, 2.3, 0.6, asks, ORANGE)
+        axes.annotate("", (middle + 1.8, 3.8), (middle + 1.3, 3.8), arrowprops={"arrowstyle": "->"})
+        box(axes, middle - 1.3, 0.1, 2.6, 0.6, "weighted sum", SKY)
+        for expert, weight in enumerate(weight_E):
+            left, awake = 1.05 * expert + 0.1, weight > 0
+            style = {"facecolor": PAPER, "edgecolor": LINE, "lw": 0.8, "ls": ":"}
+            if awake:
+                box(axes, left, 1.75, 0.85, 0.75, f"expert\n{expert}", GREEN)
+                line = {"color": INK, "lw": 0.8 + 5 * weight, "solid_capstyle": "butt"}
+                axes.plot([middle, left + 0.42], [3.5, 2.5], zorder=1, **line)
+                axes.plot([left + 0.42, middle], [1.75, 0.7], zorder=1, **line)
+                axes.text(
+                    left + 0.42, 1.45, f"{weight:.2f}", ha="center", va="center", weight="bold",
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.2},
+                )  # fmt: skip
+            else:
+                axes.add_patch(rectangle(left, 1.75, 0.85, 0.75, **style))
+                axes.text(left + 0.42, 2.12, str(expert), ha="center", va="center", color="#5f5b52")
+        half = max(middle, 4.2)  # room for the router, and the experts below their token
+        axes.set_xlim(middle - half, middle + half)
+        axes.set_ylim(0, 4.2)
+        axes.set_axis_off()
+
+    told = ", ".join(f"expert {expert} with weight {weight_E[expert]:.2f}" for expert in chosen)
+    alt = f"One token and {len(weight_E)} experts. The router asks {told}; the others are not run."
+    return draw(paint, alt, width=max(6.0, min(9.2, 0.9 * len(weight_E))), height=3.1)
+
+
+def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> Picture:
+    """One token's router under several settings: name -> (temperature, experts asked).
+
+    Blue bars are the weights of those asked, which sum to one; outlines are the softmax over all.
+    """
+    logits_E = np.asarray(logits_E, np.float64)
+    E = len(logits_E)
+    columns = min(len(settings), 3)
+    rows = -(-len(settings) // columns)
+    drawn = {
+        name: (_softmax(logits_E / tau), *_asked(logits_E / tau, k))
+        for name, (tau, k) in settings.items()
+    }
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in panels[len(drawn) :]:
+            axes.set_visible(False)
+        for axes, (name, (all_E, weight_E, asked)) in zip(panels, drawn.items(), strict=False):
+            axes.bar(range(E), weight_E, color=BLUE, width=0.75)
+            axes.bar(range(E), all_E, facecolor="none", edgecolor=INK, width=0.75, lw=0.7)
+            for expert in asked if len(asked) <= 5 else []:
+                height = max(weight_E[expert], all_E[expert])
+                axes.text(
+                    expert, height + 0.03, f"{weight_E[expert]:.2f}", ha="center", fontsize=8.5
+                )
+            axes.set_title(name, loc="left")
+            axes.set_ylim(0, 1.15)
+            axes.set_yticks([0, 0.5, 1])
+            axes.set_xticks(range(E) if E <= 12 else range(0, E, 4))
+            axes.tick_params(axis="x", length=0)
+        figure.supxlabel("expert   (blue: weight of those asked · outline: softmax over all)")
+
+    told = "; ".join(
+        f"{name}: " + " ".join(f"{expert} ({weight_E[expert]:.2f})" for expert in asked)
+        for name, (_, weight_E, asked) in drawn.items()
+    )
+    alt = f"Router weights of one token, experts asked under {len(drawn)} settings. {told}."
+    height = 0.7 + (1.75 if columns > 1 else 2.3) * rows
+    return draw(paint, alt, width=(7, 8, 9)[columns - 1], height=height)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exp = np.exp(logits - logits.max())
+    return exp / exp.sum()
+
+
+def _asked(logits_E: np.ndarray, k: int) -> tuple[np.ndarray, list[int]]:
+    """(weight of every expert, those asked from the heaviest down)."""
+    asked = [int(expert) for expert in np.argsort(-logits_E, kind="stable")[:k]]
+    weight_E = np.zeros(len(logits_E))
+    weight_E[asked] = _softmax(logits_E[asked])
+    return weight_E, asked
+
+
+def swiglu_curve(limit: float, alpha: float) -> Picture:
+    """The two factors of the clamped SwiGLU: what becomes of gate, and what becomes of up."""
+    x = np.linspace(-1.5 * limit, 1.5 * limit, 1201)
+
+    def gated(gate: np.ndarray, slope: float) -> np.ndarray:
+        return gate / (1 + np.exp(-slope * gate))
+
+    clamped = gated(np.minimum(x, limit), alpha)
+    floor = float(clamped.min())
+
+    def paint(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        left.plot(x, np.maximum(x, 0), color=LINE, ls=":", lw=1.6, label="ReLU: max(gate, 0)")
+        left.plot(x, gated(x, 1.0), color=ORANGE, ls="--", lw=1.6, label="SiLU: slope 1, no clamp")
+        left.plot(x, clamped, color=BLUE, lw=2.6, label=f"GPT-OSS: slope {alpha:g}, clamped")
+        left.axvline(limit, color=VERMILION, lw=1, ls="-.")
+        left.set_title("first factor: gate · sigmoid(α · gate)", loc="left")
+        left.set_xlabel("gate")
+        left.set_xlim(-0.7 * limit, 1.5 * limit)
+        left.set_ylim(-0.12 * limit, 1.5 * limit)
+        left.legend(**LEGEND)
+        right.plot(x, x, color=LINE, ls=":", lw=1.6, label="up alone")
+        right.plot(x, np.clip(x, -limit, limit) + 1, color=BLUE, lw=2.6, label="clip(up) + 1")
+        right.plot(0, 1, "o", color=VERMILION, zorder=3)
+        right.text(0.08 * limit, -0.3 * limit, "up = 0:\ntimes one", va="top", fontsize=9)
+        for border in (-limit, limit):
+            right.axvline(border, color=VERMILION, lw=1, ls="-.")
+        right.set_title("second factor: clip(up, −7, 7) + 1".replace("7", f"{limit:g}"), loc="left")
+        right.set_xlabel("up")
+        right.legend(**LEGEND)
+        right.set_ylim(-1.4 * limit, 1.7 * limit)
+        for axes in (left, right):
+            axes.axhline(0, color=LINE, lw=0.6, zorder=0)
+
+    alt = (
+        f"Two curves. The first factor of SwiGLU is nearly zero for a gate below -3, {floor:.2f} at"
+        f" its lowest, follows the gate above 2 and is flat from {limit:g} on. The second is up + 1"
+        f" and flat at {1 - limit:g} below -{limit:g} and at {1 + limit:g} above {limit:g}."
+    )
+    return draw(paint, alt, width=9, height=3.5)
+
+
+def routing_map(expert_TX: Any, weight_TX: Any, ids_T: Sequence[int], num_experts: int) -> Picture:
+    """Who answers for each token, on one layer: a column per token, a row per expert."""
+    expert_TX, weight_TX = np.asarray(expert_TX), np.asarray(weight_TX, np.float64)
+    T, X = expert_TX.shape
+    assert T == len(ids_T) == len(weight_TX), (expert_TX.shape, weight_TX.shape, len(ids_T))
+    count_E = np.bincount(expert_TX.ravel(), minlength=num_experts)
+
+    def paint(figure: Any) -> None:
+        from matplotlib import colormaps
+
+        axes = figure.subplots()
+        for step, choice in np.ndindex(T, X):
+            weight = weight_TX[step, choice]
+            color = colormaps["Blues"](0.2 + 0.75 * weight)
+            axes.add_patch(
+                rectangle(
+                    step - 0.46, expert_TX[step, choice] - 0.42, 0.92, 0.84,
+                    facecolor=color, edgecolor=LINE, lw=0.5,
+                )
+            )  # fmt: skip
+        for expert in range(num_experts):
+            axes.text(T - 0.2, expert, str(count_E[expert]), va="center", fontsize=9)
+        axes.text(T - 0.2, -0.95, "asked", va="center", fontsize=9)
+        axes.set_xlim(-0.6, T + 1.0)
+        axes.set_ylim(num_experts - 0.4, -1.3)
+        axes.set_yticks(range(num_experts))
+        axes.set_ylabel("expert")
+        names = [short(int(token)) for token in ids_T]
+        axes.set_xticks(range(T), names, rotation=90, fontfamily="DejaVu Sans Mono", fontsize=8.5)
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+
+    counted = ", ".join(f"{expert} {count}" for expert, count in enumerate(count_E))
+    alt = (
+        f"Map of {T} tokens against {num_experts} experts, {X} filled squares per token, darker for"
+        f" more weight. How often each expert was asked: {counted}."
+    )
+    width = min(9.4, max(5.0, 1.0 + 0.3 * T))
+    return draw(paint, alt, width=width, height=1.1 + 0.27 * num_experts)
+
+
+def expert_heat_map(kinds_T: Sequence[str], expert_LTX: Any, num_experts: int) -> Picture:
+    """Which experts each kind of token is sent to: one panel per layer, percent in every cell.
+
+    A cell says how many of 100 tokens of that kind ask that expert; a row sums to 100 times X.
+    """
+    expert_LTX, kinds_T = np.asarray(expert_LTX), np.asarray(kinds_T)
+    L, T, _ = expert_LTX.shape
+    assert T == len(kinds_T), (expert_LTX.shape, len(kinds_T))
+    names = list(dict.fromkeys(kinds_T.tolist()))
+    share_LAE = np.array(
+        [
+            [
+                np.bincount(layer_TX[kinds_T == name].ravel(), minlength=num_experts)
+                / (kinds_T == name).sum()
+                for name in names
+            ]
+            for layer_TX in expert_LTX
+        ]
+    )
+
+    def paint(figure: Any) -> None:
+        columns = min(L, 2)
+        panels = figure.subplots(-(-L // columns), columns, squeeze=False, sharey=True).ravel()
+        for axes in panels[L:]:
+            axes.set_visible(False)
+        for layer, axes in zip(range(L), panels, strict=False):
+            axes.imshow(share_LAE[layer], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            for kind, expert in np.ndindex(len(names), num_experts):
+                share = share_LAE[layer, kind, expert]
+                axes.text(
+                    expert, kind, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
+                    color="white" if share > 0.6 else INK,
+                )  # fmt: skip
+            axes.set_xticks(range(num_experts))
+            axes.set_yticks(range(len(names)), names)
+            axes.set_title(f"layer {layer}", loc="left")
+            axes.tick_params(length=0)
+            axes.spines[["left", "bottom"]].set_visible(False)
+        figure.supxlabel("expert   (in the cell: of 100 tokens of this kind, how many ask it)")
+
+    strongest = []
+    for layer in range(L):
+        kind, expert = np.unravel_index(share_LAE[layer].argmax(), share_LAE[layer].shape)
+        share = share_LAE[layer, kind, expert]
+        strongest.append(f"layer {layer} {names[kind]} to expert {expert} ({share:.0%})")
+    alt = "Heat map of token kinds against experts. Strongest cells: " + "; ".join(strongest) + "."
+    rows = -(-L // min(L, 2))
+    return draw(paint, alt, width=9.4 if L > 1 else 5, height=0.6 + rows * (0.5 + 0.3 * len(names)))
+
+
+def load_bars(expert_LTX: Any, num_experts: int, titles: Sequence[str] | None = None) -> Picture:
+    """How busy each expert is, layer by layer; the line is an even load."""
+    expert_LTX = np.asarray(expert_LTX)
+    L, T, X = expert_LTX.shape
+    load_LE = np.array([np.bincount(e.ravel(), minlength=num_experts) for e in expert_LTX]) / T
+    even, titles = X / num_experts, titles or [f"layer {layer}" for layer in range(L)]
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(1, L, squeeze=False, sharey=True)[0]
+        for layer, axes in enumerate(panels):
+            busiest = int(load_LE[layer].argmax())
+            colors = [ORANGE if expert == busiest else SKY for expert in range(num_experts)]
+            axes.bar(range(num_experts), load_LE[layer], color=colors, width=0.78)
+            axes.axhline(even, color=INK, lw=1, ls="--")
+            axes.text(
+                busiest, load_LE[layer, busiest] + 0.01,
+                f"{load_LE[layer, busiest] / even:.1f}×", ha="center", fontsize=9,
+            )  # fmt: skip
+            axes.set_title(titles[layer], loc="left")
+            axes.set_xticks(range(num_experts) if num_experts <= 12 else [0, num_experts - 1])
+            axes.tick_params(axis="x", length=0)
+        panels[0].set_ylabel("share of tokens")
+        panels[0].set_ylim(0, max(1.25 * load_LE.max(), 2 * even))
+        figure.supxlabel(
+            "expert   (dashed: even load · orange: the busiest, and how many times that)"
+        )
+
+    told = ", ".join(
+        f"{title} expert {load_E.argmax()} {load_E.max() / even:.1f} times"
+        for title, load_E in zip(titles, load_LE, strict=True)
+    )
+    alt = f"Bars: share of {T} tokens that ask each expert. Busiest against an even load: {told}."
+    return draw(paint, alt, width=min(9.4, max(7.2, 1 + 2.1 * L)), height=2.7)
+
+
+def expert_costs(
+    num_experts: int, experts_per_token: int, reached: Mapping[int, float] | None = None
+) -> Picture:
+    """What three ways to compute one mixture cost, by the number of tokens that come at once.
+
+    Left: experts whose weights are read. Right: experts that are computed, once per token. The
+    grouped curve assumes that tokens choose at random; `reached` (tokens -> different experts that
+    they chose) adds what was counted.
+    """
+    E, X = num_experts, experts_per_token
+    tokens = 2 ** np.linspace(0, 8, 129)
+    grouped = E * (1 - (1 - X / E) ** tokens)
+    meet = E / X
+
+    def paint(figure: Any) -> None:
+        left, right = figure.subplots(1, 2, sharex=True)
+        left.plot(tokens, np.full_like(tokens, E), color=VERMILION, lw=2, label="dense: all")
+        left.plot(tokens, X * tokens, color=BLUE, ls="--", lw=2, label="gathered: one by one")
+        left.plot(tokens, grouped, color=GREEN, ls="-.", lw=2, label="grouped, if chosen at random")
+        if reached:
+            dots = {"marker": "o", "ls": "", "color": INK, "ms": 5}
+            left.plot(list(reached), list(reached.values()), label="grouped, counted", **dots)
+        left.axvline(meet, color=LINE, lw=1)
+        left.set_ylim(X * 0.8, 64 * E)
+        left.set_title("experts read from memory", loc="left")
+        right.plot(tokens, E * tokens, color=VERMILION, lw=2, label=f"dense: {E} per token")
+        right.plot(tokens, X * tokens, color=BLUE, ls="--", lw=2, label=f"chosen: {X} per token")
+        right.set_title("experts computed", loc="left")
+        for axes in (left, right):
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.set_xlabel("tokens at once")
+            axes.legend(**LEGEND)
+
+    counted = "; ".join(f"{n:,} tokens {value:.1f}" for n, value in (reached or {}).items())
+    alt = (
+        f"Cost of {X} of {E} experts per token. Read: dense always {E}; gathered {X} per token,"
+        f" meeting dense at {meet:.2g} tokens; grouped never more than {E}. Computed: dense {E} per"
+        f" token, the others {X}." + (f" Counted, different experts: {counted}." if counted else "")
+    )
+    return draw(paint, alt, width=9, height=3.4)

@@ -1,0 +1,181 @@
+"""The whole model: its plan, what each layer would say, and what the cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptoss_edu.cache import FullKV, RingKV
+from gptoss_edu.config import Config
+from gptoss_edu.course.viz.look import (
+    GREEN,
+    INK,
+    LINE,
+    ORANGE,
+    PALE,
+    PAPER,
+    SKY,
+    VERMILION,
+    Picture,
+    box,
+    draw,
+    rectangle,
+    short,
+)
+
+
+def logit_lens_table(
+    logits_LTV: Any, ids_T: Sequence[int], next_T: Sequence[int], ids: Sequence[int]
+) -> Picture:
+    """What each layer would say if it were the last: the best guess after every layer, per token.
+
+    Row l of `logits_LTV` reads the residual stream after l layers. `ids_T` are the tokens read,
+    `next_T` those that came next, both as o200k ids; `ids[v]` is the id of row v.
+    """
+    logits_LTV = np.asarray(logits_LTV, np.float64)
+    L, T, _ = logits_LTV.shape
+    exp_LTV = np.exp(logits_LTV - logits_LTV.max(-1, keepdims=True))
+    sure_LT = exp_LTV.max(-1) / exp_LTV.sum(-1)
+    guess_LT = np.asarray(ids)[logits_LTV.argmax(-1)]
+    right_LT = guess_LT == np.asarray(next_T)[None]
+    names = ["embedding", *(f"after layer {layer}" for layer in range(L - 1))]
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        shade = axes.imshow(sure_LT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for layer, step in np.ndindex(L, T):
+            axes.text(
+                step, layer, short(int(guess_LT[layer, step])), ha="center", va="center",
+                fontsize=7, color="white" if sure_LT[layer, step] > 0.6 else INK,
+                weight="bold" if right_LT[layer, step] else "normal",
+            )  # fmt: skip
+            if right_LT[layer, step]:
+                frame = {"fill": False, "edgecolor": ORANGE, "linewidth": 2.2}
+                axes.add_patch(rectangle(step - 0.46, layer - 0.44, 0.92, 0.88, **frame))
+        axes.set_yticks(range(L), names)
+        axes.set_xticks(range(T), [short(int(token)) for token in ids_T], fontsize=8)
+        axes.set_xlabel("token that was read   (orange frame: the guess is what came next)")
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        bar = figure.colorbar(shade, ax=axes, ticks=[0, 0.5, 1], fraction=0.03, pad=0.01)
+        bar.set_label("probability of the guess")
+
+    right = ", ".join(f"{name} {row.sum()}" for name, row in zip(names, right_LT, strict=True))
+    alt = f"Table of best guesses by layer and token. Right guesses of {T}: {right}."
+    return draw(paint, alt, width=max(6.0, 1.9 + 0.64 * T), height=1.1 + 0.42 * L)
+
+
+def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -> Picture:
+    """Which position's key lies in which slot: one line per store, one square per slot.
+
+    The newest key is framed, empty slots are blank. `row` picks one prompt of a batch.
+    """
+    held = [(name, np.asarray(store.position_BS)[row]) for name, store in stores]
+    slots, oldest = max(len(p) for _, p in held), max(int(p.max()) for _, p in held)
+
+    def paint(figure: Any) -> None:
+        from matplotlib import colormaps
+
+        axes = figure.subplots()
+        for line, (_, position_S) in enumerate(held):
+            for slot, position in enumerate(position_S):
+                age = position / max(oldest, 1)
+                color = colormaps["Blues"](0.15 + 0.75 * age) if position >= 0 else PAPER
+                newest = position >= 0 and position == position_S.max()
+                style = {"edgecolor": VERMILION if newest else LINE, "lw": 2.5 if newest else 0.8}
+                axes.add_patch(
+                    rectangle(slot + 0.06, line - 0.4, 0.88, 0.8, facecolor=color, **style)
+                )
+                if position >= 0:
+                    ink = "white" if age > 0.6 else INK
+                    axes.text(slot + 0.5, line, str(position), ha="center", va="center", color=ink)
+        axes.set_xlim(0, slots)
+        axes.set_ylim(len(held) - 0.4, -0.6)
+        axes.set_yticks(range(len(held)), [name for name, _ in held])
+        axes.set_xticks([slot + 0.5 for slot in range(slots)], range(slots))
+        axes.set_xlabel("slot   (in the square: the position of its key; red frame: the newest)")
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+
+    alt = "Slots and the positions they hold. " + " ".join(
+        f"{name}: {' '.join(str(p) if p >= 0 else '-' for p in position_S)}."
+        for name, position_S in held
+    )
+    return draw(paint, alt, width=max(6.5, 2.2 + 0.36 * slots), height=0.8 + 0.42 * len(held))
+
+
+def network_diagram(config: Config) -> Picture:
+    """The whole network, left to right: blocks read the residual stream and add to it."""
+    c = config
+    slides = f"sliding\nattention\nlast {c.sliding_window} keys"
+    full = "full\nattention\nevery key"
+    experts = f"experts\n{c.experts_per_token} of {c.num_experts}\nper token"
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        stream = {"arrowstyle": "->", "lw": 2}
+        axes.annotate("", (11.6, 0.3), (0, 0.3), arrowprops=stream, zorder=1)
+        box(axes, 0.15, -0.15, 1.35, 0.9, f"embed\n{c.vocab_size:,} rows\nof {c.hidden_size}", SKY)
+        for left, title, attends in ((1.8, "even layer", slides), (5.1, "odd layer", full)):
+            frame = {"facecolor": "none", "edgecolor": LINE, "linestyle": "--"}
+            axes.add_patch(rectangle(left, -0.15, 3.15, 2.65, **frame))
+            axes.text(left + 1.58, 2.3, title, ha="center", va="center", weight="bold")
+            _branch(axes, left + 0.15, attends, ORANGE)
+            _branch(axes, left + 1.7, experts, GREEN)
+        box(axes, 8.5, -0.02, 0.95, 0.64, "norm", PALE)
+        box(axes, 9.75, -0.15, 1.35, 0.9, f"unembed\n{c.vocab_size:,}\nlogits", SKY)
+        repeat = f"{c.num_layers} layers in turn: even, odd, even, odd …"
+        axes.text(5.0, -0.4, repeat, ha="center", va="center")
+        axes.set_xlim(0, 11.7)
+        axes.set_ylim(-0.6, 2.6)
+        axes.set_axis_off()
+
+    alt = (
+        f"The network: embed {c.vocab_size:,} rows of {c.hidden_size}; {c.num_layers} layers, each"
+        f" adding first attention (over the last {c.sliding_window} keys on even layers, over every"
+        f" key on odd ones), then {c.experts_per_token} of {c.num_experts} experts, each reading"
+        f" the stream through a norm; a last norm; {c.vocab_size:,} logits."
+    )
+    return draw(paint, alt, width=9.2, height=2.6)
+
+
+def _branch(axes: Any, left: float, text: str, color: str) -> None:
+    """A block beside the residual stream: it reads through a norm, and its answer is added."""
+    arrow = {"arrowstyle": "->", "lw": 1.2}
+    axes.annotate("", (left + 0.25, 1.12), (left + 0.25, 0.3), arrowprops=arrow)
+    axes.annotate("", (left + 1.1, 0.38), (left + 1.1, 1.12), arrowprops=arrow)
+    axes.text(left + 0.31, 0.72, "norm", va="center", fontsize=8.5)
+    box(axes, left, 1.12, 1.35, 0.9, text, color)
+    axes.plot(left + 1.1, 0.3, "o", color=PAPER, markeredgecolor=INK, markersize=13, zorder=3)
+    axes.text(left + 1.1, 0.29, "+", ha="center", va="center", weight="bold", zorder=4)
+
+
+def difference_bars(changes: Mapping[str, tuple[float, bool]], *, unit: str) -> Picture:
+    """How far each change moved a result, on a logarithmic axis: name -> (distance, other answer?).
+
+    Changes that give another answer are hatched, so that the two kinds differ without color, too.
+    """
+    names = list(changes)
+    floor = 1e-8
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, (distance, other) in enumerate(changes.values()):
+            color, hatch = (VERMILION, "///") if other else (SKY, None)
+            axes.barh(place, max(distance, floor), color=color, hatch=hatch, edgecolor=PAPER)
+            verdict = "another answer" if other else "same answer"
+            axes.text(max(distance, floor) * 1.4, place, verdict, va="center", fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xlim(floor, 1e5)
+        axes.set_xticks([10.0**power for power in range(-8, 5, 2)], minor=False)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(unit)
+        axes.tick_params(axis="y", length=0)
+
+    told = "; ".join(f"{n}: {'another' if o else 'same'} answer" for n, (_, o) in changes.items())
+    return draw(paint, f"Bars: {unit}. {told}.", width=8.4, height=0.75 + 0.36 * len(names))

@@ -1,0 +1,71 @@
+"""Sampling: what each setting makes of the model's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gptoss_edu.course.viz.look import BLUE, INK, VERMILION, Picture, draw, label
+from gptoss_edu.sampling import Sampling, filter_logits
+
+
+def sampling_panels(
+    logits_V: Any, ids: Sequence[int], settings: Mapping[str, Sampling], *, top: int = 8
+) -> Picture:
+    """What each setting makes of one set of logits: small multiples of the likeliest tokens.
+
+    `ids[v]` is the o200k id of row v. Bars are the probabilities of the draw; a token that a
+    setting rules out is struck through, and its bar in the plain distribution stays as an outline.
+    """
+    logits_V = np.asarray(logits_V, np.float64)
+    order = np.argsort(-logits_V, kind="stable")[:top]
+    names = [label(int(ids[row]), 11) for row in order]
+    plain = _probabilities(logits_V, Sampling(temperature=1.0))[order]
+    drawn = {name: _probabilities(logits_V, setting) for name, setting in settings.items()}
+    columns = min(len(drawn), 3)
+    rows = -(-len(drawn) // columns)
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in panels[len(drawn) :]:
+            axes.set_visible(False)
+        for axes, (name, p_V) in zip(panels, drawn.items(), strict=False):
+            axes.barh(range(top), p_V[order], color=BLUE, height=0.72)
+            axes.barh(range(top), plain, facecolor="none", edgecolor=INK, height=0.72, lw=0.7)
+            for place, row in enumerate(order):
+                p = p_V[row]
+                axes.text(
+                    max(p, plain[place]) + 0.02, place, f"{p:.0%}" if p > 0 else "never",
+                    va="center", fontsize=8.5, color=INK if p > 0 else VERMILION,
+                )  # fmt: skip
+            axes.set_yticks(range(top), names, fontfamily="DejaVu Sans Mono")
+            axes.set_title(name, loc="left")
+            axes.set_xlim(0, 1.18)
+            axes.set_xticks([])
+            axes.spines[["bottom", "left"]].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        panels[0].invert_yaxis()
+        figure.supxlabel("blue: chance to be drawn   ·   outline: the model's own probability")
+
+    kept = ", ".join(f"{name} {int((p_V > 0).sum()):,}" for name, p_V in drawn.items())
+    alt = (
+        f"Bars: chances of the {top} likeliest tokens under {len(drawn)} settings of the draw."
+        f" Tokens that can still be drawn: {kept}."
+    )
+    return draw(paint, alt, width=9, height=0.75 + rows * (0.5 + 0.25 * top))
+
+
+def _probabilities(logits_V: np.ndarray, setting: Sampling) -> np.ndarray:
+    """The distribution that one draw follows."""
+    active, logits_V = setting.active, np.asarray(logits_V, np.float64)
+    if "temperature" not in active:
+        return np.eye(len(logits_V))[int(np.argmax(logits_V))]
+    logits_V = (logits_V - logits_V.max()) / active["temperature"]
+    if "top_k" in active:
+        filters = active["top_k"], active["top_p"], active["min_p"]
+        logits_V = np.asarray(filter_logits(jnp.asarray(logits_V[None], jnp.float32), *filters)[0])
+    p_V = np.exp(logits_V, dtype=np.float64)
+    return p_V / p_V.sum()

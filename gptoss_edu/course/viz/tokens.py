@@ -1,0 +1,485 @@
+"""Tokens: how text is cut into them, how messages are built from them, and how they are read.
+
+`token_strip` and `token_rows` show tokens as chips, `merge_steps` how a word grows into one,
+`count_bars` what texts cost. `message_table` lays a rendered conversation out, `parser_states`
+draws how a reader of the stream goes through it, `harmony_timeline` the channels of a reply.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gptoss_edu.course.viz.explore import STATIC
+from gptoss_edu.course.viz.look import (
+    ANSI,
+    BLUE,
+    INK,
+    LINE,
+    ORANGE,
+    PALE,
+    RESET,
+    SKY,
+    TINTS,
+    VERMILION,
+    Picture,
+    draw,
+    label,
+    rectangle,
+)
+from gptoss_edu.parser import Piece, StreamParser
+from gptoss_edu.reply import COLORS, Reply
+from gptoss_edu.tokenizer import (
+    CALL,
+    CHANNEL,
+    END,
+    ENDOFTEXT,
+    FIRST_CONTROL,
+    MESSAGE,
+    RETURN,
+    START,
+    STOP_TOKENS,
+    Tokenizer,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenStrip:
+    """Tokens side by side: text above, id below, tinted by channel, control tokens framed."""
+
+    tokens: tuple[tuple[int, str | None], ...]
+
+    def __repr__(self) -> str:
+        return " ".join(f"{label(token, 99)}({token})" for token, _ in self.tokens)
+
+    def _repr_html_(self) -> str:
+        chips = "".join(_chip(token, channel) for token, channel in self.tokens)
+        return f'<div role="list" aria-label="tokens" style="line-height:1.15">{chips}</div>'
+
+
+def _chip(token: int, channel: str | None) -> str:
+    frame = INK if token >= FIRST_CONTROL else "transparent"
+    return (
+        f'<span role="listitem" style="display:inline-block;background:{TINTS.get(channel, PALE)};'
+        f"color:{INK};border:1px solid {frame};border-radius:4px;padding:1px 5px;margin:1px;"
+        f'text-align:center;font-family:monospace">{html.escape(label(token, 99))}'
+        f'<br><span style="font-size:70%">{token}</span></span>'
+    )
+
+
+def token_strip(ids: Iterable[int], *, reply: bool = False) -> TokenStrip:
+    """Show true o200k ids as a strip; with `reply`, colored by the channel they were sampled on."""
+    ids = [int(token) for token in ids]
+    channels = [channel for channel, _ in _lanes(ids)] if reply else [None] * len(ids)
+    return TokenStrip(tuple(zip(ids, channels, strict=True)))
+
+
+def _lanes(ids: Sequence[int]) -> list[tuple[str | None, bool]]:
+    """For each sampled id (channel of the message whose text it spells, or None; is it control?)"""
+    parser, lanes = StreamParser(), []
+    for token in ids:
+        before = parser.channel
+        parser.feed(token)
+        inside = before is not None and parser.channel == before
+        lanes.append((before if inside else None, token >= FIRST_CONTROL))
+    return lanes
+
+
+def in_color(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Text to print as pieces come: each channel on a line of its own, named and in its color."""
+    channel: Any = ()
+    for piece in pieces:
+        if piece.channel != channel:
+            first, channel = channel == (), piece.channel
+            yield f"{'' if first else RESET + chr(10)}{ANSI.get(channel, '')}{channel or 'text'} | "
+        yield piece.text
+    if channel != ():
+        yield RESET + "\n"
+
+
+def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
+    """When each token of a reply came, and on which channel: one lane per channel, one box per
+    token, from the first sampled to the stop.
+    """
+    ids, lanes = reply.token_ids, _lanes(reply.token_ids)
+    channels = [name for name in COLORS if any(lane == name for lane, _ in lanes)]
+    names = [*reversed(channels), "header"]
+    rows = max(1, -(-len(ids) // per_row))
+    per_row = max(1, -(-len(ids) // rows))  # rows of equal length
+
+    def paint(figure: Any) -> None:
+        for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+            for step in range(row * per_row, min(len(ids), (row + 1) * per_row)):
+                channel = lanes[step][0]
+                height = names.index(channel or "header")
+                _token_box(axes, step - row * per_row, height, ids[step], channel)
+            axes.set_xlim(-0.6, per_row - 0.4)
+            axes.set_ylim(-0.5, len(names) - 0.5)
+            axes.set_yticks(range(len(names)), names)
+            ticks = range(0, min(per_row, len(ids) - row * per_row), 5)
+            axes.set_xticks(ticks, [str(row * per_row + tick) for tick in ticks])
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("tokens since the end of the prompt")
+
+    spoken = {name: sum(lane == name for lane, _ in lanes) for name in channels}
+    counted = ", ".join(f"{count} tokens on {name}" for name, count in spoken.items())
+    last = label(ids[-1]) if ids else "nothing"
+    alt = (
+        f"Timeline of a reply: {counted}, and {len(ids) - sum(spoken.values())} tokens of headers"
+        f" and ends; the last token is {last}."
+    )
+    return draw(paint, alt, width=9, height=0.3 + rows * (0.3 + 0.66 * len(names)))
+
+
+def _token_box(
+    axes: Any, x: int, y: int, token: int, channel: str | None, *, dark: bool = False
+) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    stops = token in STOP_TOKENS
+    box = FancyBboxPatch(
+        (x - 0.4, y - 0.42),
+        0.8,
+        0.84,
+        boxstyle="round,pad=0,rounding_size=0.12",
+        facecolor=VERMILION if stops else INK if dark else TINTS.get(channel, PALE),
+        edgecolor=COLORS.get(channel, LINE),
+        linewidth=0.8,
+    )
+    axes.add_patch(box)
+    text = label(token, 99).replace("<|", "").replace("|>", "")
+    text = text if len(text) <= 9 else text[:8] + "…"
+    axes.text(
+        x, y, text, rotation=90, ha="center", va="center", fontsize=7.5,
+        color="white" if stops or dark else INK, weight="bold" if stops else "normal",
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- text becomes tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenRows:
+    """One strip of tokens for each caption, and how many there are."""
+
+    rows: tuple[tuple[str, TokenStrip], ...]
+
+    def __repr__(self) -> str:
+        wide = max((len(caption) for caption, _ in self.rows), default=0)
+        counts = [f"{_counted(strip):>10}" for _, strip in self.rows]
+        pairs = zip(self.rows, counts, strict=True)
+        return "\n".join(f"{name:{wide}} {count}: {strip!r}" for (name, strip), count in pairs)
+
+    def _repr_html_(self) -> str:
+        cell = 'style="text-align:left;padding:2px 10px 2px 0;background:transparent"'
+        rows = "".join(
+            f'<tr><td {cell[:-1]};white-space:pre-wrap">{html.escape(caption)}</td>'
+            f"<td {cell.replace('left', 'right')}>{_counted(strip)}</td>"
+            f"<td {cell}>{strip._repr_html_()}</td></tr>"
+            for caption, strip in self.rows
+        )
+        return f"<table>{rows}</table>"
+
+
+def _counted(strip: TokenStrip) -> str:
+    count = len(strip.tokens)
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
+def token_rows(rows: Mapping[str, Iterable[int]]) -> TokenRows:
+    """Several texts, each as a strip of its true o200k ids, under each other: {caption: ids}."""
+    return TokenRows(tuple((caption, token_strip(ids)) for caption, ids in rows.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class TypeBox:
+    """Examples as token strips; where a live front end is there, a field to type your own into."""
+
+    examples: TokenRows
+    text: str
+
+    def __repr__(self) -> str:
+        return repr(self.examples)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.examples)
+        if not os.environ.get(STATIC):
+            display(self.live())
+
+    def live(self) -> Any:
+        """A text field, and the strip of what is in it, as one ipywidgets box."""
+        import ipywidgets
+
+        field = ipywidgets.Text(
+            value=self.text,
+            description="type here",
+            continuous_update=True,
+            layout={"width": "48em"},
+        )
+        strip = ipywidgets.HTML()
+
+        def redraw(change: Any = None) -> None:
+            try:
+                ids = Tokenizer().encode(field.value)
+            except ValueError as error:  # half a character, pasted from somewhere
+                strip.value = html.escape(str(error))
+                return
+            counted = f"{len(field.value.encode())} bytes, {len(ids)} tokens"
+            strip.value = f"{token_strip(ids)._repr_html_()}<div>{counted}</div>"
+
+        field.observe(redraw, names="value")
+        redraw()
+        return ipywidgets.VBox([field, strip])
+
+
+def type_and_see(*examples: str) -> TypeBox:
+    """Type text, see its tokens: the examples as strips, then a field that begins with the first.
+
+    Raises ValueError without an example.
+    """
+    if not examples:
+        raise ValueError("no examples found: expected at least one text to show")
+    encode = Tokenizer().encode
+    rows = {text.replace("\n", "↵"): encode(text) for text in examples}
+    return TypeBox(token_rows(rows), examples[0])
+
+
+def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) -> Picture:
+    """How a word grows together: one row for its bytes, one for each merge after it.
+
+    `steps` are the pieces after 0, 1, 2, … merges, `ranks` the ids of all pieces.
+    """
+    steps = [list(pieces) for pieces in steps]
+    ids = [ranks[piece] for piece in _new_pieces(steps)]
+    length = sum(map(len, steps[0]))
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for row, pieces in enumerate(steps):
+            x, before = 0, _edges(steps[row - 1]) if row else None
+            for piece in pieces:
+                new = before is not None and (x, x + len(piece)) not in before
+                _piece_box(axes, x, -row, piece, ORANGE if new else PALE)
+                x += len(piece)
+            made = f"{ids[row - 1]:,}" if row else "id of the new piece"
+            axes.text(length + 0.25, -row, made, va="center", fontsize=9)
+        axes.set_xlim(-0.1, length + 2.9)
+        axes.set_ylim(0.55 - len(steps), 0.55)
+        axes.axis("off")
+
+    word = b"".join(steps[0]).decode("utf-8", "replace")
+    made = ", ".join(
+        f"{_piece(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
+    )
+    alt = (
+        f"The {length} bytes of {_piece(word.encode())} grow together in {len(ids)} merges, each"
+        f" the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
+    )
+    height = 0.25 + 0.36 * len(steps)
+    return draw(paint, alt, width=min(9.0, 0.62 * (length + 3)), height=height)
+
+
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _edges(pieces: Sequence[bytes]) -> set[tuple[int, int]]:
+    edges, x = set(), 0
+    for piece in pieces:
+        edges.add((x, x + len(piece)))
+        x += len(piece)
+    return edges
+
+
+def _new_pieces(steps: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """What each merge made."""
+    made = []
+    for before, after in itertools.pairwise(steps):
+        begin, end = min(_edges(after) - _edges(before))
+        made.append(b"".join(after)[begin:end])
+    return made
+
+
+def _piece(piece: bytes) -> str:
+    """Bytes as they can be shown: letters as such, spaces as dots, the rest in hexadecimal."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return piece.hex(" ")
+    text = text.replace(" ", "·").replace("\n", "↵")
+    return text if text.isprintable() else piece.hex(" ")
+
+
+def _piece_box(axes: Any, x: float, y: float, piece: bytes, color: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    tint = color if color == PALE else tuple(0.45 + 0.55 * channel for channel in to_rgb(color))
+    style = {"facecolor": tint, "edgecolor": INK if color != PALE else LINE, "lw": 0.9}
+    axes.add_patch(rectangle(x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, **style))
+    text = _piece(piece)
+    axes.text(x + len(piece) / 2, y, text, ha="center", va="center", fontsize=10)
+
+
+def count_bars(texts: Mapping[str, str], tokenizer: Tokenizer | None = None) -> Picture:
+    """What texts cost: characters, bytes and tokens of each, as bars under its name."""
+    encode = (tokenizer or Tokenizer()).encode
+    counts = {
+        name: (len(text), len(text.encode()), len(encode(text))) for name, text in texts.items()
+    }
+    shades = {"characters": (PALE, ""), "bytes": (SKY, "//"), "tokens": (BLUE, "")}
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, triple in enumerate(counts.values()):
+            for line, (count, (color, hatch)) in enumerate(
+                zip(triple, shades.values(), strict=True)
+            ):
+                y = place + 0.27 * (line - 1)
+                style = {"color": color, "hatch": hatch, "edgecolor": LINE, "lw": 0.5}
+                axes.barh(y, count, 0.25, **style)
+                axes.text(count + 0.6, y, str(count), va="center", fontsize=8)
+        axes.set_yticks(range(len(counts)), counts)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        handles = [
+            rectangle(0, 0, 1, 1, facecolor=color, hatch=hatch, edgecolor=LINE, lw=0.5)
+            for color, hatch in shades.values()
+        ]
+        axes.legend(handles, shades, frameon=False, loc="lower right")
+
+    told = "; ".join(f"{name} {c}, {b}, {t}" for name, (c, b, t) in counts.items())
+    alt = f"Bars of characters, bytes and tokens: {told}."
+    return draw(paint, alt, width=7.5, height=0.5 + 0.62 * len(counts))
+
+
+# ----------------------------------------------------------------------- tokens become messages
+
+OPENS = {START: "role", CHANNEL: "channel", MESSAGE: "text"}
+CLOSES = (END, RETURN, CALL, ENDOFTEXT)
+BOX = 9  # width of a control token's box in `message_table`, in characters
+
+
+def _parts(ids: Sequence[int]) -> list[dict[str, list[int]]]:
+    """The ids of each message, split where a control token opens a part; "end" is what closes it.
+
+    Other control tokens, like `<|constrain|>`, stay in the part they are found in.
+    """
+    messages: list[dict[str, list[int]]] = []
+    part: list[int] | None = None
+    for token in ids:
+        if token == START or not messages:
+            messages.append({"role": []})
+            part = messages[-1]["role"]
+        if token in OPENS:
+            part = messages[-1].setdefault(OPENS[token], [])
+        elif token in CLOSES:
+            messages[-1]["end"] = [token]
+        elif part is not None:
+            part.append(token)
+    return messages
+
+
+def message_table(ids: Sequence[int], width: int = 124) -> Picture:
+    """A rendered conversation, one message per line and one column per part of a message.
+
+    Dark boxes are control tokens. `width` is in characters; texts are cut to fit into it.
+    """
+    messages = _parts(ids)
+    shown = [{part: _one_line(tokens) for part, tokens in m.items()} for m in messages]
+    # Each column begins where the longest entry of the one before it ends.
+    starts, x = {}, 0
+    for part in ("role", "channel", "text"):
+        starts[part] = x
+        longest = max((len(m[part]) for m in shown if part in m), default=-BOX - 3)
+        x += BOX + 3 + longest
+    x = min(x, width - BOX)
+    room = x - starts["text"] - BOX - 3
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for row, (message, texts) in enumerate(zip(messages, shown, strict=True)):
+            for opener, part in OPENS.items():
+                if part in message:
+                    _control(axes, starts[part], -row, opener)
+                    text = texts[part]
+                    text = text if part != "text" or len(text) <= room else text[: room - 1] + "…"
+                    style = {"family": "DejaVu Sans Mono", "fontsize": 8, "va": "center"}
+                    axes.text(starts[part] + BOX + 0.8, -row, text, **style)
+            if "end" in message:
+                _control(axes, x, -row, message["end"][0])
+        axes.set_xlim(-1, width)
+        axes.set_ylim(0.6 - len(messages), 0.6)
+        axes.axis("off")
+
+    told = "; ".join(_told(message) for message in messages)
+    alt = f"{_count(messages, 'message')}: {told}."
+    return draw(paint, alt, width=9.4, height=0.15 + 0.31 * len(messages))
+
+
+def _one_line(tokens: Sequence[int]) -> str:
+    return " ".join(Tokenizer().decode(tokens).replace("\n", " ↵ ").split())
+
+
+def _told(message: Mapping[str, list[int]]) -> str:
+    """One message in words, for the alternative text."""
+    decode = Tokenizer().decode
+    words = [decode(message["role"]).strip()]
+    if "channel" in message:
+        words.append(f"on {decode(message['channel']).strip()}")
+    if "text" in message:
+        words.append(f"with {_count(message['text'], 'token')} of text")
+    end = f"closed by {label(message['end'][0])[2:-2]}" if "end" in message else "left open"
+    return " ".join([*words, end])
+
+
+def _control(axes: Any, x: float, y: float, token: int) -> None:
+    color = VERMILION if token in STOP_TOKENS else INK
+    axes.add_patch(rectangle(x, y - 0.34, BOX, 0.68, facecolor=color, edgecolor=color))
+    style = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "white"}
+    axes.text(x + BOX / 2, y, label(token)[2:-2], **style)
+
+
+def parser_states(
+    steps: Sequence[tuple[int, str]], states: Sequence[str], *, per_row: int = 40
+) -> Picture:
+    """The way of a parser through a stream: `steps` are (token, state after it), in order.
+
+    One lane per state, from the first in `states` at the top; a dark box is a control token, a red
+    one a stop token. A token stands in the lane of the state that the parser is in after it.
+    """
+    names = list(reversed(states))
+    rows = max(1, -(-len(steps) // per_row))
+    per_row = max(8, -(-len(steps) // rows))
+
+    def paint(figure: Any) -> None:
+        for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+            part = steps[row * per_row : (row + 1) * per_row]
+            heights = [names.index(state) for _, state in part]
+            axes.step(range(len(part)), heights, where="mid", color=ORANGE, lw=2.5, zorder=1)
+            for x, ((token, _), height) in enumerate(zip(part, heights, strict=True)):
+                _token_box(axes, x, height, token, None, dark=token >= FIRST_CONTROL)
+            axes.set_xlim(-0.6, per_row - 0.4)
+            axes.set_ylim(-0.5, len(names) - 0.5)
+            axes.set_yticks(range(len(names)), names)
+            ticks = range(0, len(part), 5)
+            axes.set_xticks(ticks, [str(row * per_row + tick) for tick in ticks])
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("tokens since the parser began")
+
+    runs: list[tuple[str, int]] = []
+    for _, state in steps:
+        if runs and runs[-1][0] == state:
+            runs[-1] = (state, runs[-1][1] + 1)
+        else:
+            runs.append((state, 1))
+    way = ", ".join(f"{state} {count}" for state, count in runs)
+    alt = f"States of a parser over {_count(steps, 'token')}, with how long each lasts: {way}."
+    return draw(paint, alt, width=9, height=0.3 + rows * (0.35 + 0.66 * len(names)))

@@ -1,0 +1,193 @@
+"""To and from Orbax, the checkpoint format of JAX's training programs. Needs orbax-checkpoint.
+
+What is written is a folder with `params`, an Orbax checkpoint of the `Params` tree under its own
+names, and config.json (and o200k_ids.json) beside it. Other programs restore it as nested dicts, or
+with `Params` as the target:
+
+    import orbax.checkpoint as ocp
+    tree = ocp.PyTreeCheckpointer().restore(folder / "params")
+
+Only bytes are moved: packed experts stay packed, and the way there and back changes no bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptoss_edu.cpu.tiles import to_tiles
+from gptoss_edu.model import num_bytes
+from gptoss_edu.weights.checkpoint import load_model, read_config
+from gptoss_edu.weights.convert import (
+    Job,
+    check_out,
+    file_names,
+    keep_quiet,
+    side_files,
+    tile_if_wanted,
+    write_conversion,
+)
+from gptoss_edu.weights.hub import check_disk
+from gptoss_edu.weights.layout import (
+    MXFP4_FIELDS,
+    OWN_PACKED,
+    OWN_PLAIN,
+    check_tensors,
+    places,
+    shape_on_disk,
+    sizes_of,
+)
+from gptoss_edu.weights.mapped import check_conversion, stamp
+from gptoss_edu.weights.shards import DTYPES, Pending, Tensor
+
+PARAMS = "params"
+CONCURRENT_GB = 4  # what Orbax may have in flight; more than the largest array, 1.2 GB
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError(
+            f"Orbax is not installed ({error}), expected the package orbax-checkpoint;"
+            " install it with `pip install orbax-checkpoint` or `pip install 'gptoss-edu[orbax]'`"
+        ) from error
+    return ocp
+
+
+def _checkpointer(ocp: Any) -> Any:
+    limits = {"save_concurrent_gb": CONCURRENT_GB, "restore_concurrent_gb": CONCURRENT_GB}
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**limits))
+
+
+def to_orbax(folder: str | Path, out: str | Path) -> Path:
+    """Write the Orbax checkpoint `out` from a converted checkpoint, whose files are mapped.
+
+    All or nothing. Raises ImportError without Orbax, ValueError for an `out` that exists, OSError
+    before writing to a disk that is too full.
+    """
+    ocp, folder, out = _orbax(), Path(folder), Path(out).expanduser().resolve()
+    if out.exists():
+        raise ValueError(
+            f"{out} exists, expected the name of a new folder for the Orbax checkpoint"
+        )
+    check_conversion(folder)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        params = load_model(folder, kernels="jax")[1]  # tiles are for this package's kernels
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_disk(out.parent, num_bytes(params))
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
+    try:
+        draft.mkdir()
+        with _checkpointer(ocp) as checkpointer:
+            checkpointer.save(draft / PARAMS, args=ocp.args.PyTreeSave(params))
+        for name, data in side_files(folder).items():
+            (draft / name).write_bytes(data)
+        os.rename(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def from_orbax(
+    folder: str | Path, out: str | Path, *, note: Callable[[str], None] = keep_quiet
+) -> Path:
+    """Convert what `to_orbax` wrote, one array at a time; return the folder for `load_model`.
+
+    It may be stopped and called again, as `convert`. Raises ImportError without Orbax,
+    FileNotFoundError and ValueError for a folder that is no such checkpoint.
+    """
+    ocp, folder = _orbax(), Path(folder).expanduser().resolve()
+    if not (folder / PARAMS).is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {PARAMS!r} in {folder}, expected an Orbax checkpoint as"
+            " `python -m gptoss_edu convert PATH_OR_ID --to-orbax DIR` writes it"
+        )
+    config, tree = read_config(folder), _metadata(ocp, folder / PARAMS)
+    leaves = {_dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    layout = OWN_PACKED if any(".blocks_" in name for name in leaves) else OWN_PLAIN
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    files = file_names(config.num_layers)
+    paths = {e.name: path_in_tree(e.name) for n in files.values() for _, e in places(layout, n)}
+    tensors = {
+        name: Tensor(folder, names.get(np.dtype(leaf.dtype), str(leaf.dtype)), leaf.shape, 0)
+        for name, path in paths.items()
+        if (leaf := leaves.get(path)) is not None
+    }
+    unknown = leaves.keys() - paths.values()
+    check_tensors(
+        tensors | {n: Tensor(folder, "?", (), 0) for n in unknown}, layout, config, folder
+    )
+    own = tile_if_wanted(tensors, layout, config)
+    weights: dict[str, dict[str, Pending]] = {}
+    for file, layer in files.items():
+        weights[file] = {}
+        for (_, entry), (_, target) in zip(places(layout, layer), places(own, layer), strict=True):
+            read = functools.partial(read_leaf, ocp, folder / PARAMS, tree, paths[entry.name])
+            shape = shape_on_disk(target.axes, sizes_of(config))
+            values = functools.partial(in_order, read, shape)
+            weights[file][target.name] = Pending(tensors[entry.name].dtype, shape, values)
+    command, state = f"convert --from-orbax {folder}", functools.partial(state_of_tree, folder)
+    job = Job(folder, command, state, weights, side_files(folder))
+    return write_conversion(job, check_out(Path(out), folder), note)
+
+
+def in_order(read: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """What `read` returns; in tiles where they are what has this shape."""
+    array = read()
+    return array if array.shape == shape else to_tiles(array, shape)
+
+
+def path_in_tree(name: str) -> str:
+    """Where a tensor of a conversion lies in `Params`: other letters for packed experts."""
+    *parents, last = name.split(".")
+    return ".".join([*parents, MXFP4_FIELDS.get(last.split("_")[0], last)])
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+
+def _metadata(ocp: Any, path: Path) -> Any:
+    """The tree of a checkpoint, with shapes and dtypes as leaves. Reads no array."""
+    try:
+        with _checkpointer(ocp) as checkpointer:
+            found = checkpointer.metadata(path)
+        found = getattr(found, "item_metadata", found)
+        tree = getattr(found, "tree", found)
+        if not tree:
+            raise ValueError("it names no arrays")
+        return tree
+    except Exception as error:  # each release of Orbax has its own
+        raise ValueError(f"{path} cannot be read by Orbax ({error}); export it again") from error
+
+
+def read_leaf(ocp: Any, path: Path, tree: Any, name: str) -> np.ndarray:
+    """One array of an Orbax checkpoint; the others stay where they are."""
+    wanted = jax.tree_util.tree_map_with_path(
+        lambda key, leaf: 0 if _dotted(key) == name else ocp.PLACEHOLDER, tree
+    )
+    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    with _checkpointer(ocp) as checkpointer:
+        found = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore)
+        )
+    leaves = {_dotted(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    return np.asarray(leaves[name])
+
+
+def state_of_tree(folder: Path) -> str:
+    """Changes whenever a file in a folder does, judged by names, sizes and times."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [(str(path.relative_to(folder)), stamp(path)) for path in paths]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()

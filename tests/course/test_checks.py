@@ -1,0 +1,331 @@
+"""The checkers: each stub, solution and planted mistake gets its own answer, never a traceback.
+
+Checkers are found by looking into gptoss_edu/checks, stubs and solutions by reading the notebooks
+(tests/course/exercises.py), so that what a reader unfolds is what is tested and nobody registers anything.
+A mistake is tested twice: as the checker's own wrong version, and, where a chapter has a file
+tests/course/planted_<module>.py, as the solution with a line changed, as a reader would get it wrong.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import math
+
+import exercises
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gptoss_edu.moe
+from gptoss_edu.course import checks
+from gptoss_edu.course.checks import Exercise, Mistake, Verdict, full_model, start_here
+
+CHAPTERS = ("00", "01", "02", "03", "04", "05", "06", "07", "09")
+PLANTED_MISTAKES = 60  # over all chapters, says the plan of the course
+ALL = exercises.checkers()
+WRITTEN = exercises.written()
+EVERY = pytest.mark.parametrize("key", ALL, ids=".".join)
+EVERY_WRITTEN = pytest.mark.parametrize("key", [key for key in ALL if key in WRITTEN], ids=".".join)
+FILES = {
+    module: importlib.import_module(f"planted_{module}")
+    for module in exercises.modules()
+    if importlib.util.find_spec(f"planted_{module}")
+}
+EDITED = [
+    (module, *entry)
+    for module, file in FILES.items()
+    for entry in file.PLANTED
+    if (module, entry[0]) in WRITTEN
+]
+FORMS = [
+    (module, *entry)
+    for module, file in FILES.items()
+    for entry in getattr(file, "FORMS", ())
+    if (module, entry[0]) in WRITTEN
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_loops_once():
+    """Outside of jit, `lax.map` over a new closure compiles at every call: half a minute in all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("moe_gathered", "moe_grouped"):
+            compiled = jax.jit(getattr(gptoss_edu.moe, name), static_argnames=("limit", "alpha"))
+            patch.setattr(gptoss_edu.moe, name, compiled)
+        yield
+
+
+def solution(module, name, *edits):
+    """What a reader has who unfolds the solution, with some pieces of its source replaced."""
+    one = WRITTEN[module, name]
+    source = one.solution
+    for old, new in edits:
+        assert source.count(old) >= 1, (old, source)
+        source = source.replace(old, new)
+    return exercises.defined(one, source)
+
+
+def right(key, number=0):
+    """What the right function makes of a case."""
+    exercise = ALL[key]
+    return exercise._known(exercise.function, number)
+
+
+def cases(key):
+    return list(ALL[key]._cases())
+
+
+@EVERY
+def test_checker_is_complete(key):
+    exercise = ALL[key]
+    assert exercise.name == key[1]
+    assert len(cases(key)) >= 2, "one case can be passed by a constant"
+    assert len(exercise.mistakes) >= 2, "a checker knows the usual mistakes"
+    assert all(mistake.sentence[-1] in ".?!)" for mistake in exercise.mistakes)
+
+
+@EVERY_WRITTEN
+def test_untouched_stub_is_not_attempted_yet(key):
+    one = WRITTEN[key]
+    assert "raise NotImplementedError" in one.stub
+    verdict = ALL[key](exercises.stub(one))
+    assert repr(verdict) == f"· {key[1]}: not attempted yet"
+    assert not verdict.passed
+
+
+@EVERY_WRITTEN
+def test_solution_passes(key):
+    assert WRITTEN[key].solution, "no folded solution follows the stub"
+    verdict = ALL[key](solution(*key))
+    assert verdict.passed, verdict
+    assert verdict.sentence
+
+
+@EVERY
+def test_right_function_passes(key):
+    verdict = ALL[key](ALL[key].function)
+    assert verdict.passed, verdict
+
+
+@EVERY
+def test_each_mistake_gets_its_own_sentence(key):
+    for mistake in ALL[key].mistakes:
+        verdict = ALL[key](mistake.function)
+        assert verdict.status == "not yet right", mistake.name
+        assert (verdict.mistake, verdict.sentence) == (mistake.name, mistake.sentence)
+
+
+@pytest.mark.parametrize(
+    "module, name, mistake, edits", EDITED, ids=[f"{name}: {what}" for _, name, what, _ in EDITED]
+)
+def test_mistake_in_the_solution_gets_its_own_sentence(module, name, mistake, edits):
+    exercise = ALL[module, name]
+    verdict = exercise(solution(module, name, *edits))
+    assert verdict.mistake == mistake, verdict
+    assert verdict.status == "not yet right"
+    (known,) = [known for known in exercise.mistakes if known.name == mistake]
+    assert verdict.sentence == known.sentence
+
+
+def test_every_mistake_has_a_name_and_a_sentence_of_its_own():
+    for (module, _), exercise in ALL.items():
+        names = [mistake.name for mistake in exercise.mistakes]
+        assert len(names) == len(set(names)), module
+    sentences = [mistake.sentence for exercise in ALL.values() for mistake in exercise.mistakes]
+    assert len(sentences) == len(set(sentences))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_of_planted_mistakes_leaves_none_out(module):
+    planted = {(name, mistake) for name, mistake, _ in FILES[module].PLANTED}
+    known = {(key[1], m.name) for key, e in ALL.items() if key[0] == module for m in e.mistakes}
+    assert planted == known
+
+
+def test_the_course_knows_many_mistakes():
+    """All chapters together know 60; while some are being written, those that are there answer."""
+    there = [path.name[:2] for path in exercises.notebooks() if path.name[:2] in CHAPTERS]
+    known = sum(len(exercise.mistakes) for exercise in ALL.values())
+    assert known >= PLANTED_MISTAKES * len(there) / len(CHAPTERS)
+    for path in exercises.notebooks():
+        if path.name[:2] in CHAPTERS:
+            in_chapter = [one for one in WRITTEN.values() if one.notebook == path]
+            assert len(in_chapter) >= 3, path.name
+            assert sum(len(ALL[one.module, one.name].mistakes) for one in in_chapter) >= 7
+
+
+def test_every_checker_is_used_once_all_chapters_are_there():
+    there = {path.name[:2] for path in exercises.notebooks()}
+    used = {one.module for one in WRITTEN.values()}
+    assert ALL.keys() - WRITTEN.keys() == set() or not there >= set(CHAPTERS)
+    assert not {key for key in ALL.keys() - WRITTEN.keys() if key[0] in used}
+
+
+CHEATS = {
+    "returns its first argument": lambda *arguments: arguments[0],
+    "returns its last argument": lambda *arguments: arguments[-1],
+    "returns its arguments": lambda *arguments: arguments,
+    "returns two of them": lambda *arguments: (arguments[1], arguments[-1]),
+    "returns a number": lambda *_: 3.0,
+    "returns a text": lambda *_: "right",
+    "returns a list": lambda *_: [1, 2],
+    "returns zeros": lambda *_: np.zeros(7, np.float32),
+    "returns an empty dict": lambda *_: {},
+    "returns infinity": lambda *_: math.inf,
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+@EVERY
+def test_no_constant_and_no_input_passes(key, cheat):
+    verdict = ALL[key](CHEATS[cheat])
+    assert verdict.status == "not yet right", verdict
+    assert verdict.sentence
+
+
+@EVERY
+def test_what_was_right_once_does_not_pass(key):
+    for number in range(len(cases(key))):
+        known = right(key, number)
+        verdict = ALL[key](lambda *_, known=known: known)
+        assert verdict.status == "not yet right", f"the right answer to test {number + 1} passes"
+    for number in range(len(cases(key)[0])):
+        verdict = ALL[key](lambda *arguments, number=number: arguments[number])
+        assert verdict.status == "not yet right", f"returning argument {number + 1} passes"
+
+
+@EVERY
+def test_what_is_no_function_is_told_so(key):
+    for wrong in (None, 3, np.zeros(2), "my_function"):
+        assert ALL[key](wrong).mistake == "not a function"
+
+
+@EVERY
+def test_missing_return_and_errors_are_sentences(key):
+    assert "Is there a `return`" in ALL[key](lambda *_: None).sentence
+
+    def failing(*_):
+        numbers = [1, 2]
+        return numbers[2]
+
+    verdict = ALL[key](failing)
+    assert verdict.mistake == "it raises"
+    assert "line 3 of your function with IndexError: list index out of range" in verdict.sentence
+    wrong = ALL[key](lambda *, no_such: 1)
+    assert "TypeError" in wrong.sentence
+    assert "argument" in wrong.sentence
+
+
+def malformed(value):
+    """Wrong forms of a right result: (what the sentence says, the result)."""
+    if isinstance(value, bool | str | bytes) or dataclasses.is_dataclass(value):
+        yield "found a list of 1", [value]
+        yield "found an int", 7
+    elif isinstance(value, dict):
+        yield "should be a dict, found a list", list(value.items())
+    elif isinstance(value, int | float | np.number):
+        yield "should be a number, found a str", str(value)
+        yield "should be a number, found a list", [value]
+    elif isinstance(value, list | tuple):
+        yield "found a str", str(value)
+        yield "found an int", 7
+    else:
+        yield "should be an array, found a list", list(np.asarray(value))
+        array = np.asarray(value)
+        yield f"found {(1, *array.shape)}", array[None]
+        if array.ndim:
+            yield "should have shape", array[:-1]
+        kind = array.dtype.kind
+        other = np.float16 if kind == "f" and array.itemsize > 2 else np.int32
+        other = np.float32 if kind in "biu" else other
+        yield f"should be {array.dtype}, found {np.dtype(other)}", array.astype(other)
+
+
+@EVERY
+def test_wrong_shape_dtype_and_type_are_sentences(key):
+    exercise, result = ALL[key], right(key)
+    many = len(exercise.parts) > 1
+    for place, part in enumerate(result if many else [result]):
+        for expected, wrong in malformed(part):
+            parts = [*result[:place], wrong, *result[place + 1 :]] if many else wrong
+            verdict = exercise(lambda *_, parts=parts: parts)
+            assert verdict.status == "not yet right"
+            assert expected in verdict.sentence, verdict
+    if many:
+        assert ALL[key](lambda *_: (*result, 0)).mistake == "wrong number of results"
+
+
+@pytest.mark.parametrize(
+    "module, name, edits, expected", FORMS, ids=[f"{name}: {what}" for _, name, _, what in FORMS]
+)
+def test_wrong_forms_are_told(module, name, edits, expected):
+    verdict = ALL[module, name](solution(module, name, *edits))
+    assert verdict.status == "not yet right"
+    assert expected in verdict.sentence, verdict
+
+
+def test_unknown_mistake_says_how_far_off_it_is():
+    verdict = full_model.top_p(lambda logits_V, p: full_model.right_top_p(logits_V, p) - 1)
+    assert verdict.mistake == "unknown"
+    assert "they differ by up to 1" in verdict.sentence
+    verdict = full_model.top_p(lambda logits_V, p: np.full_like(logits_V, np.nan))
+    assert verdict.mistake == "nan"
+    verdict = start_here.by_channel(lambda pieces: {"final": "?"})
+    assert "found {'final': '?'}" in verdict.sentence
+
+
+def test_an_attempt_cannot_spoil_the_inputs():
+    def greedy(logits_V, p):
+        logits_V[:] = 0
+        return logits_V
+
+    assert full_model.top_p(greedy).status == "not yet right"
+    assert full_model.top_p(solution("full_model", "top_p")).passed
+
+
+def test_other_kinds_of_arrays_are_welcome():
+    top_p = solution("full_model", "top_p")
+    assert full_model.top_p(lambda logits_V, p: jnp.asarray(top_p(logits_V, p))).passed
+    assert full_model.top_p(lambda logits_V, p: top_p(logits_V, p).astype(np.float64)).passed
+    assert start_here.largest_difference(
+        lambda a, b: np.float64(start_here.right_difference(a, b))
+    ).passed
+
+
+def test_lists_and_bytes_are_compared_and_shown():
+    exercise = Exercise(
+        "pieces", lambda text: [text[:1], text[1:]], ("pieces",), lambda: [(b"ab",), (b"xyz",)]
+    )
+    assert exercise(lambda text: (text[:1], text[1:])).passed
+    assert "expected [b'a', b'b'], found [b'a']" in exercise(lambda text: [text[:1]]).sentence
+    assert exercise(lambda text: ["a", "b"]).status == "not yet right"
+    assert "should be a list of 2, found a bytes" in exercise(lambda text: text).sentence
+    assert "should be a bytes, found a str" in checks.form("it", "a", b"a")
+
+
+def test_two_mistakes_that_agree_on_one_case_are_told_apart_by_the_others():
+    def off_by(number):
+        return lambda x: x + number if x > 1 else x + 9
+
+    exercise = Exercise(
+        "twice",
+        lambda x: 2 * x,
+        ("the double",),
+        lambda: [(1,), (5,), (7,)],
+        [Mistake("one more", "a", off_by(1)), Mistake("two more", "b", off_by(2))],
+    )
+    assert exercise(off_by(1)).mistake == "one more"
+    assert exercise(off_by(2)).mistake == "two more"
+    assert exercise(lambda x: 2 * x).passed
+
+
+def test_verdicts_look_alike_everywhere():
+    verdict = Verdict("top_p", "not yet right", "p < 1 & more", "x")
+    assert repr(verdict) == "✗ top_p: not yet right: p < 1 & more"
+    assert "p &lt; 1 &amp; more" in verdict._repr_html_()
+    assert repr(Verdict("block", "passed", "Good.")) == "✓ block: passed: Good."
+    for color in checks.COLORS.values():
+        levels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+        assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.5, color

@@ -1,0 +1,91 @@
+"""Number lines, bytes, blocks and errors: what the sentences say is what the numbers are."""
+
+import numpy as np
+import pytest
+
+from gptoss_edu.course import viz
+from gptoss_edu.course.viz.look import INK, ORANGE, SKY
+from gptoss_edu.mxfp4 import VALUES, quantize
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def check(picture):
+    """A real image that fits on the page and ends its sentence."""
+    assert picture.png.startswith(PNG)
+    assert picture.width <= 1000
+    assert picture.alt.endswith(".")
+    return picture.alt
+
+
+def test_number_line_has_every_value_once():
+    alt = check(viz.number_line({"FP4": VALUES, "two": [-1.0, 0.25]}, bits=4))
+    fp4 = "FP4: -6 -4 -3 -2 -1.5 -1 -0.5 0 0.5 1 1.5 2 3 4 6"
+    assert alt == f"Number lines. {fp4}; two: -1 0.25."
+    assert check(viz.number_line({"one": [1.0]})) == "Number lines. one: 1."
+
+
+def test_byte_is_taken_apart_low_nibble_first():
+    assert check(viz.byte_picture(0xE3, 126)) == (
+        "Byte 0xe3, bits 11100011: the low nibble is the first weight, 1.5 times 0.5;"
+        " the high nibble is the second, -4 times 0.5."
+    )
+
+
+@pytest.fixture
+def weights():
+    return 0.05 * np.random.default_rng(0).standard_normal(32).astype(np.float32)
+
+
+def test_block_stores_what_the_library_stores(weights):
+    packed = quantize(weights[None, :, None])
+    block = viz.Block(weights, int(packed.scales_EJO[0, 0, 0]))
+    np.testing.assert_array_equal(block.stored, np.asarray(packed[0, :], np.float64).ravel())
+    lost = np.linalg.norm(block.stored - weights) / np.linalg.norm(weights)
+    assert block.error == pytest.approx(lost)
+
+
+def test_what_is_cut_off_becomes_six_times_the_scale(weights):
+    small = viz.Block(weights, 117)
+    worth = 2.0**-10
+    assert small.cut.sum() == (np.abs(weights) > 6 * worth).sum() > 20
+    np.testing.assert_array_equal(small.stored[small.cut], np.sign(weights[small.cut]) * 6 * worth)
+    assert not viz.Block(weights, 140).cut.any()
+    assert viz.Block(np.zeros(32), 127).error == 0
+
+
+def test_panels_tell_scale_error_and_what_is_cut_off(weights):
+    blocks = {"small": viz.Block(weights, 117), "good": viz.Block(weights, 122)}
+    alt = check(viz.block_panels(blocks))
+    assert f"small, scale byte 117: error {blocks['small'].error:.0%}" in alt
+    assert f"{blocks['small'].cut.sum()} cut off; good, scale byte 122" in alt
+    check(viz.block_panels({"alone": blocks["good"]}))
+    check(viz.block_panels({"zero": viz.Block(np.zeros(32), 127)}))
+
+
+def test_errors_have_two_digits_and_exact_is_a_word():
+    errors = {"a": (16, 0.00171), "b": (4.25, 0.1174), "c": (8, 0.0), "d": (1, 0.991)}
+    assert check(viz.error_bars(errors)) == (
+        "Errors by format. a, 16 bits: 0.17 %; b, 4.25 bits: 12 %; c, 8 bits: exact;"
+        " d, 1 bits: 99 %."
+    )
+    assert check(viz.error_bars({"only": (4, 0.0)})).endswith("only, 4 bits: exact.")
+
+
+def test_neighbors_in_memory_are_named():
+    rows = {"ours": [(u, 0) for u in range(4)], "published": [(7, 2 * u) for u in range(4)]}
+    assert check(viz.memory_rows(rows)) == (
+        "4 neighboring bytes in memory. ours: outputs 0 to 3, inputs 0 to 1; published: outputs 7,"
+        " inputs 0 to 7."
+    )
+
+
+def luminance(color):
+    values = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("ground", [SKY, ORANGE])
+def test_text_in_memory_cells_is_readable(ground):
+    assert (luminance(ground) + 0.05) / (luminance(INK) + 0.05) >= 4.5

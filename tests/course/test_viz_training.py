@@ -1,0 +1,68 @@
+"""Figures of chapter a1."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptoss_edu.course import viz
+from gptoss_edu.mxfp4 import VALUES, dequantize, quantize
+from gptoss_edu.tokenizer import END, Tokenizer
+
+PNG = b"\x89PNG\r\n\x1a\n"
+IDS = [*Tokenizer().encode("Hi <b>"), END]
+
+
+def test_a_strip_marks_what_counts_in_text_and_in_color():
+    strip = viz.loss_strip(IDS, [False, True, False, False, True])
+    assert repr(strip) == "Hi [·<] b > [<|end|>]"
+    page = strip._repr_html_()
+    assert page.count('role="listitem"') == len(IDS)
+    assert "2 of 5 tokens count" in page
+    assert "<b>" not in page
+    assert page.count("#009e73") == 2
+    with pytest.raises(AssertionError):
+        viz.loss_strip(IDS, [True])
+
+
+def test_surprise_says_whether_it_fell():
+    high, low = np.full(5, 8.0), np.full(5, 0.1)
+    picture = viz.surprise_bars(IDS, {"before": high, "after": low})
+    assert picture.png.startswith(PNG)
+    assert "before, after; each row's mean is less than half of that above" in picture.alt
+    assert "the rows are alike" in viz.surprise_bars(IDS, {"a": high, "b": high}).alt
+
+
+def test_curves_are_told_so_coarsely_that_machines_agree():
+    steps = range(1, 101)
+    falling = np.linspace(8, 0.1, 100)
+    picture = viz.training_curves(
+        steps,
+        {"loss": (falling, "log"), "right": (1 / falling, "linear"), "flat": ([1.0] * 100, "log")},
+        marks={70: "here", 80: "there"},
+    )
+    assert picture.png.startswith(PNG)
+    assert picture.alt == (
+        "Curves over 100 steps. loss: falls to less than half; right: more than doubles;"
+        " flat: stays within a factor of two."
+    )
+    wobbling = viz.training_curves(steps, {"loss": (falling * 1.01, "log")}).alt
+    assert wobbling == viz.training_curves(steps, {"loss": (falling, "log")}).alt
+
+
+def test_the_staircase_is_the_librarys_rounding():
+    picture = viz.rounding_staircase()
+    assert picture.png.startswith(PNG)
+    assert f"{len(np.unique(VALUES))} steps from -6 to 6" in picture.alt
+    grid = np.unique(VALUES)
+    w_EIO = jnp.asarray(np.resize(np.append(np.linspace(-5.9, 5.9, 31), 6.0), (1, 32, 1)))
+    packed = quantize(w_EIO)
+    found = np.asarray(dequantize(packed.blocks_EJUO, packed.scales_EJO), np.float32)
+    assert set(found.ravel().tolist()) <= set(grid.tolist())
+
+
+def test_accuracy_names_every_task_and_effort():
+    table = {"add": {"low": [2, 200], "high": [195, 200]}, "fact": {"low": [198, 200]}}
+    picture = viz.effort_accuracy(table)
+    assert picture.png.startswith(PNG)
+    assert "add low 1% high 98%" in picture.alt
+    assert "fact low 99%" in picture.alt

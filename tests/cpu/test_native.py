@@ -1,0 +1,275 @@
+"""The C++ kernels agree with their JAX twins, and say clearly why they cannot be had."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptoss_edu import generate, load_model
+from gptoss_edu.attention import NoCache
+from gptoss_edu.chips.precision import convert
+from gptoss_edu.config import TINY
+from gptoss_edu.cpu import native
+from gptoss_edu.model import forward, init_params, run_blocks
+from gptoss_edu.mxfp4 import Mxfp4, dequantize_obvious, unpack_hf
+from gptoss_edu.shapes import contract
+from gptoss_edu.weights.checkpoint import save_checkpoint
+
+needs_compiler = pytest.mark.skipif(
+    native.find_compiler() is None, reason="there is no C++ compiler: c++, g++ or clang++"
+)
+
+
+def random_packed(E: int, I: int, O: int, seed: int = 0) -> Mxfp4:
+    """All 256 bytes, scales in a range where float32 sums stay exact enough."""
+    rng = np.random.default_rng(seed)
+    return Mxfp4(
+        jnp.asarray(rng.integers(0, 256, (E, I // 32, 16, O), np.uint8)),
+        jnp.asarray(rng.integers(117, 131, (E, I // 32, O), np.uint8)),
+    )
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1, 2, 7, 13, 130])
+@pytest.mark.parametrize("outputs", [16, 80, 96, 192, 1136])
+def test_packed_products(tokens, outputs):
+    """Against float64 in NumPy: single rows, steps with a rest, more rows than stay in cache;
+    tiles of all three widths.
+    """
+    native.load_kernels()
+    w = random_packed(5, 96, outputs)
+    x_TI = normal(tokens, 96)
+    rng = np.random.default_rng(2)
+    expert_TX = np.stack([rng.permutation(5)[:3] for _ in range(tokens)]).astype(np.int32)
+    blocks, scales = map(np.asarray, unpack_hf(w))
+    w_EOI = dequantize_obvious(blocks, scales).astype(np.float64)
+    expected = np.einsum("TI,TXOI->TXO", np.asarray(x_TI, np.float64), w_EOI[expert_TX])
+    found = native.wrap(w).products(x_TI, jnp.asarray(expert_TX))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@needs_compiler
+def test_every_nibble_and_scale():
+    """One weight at a time: 16 nibbles in both halves of a byte, under every normal scale."""
+    native.load_kernels()
+    scales = np.arange(2, 250, dtype=np.uint8)
+    O = 256
+    bytes_O = np.arange(256, dtype=np.uint8)
+    w = Mxfp4(
+        jnp.asarray(np.broadcast_to(bytes_O, (len(scales), 1, 16, O))),
+        jnp.asarray(np.broadcast_to(scales[:, None, None], (len(scales), 1, O))),
+    )
+    for place in (0, 1, 31):
+        x_TI = jnp.zeros((1, 32)).at[0, place].set(1.0)
+        expert_TX = jnp.arange(len(scales), dtype=jnp.int32)[None]
+        found_XO = native.wrap(w).products(x_TI, expert_TX)[0]
+        np.testing.assert_array_equal(found_XO, np.asarray(w[:][:, place], np.float32))
+
+
+@needs_compiler
+def test_scale_255_is_not_a_number():
+    native.load_kernels()
+    w = random_packed(1, 32, 16)
+    w = dataclasses.replace(w, scales_EJO=w.scales_EJO.at[0, 0, 3].set(255))
+    y_O = native.wrap(w).product(normal(1, 32), 0)[0]
+    assert np.isnan(y_O).tolist() == [o == 3 for o in range(16)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+def test_dense_product(tokens):
+    """Two axes summed over and one; tiles of 16, of 32 and of 64."""
+    native.load_kernels()
+    w_NHD = normal(4, 24, 80).astype(jnp.bfloat16)
+    x_BTNH = normal(1, tokens, 4, 24, seed=3)
+    expected = np.einsum(
+        "BTNH,NHD->BTD", np.asarray(x_BTNH, np.float64), np.asarray(w_NHD, np.float64)
+    )
+    found = contract("BTNH,NHD->BTD", x_BTNH, native.wrap(w_NHD, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    w_DNH, x_BTD = w_NHD.reshape(96, 5, 16), x_BTNH.reshape(1, tokens, 96)
+    found = contract("BTD,DNH->BTNH", x_BTD, native.wrap(w_DNH))
+    assert found.shape == (1, tokens, 5, 16)
+    np.testing.assert_allclose(found.reshape(1, tokens, 80), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+@pytest.mark.parametrize("outputs", [16, 96, 192])
+def test_dense_product_in_8_bits(tokens, outputs):
+    """The kernel against the rounded weights in float64; the rounding against its own promise."""
+    native.load_kernels()
+    w_DO = np.array(normal(96, outputs))
+    w_DO[:32] *= 1e-3
+    w_DO[32:64, 5] = 0
+    dense = native.wrap(jnp.asarray(w_DO, jnp.bfloat16))
+    rounded = native.round_to_int8(dense)
+    x_BTD = normal(1, tokens, 96, seed=3)
+    expected = np.asarray(x_BTD, np.float64) @ np.asarray(rounded.array, np.float64)
+    found = contract("BTD,DO->BTO", x_BTD, rounded)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    stored = np.asarray(dense, np.float32).reshape(3, 32, outputs)
+    error = np.abs(np.asarray(rounded).reshape(stored.shape) - stored)
+    step = np.abs(stored).max(axis=1, keepdims=True) / 127
+    assert (error <= 1.01 * step).all(), "the largest weight may be cut by half a step more"
+    assert np.sqrt((error**2).mean()) < 0.31 * np.sqrt((step**2).mean())
+    assert (error[1, :, 5] == 0).all()
+    assert rounded.tiles.nbytes + rounded.scales.nbytes == 17 * dense.tiles.nbytes // 32
+
+
+@needs_compiler
+def test_an_expert_that_does_not_exist_is_an_error():
+    native.load_kernels()
+    w = native.wrap(random_packed(2, 32, 16))
+    with pytest.raises(Exception, match="out of range"):
+        jax.block_until_ready(w.products(normal(1, 32), jnp.array([[2]], jnp.int32)))
+
+
+def kernel_model():
+    """A model whose every product fits the kernels, experts packed and the rest bfloat16."""
+    config = dataclasses.replace(
+        TINY, hidden_size=96, intermediate_size=64, num_heads=15, num_kv_heads=3, head_dim=32,
+        num_experts=16, vocab_size=112,
+    )  # fmt: skip
+    params = init_params(config, jax.random.key(0), jnp.bfloat16)
+    return config, convert(params, "mxfp4")
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [1, 9])
+def test_whole_model(length):
+    """The same logits as the JAX twin, and every product of the model was taken by a kernel."""
+    config, params = kernel_model()
+    wrapped = native.wrap_params(params)
+    tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 112, (2, length)))
+    expected = forward(params, tokens_BT, config)
+    np.testing.assert_allclose(forward(wrapped, tokens_BT, config), expected, atol=3e-5)
+    text = str(jax.make_jaxpr(lambda p: forward(p, tokens_BT, config))(wrapped))
+    per_layer = 4 + 1 + 2  # q, k, v, o; the router; gate and up, down
+    assert text.count("ffi_call[") == config.num_layers * per_layer + 1
+    jax.tree.map(np.testing.assert_array_equal, native.unwrap(wrapped), params)
+
+
+@needs_compiler
+def test_gradients_and_other_axes_are_refused_or_right():
+    """A bfloat16 activation keeps its dtype; shapes that do not fit are left to JAX."""
+    config, params = kernel_model()
+    wrapped = native.wrap_params(params)
+    tokens_BT, position_BT = jnp.array([[3, 5]]), jnp.array([[0, 1]])
+    kvs = (NoCache(),) * config.num_layers
+    x_BTD, _, _ = run_blocks(wrapped, tokens_BT, position_BT, kvs, config, jnp.bfloat16)
+    assert x_BTD.dtype == jnp.bfloat16
+    odd = jnp.ones((33, 16), jnp.bfloat16)
+    assert native.wrap(odd) is odd
+    assert native.wrap(jnp.ones((32, 16))).dtype == jnp.float32
+
+
+@needs_compiler
+def test_load_model_on_request(tmp_path):
+    """`kernels` decides, "auto" leaves small models alone, and a wrapped model can be saved."""
+    pocket, params = load_model(kernels="native")
+    plain, plain_params = load_model()
+    assert isinstance(params.layers[0].moe.w_gate_up_EDP, native.Packed)
+    assert not isinstance(plain_params.layers[0].moe.w_gate_up_EDP, native.Packed)
+    question = "How many r's are in strawberry?"
+    assert str(generate(pocket, params, question)) == str(generate(plain, plain_params, question))
+    save_checkpoint(params, pocket.config, tmp_path, kept_ids=pocket.tokenizer.kept_ids)
+    _, again = load_model(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, plain_params)
+
+
+@needs_compiler
+def test_load_model_in_8_bits():
+    """Attention is rounded, experts and router are not, and answers stay what they were."""
+    model, params = load_model(dense="int8")
+    attention, moe = params.layers[0].attention, params.layers[0].moe
+    assert isinstance(attention.w_q_DNH, native.Dense8)
+    assert isinstance(attention.w_o_NHD, native.Dense8)
+    assert not isinstance(moe.w_router_DE, native.Dense8)
+    assert isinstance(moe.w_gate_up_EDP, native.Packed)
+    assert params.unembedding_DV.shape[1] % 16 > 0, "no tiles fit, so it stays as it is"
+    plain, plain_params = load_model()
+    tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 900, (2, 50)))
+    logits, expected = (forward(p, tokens_BT, model.config) for p in (params, plain_params))
+    assert 1e-3 < jnp.abs(logits - expected).max() < 1, "rounded, and not by much"
+    question = "How many r's are in strawberry?"
+    assert str(generate(model, params, question)) == str(generate(plain, plain_params, question))
+    same = load_model(dense="int8", each_layer=lambda layer: layer)[1]
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dense": "int4"}, "dense is 'int4', expected one of stored, int8"),
+        ({"dense": "int8", "kernels": "jax"}, "found kernels='jax'; leave out"),
+        ({"dense": "int8", "precision": "f32"}, "found precision='f32'"),
+        ({"dense": "int8", "send": lambda part: part}, "found send"),
+    ],
+)
+def test_8_bits_where_they_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(**options)
+
+
+@needs_compiler
+def test_rounded_weights_are_not_saved_as_a_checkpoint(tmp_path):
+    model, params = load_model(dense="int8")
+    with pytest.raises(ValueError, match=r"is int8, expected"):
+        save_checkpoint(params, model.config, tmp_path, kept_ids=model.tokenizer.kept_ids)
+
+
+def test_unknown_kernels():
+    with pytest.raises(ValueError, match="expected one of auto, jax, native"):
+        load_model(kernels="fast")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    native.load_kernels.cache_clear()
+    yield
+    native.load_kernels.cache_clear()
+
+
+def test_without_a_compiler(no_compiler, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"found none.*install one.*kernels=\"jax\""):
+        load_model(kernels="native")
+    monkeypatch.setattr(native, "WORTHWHILE", 1)
+    with pytest.warns(UserWarning, match="many times slower"):
+        _, params = load_model()
+    assert not isinstance(params.layers[0].moe.w_gate_up_EDP, native.Packed)
+
+
+@needs_compiler
+def test_a_compiler_that_fails(tmp_path, monkeypatch):
+    """Its last words are shown, and nothing half made stays in the cache."""
+    broken = tmp_path / "broken.cc"
+    broken.write_text("this is no C++")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    monkeypatch.setattr(native, "cache_folders", lambda: [tmp_path / "cache"])
+    with pytest.raises(RuntimeError, match=r"(?s)could not compile broken.cc.*another compiler"):
+        native.built_library(native.find_compiler())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@needs_compiler
+def test_compiled_once(tmp_path, monkeypatch):
+    """A second start finds the library; a folder that cannot be written is passed over."""
+    tiny = tmp_path / "tiny.cc"
+    tiny.write_text('extern "C" int one() { return 1; }')
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setattr(native, "SOURCE", tiny)
+    monkeypatch.setattr(native, "cache_folders", lambda: [blocked / "x", tmp_path / "cache"])
+    path = native.built_library(native.find_compiler())
+    made = path.stat().st_mtime_ns
+    assert native.built_library(native.find_compiler()) == path
+    assert path.stat().st_mtime_ns == made

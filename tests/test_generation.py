@@ -1,0 +1,484 @@
+"""Generation against the plain forward pass, and against itself done another way.
+
+Tolerance: the logits of these models spread over about ±4, and two ways of summing the same float32
+terms stay within 2e-5 of each other. Sampled tokens must be equal.
+"""
+
+import dataclasses
+import importlib
+import os
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import (
+    ANALYSIS,
+    ASSISTANT,
+    CONFIG,
+    MODEL,
+    TOKENIZER,
+    dictate,
+    following,
+    random_params,
+    say,
+)
+
+from gptoss_edu.cache import empty_cache, grow
+from gptoss_edu.config import FULL, GPT_OSS_20B
+from gptoss_edu.generation import Options, decode_step, generate, generate_tokens, prefill, stream
+from gptoss_edu.harmony import render
+from gptoss_edu.model import forward
+from gptoss_edu.mxfp4 import quantize
+from gptoss_edu.parser import Message
+from gptoss_edu.sampling import GREEDY, Sampling
+from gptoss_edu.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
+
+TOLERANCE = 2e-5
+LENGTHS = (1, 127, 128, 129, 300)  # the window is 128, the initial context 256
+ROOM = 512
+SAMPLED = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01)
+
+# The package offers a function of the same name.
+generate_module = importlib.import_module("gptoss_edu.generation")
+whole = jax.jit(forward, static_argnames="config")
+
+
+@pytest.fixture(autouse=True)
+def one_capacity(monkeypatch):
+    """Every cache has one size, so that a few compiled programs serve all tests."""
+    monkeypatch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params()
+
+
+def draw_rows(seed, length):
+    return np.random.default_rng(seed).integers(0, CONFIG.vocab_size, length).tolist()
+
+
+PROMPTS = [draw_rows(seed, length) for seed, length in enumerate(LENGTHS)]
+
+
+def rows_of(steps):
+    """What each row of a batch wrote, from token_B after token_B."""
+    return [row[row >= 0].tolist() for row in np.stack(list(steps), axis=1)]
+
+
+def read(params, prompts, *, chunk=256, room=ROOM, store=CONFIG):
+    """Logits after the prompts, and the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate_module, "CHUNK", chunk)
+        return prefill(MODEL, params, prompts, empty_cache(store, len(prompts), room))
+
+
+# ---- logits: the same numbers, however they are computed ----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uncached(params):
+    """A sequence of 301 tokens, and the logits after each from the plain forward pass."""
+    rows = draw_rows(99, 301)
+    return rows, np.asarray(whole(params, jnp.array([rows]), config=CONFIG)[0])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_cached_equals_uncached(params, uncached, length):
+    rows, expected_TV = uncached
+    logits_BV, cache = read(params, [rows[:length]])
+    np.testing.assert_allclose(logits_BV[0], expected_TV[length - 1], atol=TOLERANCE)
+    logits_BV, cache = decode_step(MODEL, params, [rows[length]], cache)
+    np.testing.assert_allclose(logits_BV[0], expected_TV[length], atol=TOLERANCE)
+    assert int(cache.length_B[0]) == length + 1
+
+
+def test_decoding_across_the_window_and_the_initial_context_equals_uncached(params, uncached):
+    rows, expected_TV = uncached
+    _, cache = read(params, [rows[:120]])
+    for position in range(120, 301):
+        logits_BV, cache = decode_step(MODEL, params, [rows[position]], cache)
+        np.testing.assert_allclose(logits_BV[0], expected_TV[position], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [16, 64, 512])
+def test_chunks_of_any_size_equal_the_whole(params, uncached, size):
+    rows, expected_TV = uncached
+    logits_BV, cache = read(params, [rows[:300]], chunk=size)
+    np.testing.assert_allclose(logits_BV[0], expected_TV[299], atol=TOLERANCE)
+    logits_BV, _ = decode_step(MODEL, params, [rows[300]], cache)
+    np.testing.assert_allclose(logits_BV[0], expected_TV[300], atol=TOLERANCE)
+
+
+def test_many_heads_or_a_long_cache_make_chunks_smaller():
+    assert generate_module.chunk_size(CONFIG, 1, ROOM) == 256
+    assert generate_module.chunk_size(CONFIG, 5, 2**17) == 16
+    sizes = [generate_module.chunk_size(GPT_OSS_20B, 1, n) for n in (4096, 8192, 131072)]
+    assert sizes == [256, 128, 16]
+
+
+@pytest.fixture(scope="module")
+def batch(params):
+    """Logits after the prompts of all lengths in one batch, and after one more token."""
+    logits_BV, cache = read(params, PROMPTS, chunk=64)
+    assert cache.length_B.tolist() == list(LENGTHS)
+    return np.asarray(logits_BV), np.asarray(decode_step(MODEL, params, [7] * 5, cache)[0])
+
+
+def test_batched_equals_alone(params, batch):
+    for index, prompt in enumerate(PROMPTS):
+        logits_BV, cache = read(params, [prompt])
+        np.testing.assert_allclose(logits_BV[0], batch[0][index], atol=TOLERANCE)
+        logits_BV, _ = decode_step(MODEL, params, [7], cache)
+        np.testing.assert_allclose(logits_BV[0], batch[1][index], atol=TOLERANCE)
+
+
+def test_a_ring_equals_a_full_cache(params, batch):
+    everything = dataclasses.replace(CONFIG, layer_types=(FULL, FULL))
+    logits_BV, cache = read(params, PROMPTS, chunk=64, store=everything)
+    np.testing.assert_allclose(logits_BV, batch[0], atol=TOLERANCE)
+    logits_BV, cache = decode_step(MODEL, params, [7] * 5, cache)
+    np.testing.assert_allclose(logits_BV, batch[1], atol=TOLERANCE)
+    assert {kv.position_BS.shape for kv in cache.layers} == {(5, ROOM)}
+
+
+def with_experts(params, change):
+    """The same model with its expert matrices changed."""
+    names = ("w_gate_up_EDP", "w_down_EFD")
+    layers = []
+    for layer in params.layers:
+        changed = {name: change(getattr(layer.moe, name)) for name in names}
+        layers.append(dataclasses.replace(layer, moe=dataclasses.replace(layer.moe, **changed)))
+    return dataclasses.replace(params, layers=tuple(layers))
+
+
+def test_packed_equals_dequantized(params):
+    experts = jnp.arange(CONFIG.num_experts)
+    packed = jax.jit(lambda tree: with_experts(tree, quantize))(params)
+    plain = jax.jit(lambda tree: with_experts(tree, lambda w: w[experts].astype(jnp.float32)))(
+        packed
+    )
+    found_BV, cache = read(packed, PROMPTS, chunk=64)
+    expected_BV, plain_cache = read(plain, PROMPTS, chunk=64)
+    np.testing.assert_allclose(found_BV, expected_BV, atol=TOLERANCE)
+    found_BV, _ = decode_step(MODEL, packed, [7] * 5, cache)
+    expected_BV, _ = decode_step(MODEL, plain, [7] * 5, plain_cache)
+    np.testing.assert_allclose(found_BV, expected_BV, atol=TOLERANCE)
+    assert np.abs(np.asarray(found_BV) - read(params, PROMPTS, chunk=64)[0]).max() > 0.1
+
+
+# ---- tokens -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Of the programs for a batch of five, one reads and one writes."""
+    monkeypatch.setattr(generate_module, "CHUNK", 64)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_batch_writes_what_each_prompt_gets_alone(params, short_chunks, sampling):
+    seeds = [3, 1, 4, 1, 5]
+    settings = {"max_tokens": 7, "sampling": sampling}
+    together = rows_of(generate_tokens(MODEL, params, PROMPTS, seeds=seeds, **settings))
+    assert [len(row) for row in together] == [7] * 5
+    for prompt, seed, expected in zip(PROMPTS, seeds, together, strict=True):
+        alone = generate_tokens(MODEL, params, [prompt], seeds=[seed], **settings)
+        assert rows_of(alone) == [expected]
+
+
+def test_a_row_that_stops_waits_without_disturbing_the_others(params, short_chunks):
+    free = rows_of(generate_tokens(MODEL, params, PROMPTS, max_tokens=7))
+    stop = free[0][2]
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in free]
+    stopped = generate_tokens(MODEL, params, PROMPTS, max_tokens=7, stop_rows=[stop])
+    assert rows_of(stopped) == expected
+    assert len(expected[0]) <= 3
+    assert max(map(len, expected)) == 7
+
+
+def test_growing_in_the_middle_changes_nothing(params, monkeypatch):
+    prompt = draw_rows(11, ROOM - 9)
+    expected = rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20))
+    # Unasked, the cache would be large enough for this short answer from the start.
+    rooms = iter([ROOM, 2 * ROOM])
+    monkeypatch.setattr(generate_module, "capacity_for", lambda length, limit: next(rooms))
+    assert rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20)) == expected
+    assert next(rooms, None) is None
+
+
+def test_the_end_of_the_context_ends_the_answer(params):
+    limit = CONFIG.max_positions
+    (answer,) = rows_of(generate_tokens(MODEL, params, [draw_rows(5, limit - 4)], max_tokens=50))
+    assert len(answer) == 5  # four are read again, the fifth needs no more room
+    with pytest.raises(ValueError, match=r"prompt has 1024 tokens, but this model has 1024 pos"):
+        next(generate_tokens(MODEL, params, [draw_rows(5, limit)], max_tokens=1))
+
+
+def test_a_repetition_penalty_ends_a_loop():
+    loop = following({ASSISTANT: ASSISTANT})
+    prompt = TOKENIZER.to_rows([START, ASSISTANT])
+    (stuck,) = rows_of(generate_tokens(MODEL, loop, [prompt], max_tokens=8))
+    penalty = Sampling(repetition_penalty=1000.0)
+    (free,) = rows_of(generate_tokens(MODEL, loop, [prompt], max_tokens=8, sampling=penalty))
+    assert set(stuck) == {prompt[-1]}
+    assert len(set(free)) > 1
+
+
+# ---- replies ------------------------------------------------------------------------------------
+
+
+def chain(last):
+    """Ids that a model writes after `<|start|>assistant`; no id may come twice."""
+    return [CHANNEL, ANALYSIS, MESSAGE, TOKENIZER.encode("a")[0], END, START, last]
+
+
+@pytest.mark.parametrize(
+    "last, reason", [(RETURN, "stop"), (CALL, "tool_call"), (ENDOFTEXT, "stop")]
+)
+def test_stops_on_return_call_and_endoftext_but_never_on_end(last, reason):
+    ids = chain(last)
+    params = following(dict(zip([ASSISTANT, *ids[:-1]], ids, strict=True)))
+    reply = generate(MODEL, params, "hi", max_tokens=20)
+    assert list(reply.token_ids) == ids
+    assert reply.finish_reason == reason
+    assert reply.analysis == "a"
+    assert reply.stats.completion_tokens == len(ids)
+
+
+def test_max_tokens_cuts_and_says_so(params):
+    reply = generate(MODEL, params, "hi", max_tokens=3)
+    assert (len(reply.token_ids), reply.finish_reason) == (3, "length")
+
+
+def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
+    dictate(monkeypatch, say("2 + 2: vier → 4", "four ✓"))
+    pieces = stream(MODEL, params, "2 + 2?")
+    assert pieces.reply is None
+    text = {"analysis": "", "final": ""}
+    for piece in pieces:
+        text[piece.channel] += piece.text
+    reply = pieces.reply
+    assert (reply.analysis, reply.final) == (text["analysis"], text["final"])
+    assert (reply.analysis, str(reply)) == ("2 + 2: vier → 4", "four ✓")
+    assert reply.finish_reason == "stop"
+    assert list(reply.prompt_ids) == TOKENIZER.fit(render("2 + 2?"))
+    again = generate(MODEL, params, "2 + 2?")
+    assert dataclasses.replace(again, stats=None) == dataclasses.replace(reply, stats=None)
+
+
+def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
+    """A real signal, as a terminal or a notebook sends it, from the first moment to the last.
+
+    Python itself drops an interrupt that arrives inside a callback of the garbage collector, so
+    not every one has to be seen; whatever happened, nothing may be damaged.
+    """
+    before = jax.tree.map(np.array, params)
+    generate(MODEL, params, "hi", max_tokens=40)  # compiles
+    start = time.perf_counter()
+    expected = generate(MODEL, params, "hi", max_tokens=40)
+    seconds = time.perf_counter() - start
+    finished = []
+
+    def answer_until(delay):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            generate(MODEL, params, "hi", max_tokens=40)
+            finished.append(delay)
+            timer.join()  # a signal that was late
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            timer.join()
+
+    for delay in np.linspace(0.05, 0.9, 8) * seconds:
+        answer_until(delay)
+    assert len(finished) < 8, "no signal came in time"
+    again = generate(MODEL, params, "hi", max_tokens=40)
+    assert dataclasses.replace(again, stats=None) == dataclasses.replace(expected, stats=None)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, before))
+
+
+def test_streaming_comes_token_by_token(params, monkeypatch):
+    dictate(monkeypatch, say("ab", "cd"))
+    pieces = stream(MODEL, params, "hi")
+    assert [next(pieces).text for _ in range(3)] == ["a", "b", "c"]
+    assert pieces.reply is None
+
+
+@pytest.fixture(scope="module")
+def pair(params):
+    """Two prompts in a batch, answered twice: the first time compiles, the second does not."""
+    prompts = ["hi", [{"role": "user", "content": "a longer question, in two parts"}]]
+    settings = {"max_tokens": 6, "temperature": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+        return prompts, [
+            generate(MODEL, params, prompts, seed=[8, 9], **settings) for _ in range(2)
+        ]
+
+
+def test_a_list_of_prompts_gives_each_the_reply_it_gets_alone(params, pair):
+    prompts, (replies, _) = pair
+    assert [reply.cache for reply in replies] == [None, None]
+    for prompt, seed, reply in zip(prompts, [8, 9], replies, strict=True):
+        alone = generate(MODEL, params, prompt, seed=seed, max_tokens=6, temperature=1.0)
+        assert (alone.token_ids, alone.prompt_ids) == (reply.token_ids, reply.prompt_ids)
+
+
+def test_statistics_keep_compiling_apart(pair):
+    _, (first_replies, second_replies) = pair
+    for first, second in zip(first_replies, second_replies, strict=True):
+        assert first.token_ids == second.token_ids
+        assert first.stats.compile_s > 0.2
+        assert second.stats.compile_s < 0.02
+        for stats in (first.stats, second.stats):
+            assert stats.completion_tokens == 6
+            assert stats.prompt_tokens == len(first.prompt_ids)
+            assert 0 < stats.time_to_first_token_s < 60
+            assert 0 < stats.prefill_tokens_per_s < 1e6
+            assert 0 < stats.decode_tokens_per_s < 1e6
+
+
+def test_messages_are_one_prompt_whatever_their_type(params):
+    text = generate(MODEL, params, "hi", max_tokens=2)
+    parsed = Message("user", None, None, None, "hi")
+    for prompt in ([{"role": "user", "content": "hi"}], [parsed], (parsed,)):
+        assert generate(MODEL, params, prompt, max_tokens=2).prompt_ids == text.prompt_ids
+
+
+def tokens_read(reply):
+    """Tokens that this turn really read: those that no cache held."""
+    return round(reply.stats.prefill_tokens_per_s * reply.stats.time_to_first_token_s)
+
+
+def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, monkeypatch):
+    first = [{"role": "user", "content": "2 + 2?"}]
+    with monkeypatch.context() as patch:
+        dictate(patch, say("2 + 2 is 4", "four"))
+        reply = generate(MODEL, params, first)
+    second = [*first, *reply.to_messages(), {"role": "user", "content": "and 5?"}]
+    fresh = generate(MODEL, params, second, max_tokens=6)
+    reused = generate(MODEL, params, second, max_tokens=6, cache=reply.cache)
+    assert reused.token_ids == fresh.token_ids
+    assert tokens_read(fresh) == fresh.stats.prompt_tokens == len(fresh.prompt_ids)
+    assert tokens_read(reused) == len(fresh.prompt_ids) - len(reply.prompt_ids)
+    # A cache is a value: used once more it gives the same once more.
+    once_more = generate(MODEL, params, second, max_tokens=6, cache=reply.cache)
+    assert once_more.token_ids == fresh.token_ids
+
+
+def test_a_cache_of_another_conversation_does_no_harm(params, monkeypatch):
+    with monkeypatch.context() as patch:
+        dictate(patch, say("?", "!"))
+        other = generate(MODEL, params, "something else", reasoning_effort="high").cache
+    fresh = generate(MODEL, params, "hi", max_tokens=4)
+    reused = generate(MODEL, params, "hi", max_tokens=4, cache=other)
+    assert reused.token_ids == fresh.token_ids
+    assert tokens_read(reused) == len(fresh.prompt_ids)
+
+
+@pytest.fixture(scope="module")
+def turn(params):
+    """A turn that has written 150 tokens after 200: its rings no longer hold the prompt's end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+        steps = generate_tokens(MODEL, params, [draw_rows(21, 200)], max_tokens=150)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+@pytest.mark.parametrize(
+    "agreeing, new, held",
+    [
+        (349, 60, 349),  # all of it, and more
+        (200, 60, 200),  # the prompt
+        (210, 50, 200),  # the prompt and a little: back to the prompt
+        (349, 0, 200),  # the same once more: the last token must be read for its logits
+        (150, 60, None),
+        (200, 0, None),
+        (0, 60, None),
+    ],
+)
+def test_a_cache_taken_up_again_gives_the_logits_of_a_fresh_one(params, turn, agreeing, new, held):
+    rows = [*turn.rows[:agreeing], *draw_rows(22, new)]
+    resumed = turn.resume(rows)
+    assert (resumed and resumed[1]) == held
+    if held is not None:
+        expected_BV, _ = read(params, [rows], chunk=64)
+        for _ in range(2):  # a cache is a value: taking it up does not use it up
+            state, _ = turn.resume(rows)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(generate_module, "CHUNK", 64)
+                logits_BV, _ = prefill(MODEL, params, [rows[held:]], state)
+            np.testing.assert_allclose(logits_BV, expected_BV, atol=TOLERANCE)
+
+
+def test_a_conversation_of_three_turns_reads_each_text_once(params, monkeypatch):
+    dictate(monkeypatch, say("let me see", "it is so"))
+    talk, cache, read_so_far, longest = [], None, 0, 0
+    for question in ("2 + 2?", "and 5?", "and 6?"):
+        talk.append({"role": "user", "content": question})
+        reply = generate(MODEL, params, talk, cache=cache)
+        talk, cache = talk + reply.to_messages(), reply.cache
+        read_so_far += tokens_read(reply)
+        longest = len(reply.prompt_ids)
+    assert read_so_far == longest  # the last prompt holds all that was said, and nothing twice
+
+
+# ---- statistics and settings --------------------------------------------------------------------
+
+
+def test_a_cache_that_was_used_up_says_so(params):
+    _, cache = read(params, [[1, 2]])
+    decode_step(MODEL, params, [3], cache)
+    for again in (
+        lambda: decode_step(MODEL, params, [3], cache),
+        lambda: prefill(MODEL, params, [[3]], cache),
+    ):
+        with pytest.raises(ValueError, match=r"used up by an earlier call; go on with the one"):
+            again()
+
+
+def test_a_full_cache_is_refused_and_grown(params):
+    rows = draw_rows(1, ROOM)
+    _, cache = read(params, [rows])
+    for again in (
+        lambda: decode_step(MODEL, params, [3], cache),
+        lambda: prefill(MODEL, params, [[3]], cache),
+    ):
+        with pytest.raises(ValueError, match=r"full: 513 tokens .* room for 512; grow\("):
+            again()
+    logits_BV, _ = decode_step(MODEL, params, [3], grow(cache, 2 * ROOM))
+    expected_BV, _ = read(params, [[*rows, 3]], room=2 * ROOM)
+    np.testing.assert_allclose(logits_BV, expected_BV, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, None, "abc", [1, 2], [0.5], []])
+def test_seeds_are_whole_numbers_one_for_each_prompt(seed):
+    with pytest.raises(ValueError, match=r"seed is .*, expected a whole number from 0 .* 1 prompt"):
+        Options(seed=seed).seeds(1)
+
+
+def test_one_seed_serves_all_prompts_and_a_list_each_its_own():
+    assert Options(seed=7).seeds(3) == [7, 7, 7]
+    assert Options(seed=np.arange(2)).seeds(2) == [0, 1]
+    assert Options(seed=np.int64(5)).seeds(1) == [5]
+
+
+def test_a_stream_takes_one_prompt(params):
+    with pytest.raises(ValueError, match="stream takes one prompt"):
+        stream(MODEL, params, ["a", "b"])
+
+
+def test_weights_in_bf16_answer_too(params):
+    low = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params)
+    model = dataclasses.replace(MODEL, precision="bf16", dtype=jnp.dtype(jnp.bfloat16))
+    assert len(generate(model, low, "hi", max_tokens=3).token_ids) == 3
