@@ -31,11 +31,13 @@ def test_git_fetches_the_copy_in_place_of_the_published_repository(tmp_path):
     (root / "gptoss_edu" / "__init__.py").write_text('__version__ = "7.8.9"\n')
     (root / "build").mkdir()
     (root / "build" / "large.bin").write_text("not this")
-    oldest.make_repository(tmp_path / "repository", root)
+    (root / "notebooks").mkdir()
+    commit = oldest.make_repository(tmp_path / "repository", root)
+    assert course.address(tmp_path / "repository") == {"url": oldest.ADDRESS, "commit": commit}
     settings = oldest.as_on_kaggle(tmp_path / "repository")
     listed = subprocess.run(
-        ["git", "ls-remote", "--tags", course.address()],
+        ["git", "ls-remote", oldest.ADDRESS, "HEAD"],
         env=settings | {"PATH": "/usr/local/bin:/usr/bin:/bin"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert "refs/tags/v7.8.9" in listed.stdout, listed.stderr
+    assert listed.stdout.split() == [commit, "HEAD"], listed.stderr
     assert not (tmp_path / "repository" / "build").exists()

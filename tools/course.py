@@ -3,7 +3,8 @@
     python tools/course.py write         head and links of every notebook, maps, badges, blank
                                          twins, and the README's table
     python tools/course.py check         say what `write` would change; exit status 1 if anything
-    python tools/course.py address URL   the repository has moved: change its address everywhere
+    python tools/course.py address URL   the repository is published there: notebooks install its
+                                         commit HEAD, or that of --commit; "unset" takes it back
 
 Times and memory come from build/measured.json, which a run of the notebooks under pytest leaves
 behind (conftest.py). They are rounded coarsely into notebooks/measured.json, which is committed, so
@@ -19,6 +20,7 @@ import base64
 import json
 import math
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -41,7 +43,8 @@ TIMES = {10: "10 s", 20: "20 s", 30: "30 s", 60: "1 min", 120: "2 min", 180: "3 
 BROUGHT = {"jax", "numpy", "jupyterlab", "ipykernel"}
 WORDS_PER_MINUTE = 100  # slow: figures are looked at, and code is read twice
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
-BLUE, GREEN = "#0072b2", "#00704f"
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch or a tag can be moved to other code, a hash cannot
+BLUE, GREEN, GRAY = "#0072b2", "#00704f", "#5f5b53"
 
 
 def load(root: Path = ROOT) -> dict[str, Any]:
@@ -49,10 +52,10 @@ def load(root: Path = ROOT) -> dict[str, Any]:
     return yaml.safe_load((root / "notebooks" / "course.yml").read_text(encoding="utf-8"))
 
 
-def address(root: Path = ROOT) -> str:
-    """Where the repository is published: pyproject.toml says it, and nobody else."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["urls"]["Repository"]
+def address(root: Path = ROOT) -> dict[str, str] | None:
+    """Where the repository is published ("url", "commit"); None as long as nobody has said so."""
+    path = root / "notebooks" / "address.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def stations(course: dict[str, Any]) -> list[tuple[str, str]]:
@@ -124,7 +127,6 @@ def relative(target: str, file: str) -> str:
 def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> str:
     """Title, badge, map and box of a chapter."""
     course, file = load(root), one["file"]
-    colab = address(root).replace("https://github.com", "https://colab.research.google.com/github")
     reading, exercises = minutes_of(cells)
     run = measured(root).get(file)
     time = f"about {TIMES[int(run['seconds'])]} for Run All" if run else "not measured yet"
@@ -139,8 +141,7 @@ def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> s
     lines = [
         f"# {one['key']} · {one['title']}",
         "",
-        f"[![Open in Colab]({relative('notebooks/map/colab.svg', file)})]"
-        f"({colab}/blob/main/{file})",
+        colab(file, root),
         "",
         f"![{alt_text(stations(course), one['key'])}]"
         f"({relative('notebooks/map/' + one['key'] + '.svg', file)})",
@@ -158,10 +159,21 @@ def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> s
     return "\n".join(lines)
 
 
-def tag(root: Path = ROOT) -> str:
-    """The tag of this version in the repository: notebooks and package of one release agree."""
+def colab(file: str, root: Path = ROOT) -> str:
+    """The badge that opens a notebook in Colab, or says why it cannot."""
+    drawing, published = relative("notebooks/map/colab.svg", file), address(root)
+    if published is None:
+        return f"![Colab: this copy has no address yet]({drawing})"
+    place = published["url"].replace(
+        "https://github.com", "https://colab.research.google.com/github"
+    )
+    return f"[![Open in Colab]({drawing})]({place}/blob/main/{file})"
+
+
+def version(root: Path = ROOT) -> str:
+    """The version of the package in this tree."""
     text = (root / "gptoss_edu" / "__init__.py").read_text(encoding="utf-8")
-    return "v" + re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
 
 
 def added(root: Path = ROOT) -> list[str]:
@@ -172,23 +184,82 @@ def added(root: Path = ROOT) -> list[str]:
     return [name for name in names if name not in BROUGHT]
 
 
-def setup(root: Path = ROOT) -> str:
-    """A cell that installs the course where a single notebook was opened without it."""
-    modules = " ".join(added(root))
-    return f"""\
-import importlib.util
-import os
-import sys
+SETUP_CELL = """\
+def set_up_the_course():
+    # Where the course is installed, this does nothing. Else it looks for it, or installs it.
+    import importlib.util
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
 
-borrowed = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-if borrowed and importlib.util.find_spec("gptoss_edu") is None:
+    if getattr(importlib.util.find_spec("gptoss_edu"), "origin", None):
+        return
+    here, installs = Path.cwd(), []
+    folders = [here, *here.parents[:2]]  # of the repository, if this notebook lies in one
+    # @zip@
+    source = next((at for at in folders if (at / "gptoss_edu/__init__.py").is_file()), None)
+    if source:
+        paths = filter(None, [str(source), os.environ.get("PYTHONPATH")])
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    else:
+        # @otherwise@
     # JAX and its drivers are there and belong together: add what is missing, and touch nothing.
-    modules = "{modules}".split()
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    source = "git+{address(root)}@{tag(root)}"
-    for what in [f"--no-deps {{source}}", *missing]:
-        get_ipython().system(f"{{sys.executable}} -m pip install --quiet {{what}}")
-    importlib.invalidate_caches()"""
+    modules = "@modules@".split()
+    installs.append([name for name in modules if importlib.util.find_spec(name) is None])
+    said = ""
+    for what in filter(None, installs):
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", *what]
+        said += subprocess.run(pip, capture_output=True, text=True).stderr
+    look = [sys.executable, "-c", "import gptoss_edu; print(gptoss_edu.__version__)"]
+    seen = subprocess.run(look, capture_output=True, text=True)
+    if (found := seen.stdout.strip()) != "@version@":
+        raise ImportError(
+            f"The course could not be set up: expected version @version@, found {found or 'none'}. "
+            "Restart and run this cell again; at home, `make lab` in the folder of the course sets "
+            f"up everything. What was said:\\n{(said + seen.stderr)[-600:]}"
+        )
+    if source:
+        sys.path.insert(0, str(source))
+    importlib.invalidate_caches()
+
+
+set_up_the_course()"""
+UNPACK = """\
+    for file in [*here.glob("gptoss_edu*.zip"), *Path("/content").glob("gptoss_edu*.zip")]:
+        zipfile.ZipFile(file).extractall(here / "unpacked")
+        folders += [here / "unpacked", *(here / "unpacked").iterdir()]
+"""
+REFUSE = """\
+        raise ImportError(
+            "The course is not installed here, and this copy has no address to install it from. "
+            "Open the notebook in the folder of the course, where `make lab` sets up all, or "
+            "pack that folder as gptoss_edu.zip, put it beside this notebook (in Colab: upload it "
+            "under Files) and run this cell again."
+        )
+"""
+INSTALL = """\
+        address = "git+@url@"
+        commit = "@commit@"
+        installs.append(["--no-deps", f"{address}@{commit}"])
+"""
+
+
+def setup(root: Path = ROOT) -> str:
+    """A cell that installs the course where a notebook was opened without it.
+
+    The address is in it, or it asks for the folder: code is never taken from a name that somebody
+    else may own one day, nor from a branch or a tag, which can be moved to other code.
+    """
+    published = address(root)
+    cell = SETUP_CELL.replace("    # @zip@\n", "" if published else UNPACK)
+    cell = cell.replace("        # @otherwise@\n", INSTALL if published else REFUSE)
+    if not published:
+        cell = cell.replace("import sys\n", "import sys\n    import zipfile\n", 1)
+    words = {"modules": " ".join(added(root)), "version": version(root), **(published or {})}
+    for word, value in words.items():
+        cell = cell.replace(f"@{word}@", value)
+    return cell
 
 
 def links(one: dict[str, Any], root: Path = ROOT) -> str:
@@ -319,7 +390,8 @@ def badges(root: Path = ROOT) -> Iterator[tuple[str, str]]:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (jax,) = [line[5:] for line in project["dependencies"] if line.startswith("jax>=")]
     there = [one for one in load(root)["chapters"] if (root / one["file"]).is_file()]
-    yield "colab", badge("Open in", "Colab")
+    known = address(root) is not None
+    yield "colab", badge("Open in", "Colab") if known else badge("Colab", "no address yet", GRAY)
     yield "python", badge("Python", project["requires-python"].replace(">=", "") + " or newer")
     yield "jax", badge("JAX", f"{jax} or newer")
     yield "license", badge("license", project["license"])
@@ -382,13 +454,20 @@ def orphans(root: Path = ROOT) -> list[Path]:
     return sorted(set((root / "notebooks" / "blank").glob("*.ipynb")) - twins)
 
 
-def move(url: str, root: Path = ROOT) -> None:
-    """Set the address of the repository where it is kept."""
+def move(url: str, commit: str | None = None, root: Path = ROOT) -> None:
+    """Set where the repository is published, and the commit that notebooks install; or "unset"."""
+    path = root / "notebooks" / "address.json"
+    if url == "unset":
+        path.unlink(missing_ok=True)
+        return
     if not ADDRESS.fullmatch(url):
-        raise ValueError(f"found {url!r}, expected https://github.com/OWNER/NAME")
-    path = root / "pyproject.toml"
-    text = path.read_text(encoding="utf-8")
-    write_atomically(path, text.replace(address(root), url))
+        raise ValueError(f"found {url!r}, expected https://github.com/OWNER/NAME, or unset")
+    if commit is None:
+        git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    if not COMMIT.fullmatch(commit):
+        raise ValueError(f"found the commit {commit!r}, expected all 40 digits of its hash")
+    write_atomically(path, json.dumps({"url": url, "commit": commit}, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -397,11 +476,12 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=("write", "check", "address"))
-    parser.add_argument("url", nargs="?", help="https://github.com/OWNER/NAME")
+    parser.add_argument("url", nargs="?", help="https://github.com/OWNER/NAME, or unset")
+    parser.add_argument("--commit", help="what notebooks install (default: HEAD)")
     options = parser.parse_args(arguments)
     if options.action == "address":
         try:
-            move(options.url or "")
+            move(options.url or "", options.commit)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 1

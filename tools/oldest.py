@@ -1,9 +1,10 @@
 """Chapter 09 and another one, one click, where JAX is as old as it may be: `make oldest`.
 
 A virtual environment gets what Colab's TPU image has, but neither this course nor openai-harmony.
-The notebooks run there as a reader's would: their first cell installs both by itself, from the tag
-of this version. A copy of this working tree stands in for the published repository: git is told to
-fetch from it whatever the notebooks ask GitHub for. At the end JAX has to be the one from before.
+The notebooks run there as a reader's would: their first cell installs both by itself, from the
+commit that it names. A copy of this working tree stands in for the published repository: git is
+told to fetch from it whatever the notebooks ask GitHub for. At the end JAX has to be the one from
+before.
 
 Everything lies in build/oldest; a second run uses the same environment again.
 """
@@ -19,7 +20,8 @@ import tomllib
 import venv
 from pathlib import Path
 
-from course import address, tag
+import nbformat
+from course import SETUP, move, setup
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build" / "oldest"
@@ -33,6 +35,8 @@ IMAGE = (
 WIDGETS = "ipywidgets==7.7.1"  # without its dependencies: they are the whole of JupyterLab
 # Errors only: an index may warn, and the notebooks in the repository show no warnings.
 SILENT = {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "2"}
+# An owner whose name nobody can register: GitHub allows no underscore in it.
+ADDRESS = "https://github.com/no_such_owner/gptoss_edu"
 RUNNERS = ("pytest>=8.2", "nbval>=0.11", "setuptools<81")
 
 
@@ -58,8 +62,8 @@ def make_environment(folder: Path, jax: str) -> Path:
     return python
 
 
-def make_repository(folder: Path, root: Path = ROOT) -> None:
-    """A git repository with the working tree as it is, under the tag of this version."""
+def make_repository(folder: Path, root: Path = ROOT) -> str:
+    """A git repository with the working tree as it is, published at ADDRESS; returns its commit."""
     shutil.rmtree(folder, ignore_errors=True)
     skip = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.ipynb")
     shutil.copytree(root, folder, ignore=skip)
@@ -69,7 +73,10 @@ def make_repository(folder: Path, root: Path = ROOT) -> None:
     run(*git, "add", "--all")
     who = ("-c", "user.name=oldest", "-c", "user.email=oldest@localhost")
     run(*git, *who, "commit", "--quiet", "--message", "as it is")
-    run(*git, "tag", tag(root))
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    commit = head.stdout.strip()
+    move(ADDRESS, commit, folder)
+    return commit
 
 
 def as_on_kaggle(repository: Path) -> dict[str, str]:
@@ -79,7 +86,7 @@ def as_on_kaggle(repository: Path) -> dict[str, str]:
         "GPTOSS_EDU_MODEL": "pocket",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{repository.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address(),
+        "GIT_CONFIG_VALUE_0": ADDRESS,
         "JAX_PLATFORMS": "cpu",
         "TQDM_DISABLE": "1",
         "GPTOSS_EDU_STATIC": "1",
@@ -104,6 +111,11 @@ def main() -> None:
     for path in (*NOTEBOOKS, *TESTS):  # away from the package: it has to be installed
         (desk / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, desk / path)
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(desk / path, as_version=4)
+        (cell,) = [cell for cell in notebook.cells if cell.id == SETUP]
+        cell.source = setup(repository)
+        nbformat.write(notebook, desk / path)
     borrowed = as_on_kaggle(repository)
     pytest = (python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", desk)
     run(*pytest, "--nbval", "--nbval-current-env", *NOTEBOOKS, cwd=desk, env=borrowed)

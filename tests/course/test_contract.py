@@ -65,8 +65,10 @@ def top(cells) -> Iterator[str]:
     text = cells[0]["source"]
     if not re.match(r"# (\d\d|a\d) · \S", text):
         yield "the title is not '# NN · Name'"
-    if "colab.svg)](https://colab.research.google.com/" not in text:
-        yield "no badge opens the notebook in Colab"
+    if not re.search(
+        r"colab\.svg\)(\]\(https://colab\.research\.google\.com/|$)", text, re.MULTILINE
+    ):
+        yield "no badge opens the notebook in Colab, or says that it has no address"
     if "You are here: " not in text:
         yield "no map says 'You are here'"
     for row in ROWS:
@@ -326,7 +328,7 @@ QUIZ, PROVED = 15, 16
 PLANTED = [
     (top, lambda cells: cells[0].update(metadata={}), "not the head"),
     (top, edit(0, "# 04 · MoE", "# MoE"), "the title is not"),
-    (top, edit(0, "](https://colab.research.google.com/x)", ""), "no badge"),
+    (top, edit(0, "https://colab.research.google.com/x", "https://example.org"), "no badge"),
     (top, edit(0, "You are here", "Here"), "no map"),
     (top, edit(0, "**Memory**", "**Room**"), "no row 'Memory'"),
     (top, edit(0, "| **Memory** | something", "| **Memory** | not measured yet"), "`make test`"),

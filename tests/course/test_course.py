@@ -5,15 +5,15 @@ works on a small course of two chapters in a temporary folder.
 """
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import types
+import venv
 import xml.etree.ElementTree as xml
+import zipfile
 from pathlib import Path
 
 import course
@@ -51,14 +51,23 @@ def test_the_course_fits_into_ten_minutes_and_a_small_laptop():
     assert all(run["gigabytes"] <= 4 for run in runs), "of 8 GB, with a browser beside it"
 
 
-def test_address_stands_in_one_place():
-    """The address is a placeholder until the repository is published: one command changes it."""
-    listed = subprocess.run(["git", "grep", "-lF", course.address()], cwd=ROOT, text=True,
-                            capture_output=True)  # fmt: skip
-    if listed.returncode > 1:
-        pytest.skip("not a git checkout")
-    by_hand = [path for path in listed.stdout.split() if not path.endswith(".ipynb")]
-    assert by_hand == ["pyproject.toml"]
+def test_notebooks_ask_for_no_name_that_nobody_owns():
+    """What is installed from GitHub is the address that its owner set, or nothing."""
+    named = re.compile(r"(?:git\+|colab\.research\.google\.com/)\S+")
+    owner = (course.address() or {"url": "https://github.com/"})["url"].split("github.com/")[1]
+    for path in [*ROOT.glob("*/*.ipynb"), *ROOT.glob("*/blank/*.ipynb")]:
+        found = named.findall(path.read_text(encoding="utf-8"))
+        assert [one for one in found if not owner or owner not in one] == [], path.name
+
+
+def test_the_commit_that_notebooks_install_has_their_version():
+    if (published := course.address()) is None:
+        return
+    show = ["git", "show", f"{published['commit']}:gptoss_edu/__init__.py"]
+    seen = subprocess.run(show, cwd=ROOT, capture_output=True, text=True)
+    if seen.returncode:
+        pytest.skip("not a git checkout, or not all of its history")
+    assert f'"{course.version()}"' in seen.stdout, "run `python tools/course.py address URL`"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/map/*.svg")), ids=lambda p: p.stem)
@@ -147,12 +156,12 @@ def test_write_frames_a_notebook_and_leaves_its_author_alone(small):
     course.write(small)
     path = small / "notebooks" / "00_start.ipynb"
     head, setup, *own, links = sources(path)
-    assert head.startswith("# 00 · Start\n\n[![Open in Colab](map/colab.svg)](https://colab.")
+    assert head.startswith("# 00 · Start\n\n![Colab: ")
     assert "![Map of the course. You are here: 00 start here. Ahead: 01 go on" in head
     assert "**00** · [01](01_go_on.ipynb) · [glossary](glossary.md)" in head
     assert "| not measured yet; 10 minutes to read, 25 for the exercises |" in head
     assert "nothing: the pocket model" in head
-    assert "google.colab" in setup
+    assert setup == course.setup(small)
     assert own == [source for _, source in CELLS]
     assert links == "[01 Go on](01_go_on.ipynb) → · [Glossary](glossary.md)"
     assert "← [00 Start](00_start.ipynb)" in sources(small / "notebooks" / "01_go_on.ipynb")[-1]
@@ -170,7 +179,6 @@ def test_blank_twin_has_no_outputs_and_no_solutions_and_its_links_work(small):
     assert "Hint." in text
     assert "[on](01_go_on.ipynb#a) ![p](../map/00.svg)" in text
     assert "[glossary](../glossary.md)" in text
-    assert "/blob/main/notebooks/blank/00_start.ipynb" in text
     cells = nbformat.read(twin, 4).cells
     assert all(not cell.outputs for cell in cells if cell.cell_type == "code")
     (small / "notebooks" / "00_start.ipynb").rename(small / "notebooks" / "01_go_on.ipynb")
@@ -213,34 +221,145 @@ def test_memory_is_rounded_up_and_stays(found, before, expected):
     assert course.memory(found, before) == expected
 
 
-def test_the_address_is_changed_everywhere_at_once(small):
-    course.move("https://github.com/ada/lessons", small)
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_address_is_unset_then_set_everywhere_and_taken_back(small):
     course.write(small)
-    head, setup, *_ = sources(small / "notebooks" / "00_start.ipynb")
-    assert "colab.research.google.com/github/ada/lessons/blob/main/notebooks/00_start" in head
-    assert '"git+https://github.com/ada/lessons@v7.8.9"' in setup
-    with pytest.raises(ValueError, match="expected https:"):
-        course.move("http://x.y", small)
+    paths = [*small.rglob("*.ipynb"), small / "notebooks" / "map" / "colab.svg"]
+    unset = [path.read_bytes() for path in paths]
+    head, setup, *_ = sources(paths[0])
+    assert "![Colab: this copy has no address yet](map/colab.svg)" in head
+    assert "no address yet" in paths[-1].read_text(encoding="utf-8")
+    assert not any(b"http" in source.replace(b"http://www.w3.org", b"") for source in unset)
+    course.move("https://github.com/ada/lessons", HASH, small)
+    course.write(small)
+    for name, folder in (("00_start", ""), ("00_start", "blank/"), ("01_go_on", "")):
+        head, setup, *_ = sources(small / "notebooks" / f"{folder}{name}.ipynb")
+        at = f"github/ada/lessons/blob/main/notebooks/{folder}{name}.ipynb)"
+        assert f"map/colab.svg)](https://colab.research.google.com/{at}" in head
+        assert '"git+https://github.com/ada/lessons"' in setup
+        assert HASH in setup
+        assert ".zip" not in setup
+    course.move("unset", root=small)
+    course.write(small)
+    assert [path.read_bytes() for path in paths] == unset
 
 
-@pytest.mark.parametrize("place", ["Colab", "Kaggle", "at home", "installed"])
-def test_the_setup_cell_adds_what_is_missing_and_leaves_jax_alone(small, place, monkeypatch):
-    here = {"Colab": "google.colab", "at home": "nothing"}.get(place)
-    monkeypatch.setitem(sys.modules, here or "nothing", types.ModuleType("there"))
-    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    if place in ("Kaggle", "installed"):
-        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    gone = {"openai_harmony", "safetensors"} | ({"gptoss_edu"} if place != "installed" else set())
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in gone else find(name)
+@pytest.mark.parametrize(
+    "url, commit", [("http://x.y", HASH), ("https://github.com/a/b/c", HASH), ("", HASH),
+                    ("https://github.com/ada/x", "main"), ("https://github.com/ada/x", HASH[:7])],
+)  # fmt: skip
+def test_an_address_is_an_owner_a_name_and_a_whole_hash(small, url, commit):
+    with pytest.raises(ValueError, match=r"expected (https:|all 40 digits)"):
+        course.move(url, commit, small)
+    assert course.address(small) is None
+
+
+def test_the_command_takes_the_commit_that_is_checked_out(small, monkeypatch, capsys):
+    monkeypatch.setattr(course, "ROOT", small)  # as if the script lay there
+    for function in (course.move, course.write):
+        defaults = tuple(small if value == ROOT else value for value in function.__defaults__)
+        monkeypatch.setattr(function, "__defaults__", defaults)
+    assert course.main(["address", "https://github.com/ada/lessons"]) == 1
+    assert "found the commit ''" in capsys.readouterr().err, "it is no git repository yet"
+    git = ["git", "-C", small, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "a"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert course.main(["address", "https://github.com/ada/lessons"]) == 0
+    assert course.address(small)["commit"] == head.strip()
+    assert head.strip() in sources(small / "notebooks" / "00_start.ipynb")[1]
+
+
+FAKE_PIP = """
+import os, pathlib, sys
+here = pathlib.Path(__file__).parent
+with (here / "asked.txt").open("a") as file:
+    print(*sys.argv[1:], file=file)
+if "--no-deps" in sys.argv and os.environ["BRINGS"]:
+    (here / "gptoss_edu").mkdir(exist_ok=True)
+    (here / "gptoss_edu" / "__init__.py").write_text("__version__ = " + repr(os.environ["BRINGS"]))
+elif "--no-deps" in sys.argv:
+    sys.exit("ERROR: no network")
+"""
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Run the setup cell where nothing is installed but a pip that notes what it is asked for."""
+    venv.create(tmp_path / "venv", symlinks=os.name != "nt")
+    (packages,) = [
+        *tmp_path.glob("venv/lib/*/site-packages"),
+        *tmp_path.glob("venv/Lib/site-pack*"),
+    ]
+    (packages / "pip.py").write_text(FAKE_PIP, encoding="utf-8")
+    python = next(path for path in tmp_path.glob("venv/*/python*") if path.stem == "python")
+
+    def run(cell, folder, brings=""):
+        folder.mkdir(parents=True, exist_ok=True)
+        look = f"{cell}\nimport gptoss_edu\nprint(gptoss_edu.__file__)"
+        ran = subprocess.run(
+            [python, "-c", look],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={"BRINGS": brings, "SYSTEMROOT": os.environ.get("SYSTEMROOT", "")},
+        )
+        asked = packages / "asked.txt"
+        return ran, asked.read_text(encoding="utf-8").splitlines() if asked.is_file() else []
+
+    return run
+
+
+ADD = "install --quiet safetensors huggingface_hub openai_harmony tqdm ipywidgets matplotlib"
+
+
+def test_the_setup_cell_installs_one_commit_and_looks_whether_it_worked(small, bare, tmp_path):
+    course.move("https://github.com/ada/lessons", HASH, small)
+    cell, desk = course.setup(small), tmp_path / "a" / "b" / "desk"
+    install = f"install --quiet --no-deps git+https://github.com/ada/lessons@{HASH}"
+    ran, asked = bare(cell, desk)
+    assert asked == [install, ADD]
+    assert "ImportError: The course could not be set up: expected version 7.8.9, found none." in (
+        ran.stderr
     )
-    ran = []
-    shell = types.SimpleNamespace(system=ran.append)
-    exec(compile(course.setup(small), "<setup>", "exec"), {"get_ipython": lambda: shell})
-    expected = [f"--no-deps git+{course.address()}@v7.8.9", "safetensors", "openai_harmony"]
-    start = f"{sys.executable} -m pip install --quiet "
-    assert ran == ([start + what for what in expected] if place in ("Colab", "Kaggle") else [])
+    assert "ERROR: no network" in ran.stderr, "what pip said"
+    ran, _ = bare(cell, desk, brings="7.8.8")
+    assert "expected version 7.8.9, found 7.8.8." in ran.stderr
+    shutil.rmtree(next(tmp_path.glob("venv/lib/*/site-packages/gptoss_edu")))
+    ran, _ = bare(cell, desk, brings="7.8.9")
+    assert ran.returncode == 0, ran.stderr
+    assert "site-packages" in ran.stdout
+    ran, asked = bare(cell, desk, brings="9.9.9")
+    assert (ran.returncode, len(asked)) == (0, 6), "where it is installed nothing is asked for"
+
+
+@pytest.mark.parametrize("place", ["notebooks", "notebooks/blank", "colab", "."])
+def test_the_setup_cell_uses_the_repository_that_it_lies_in(small, bare, place):
+    ran, asked = bare(course.setup(small), small / place)
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()) == small / "gptoss_edu" / "__init__.py"
+    assert asked == ([] if place == "." else [ADD])
+
+
+@pytest.mark.parametrize("top", ["", "gptoss_edu-main/"])
+def test_the_setup_cell_unpacks_an_uploaded_zip(small, bare, tmp_path, top):
+    desk = tmp_path / "a" / "b" / "desk"
+    desk.mkdir(parents=True)
+    with zipfile.ZipFile(desk / "gptoss_edu-main.zip", "w") as file:
+        file.write(small / "gptoss_edu" / "__init__.py", f"{top}gptoss_edu/__init__.py")
+    ran, asked = bare(course.setup(small), desk)
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()) == desk / "unpacked" / top / "gptoss_edu" / "__init__.py"
+    assert asked == [ADD]
+
+
+def test_the_setup_cell_refuses_where_there_is_nothing_to_install_from(small, bare, tmp_path):
+    ran, asked = bare(course.setup(small), tmp_path / "a" / "b" / "desk", brings="7.8.9")
+    assert ran.returncode == 1
+    assert "has no address to install it from. Open the notebook in the folder" in ran.stderr
+    assert asked == [], "nothing is asked for"
 
 
 def test_nothing_that_the_setup_cell_adds_asks_for_another_jax():
