@@ -289,10 +289,7 @@ elif "--no-deps" in sys.argv:
 def bare(tmp_path):
     """Run the setup cell where nothing is installed but a pip that notes what it is asked for."""
     venv.create(tmp_path / "venv", symlinks=os.name != "nt")
-    (packages,) = [
-        *tmp_path.glob("venv/lib/*/site-packages"),
-        *tmp_path.glob("venv/Lib/site-pack*"),
-    ]
+    (packages,) = tmp_path.glob("venv/[lL]ib/**/site-packages")
     (packages / "pip.py").write_text(FAKE_PIP, encoding="utf-8")
     python = next(path for path in tmp_path.glob("venv/*/python*") if path.stem == "python")
 
@@ -327,7 +324,7 @@ def test_the_setup_cell_installs_one_commit_and_looks_whether_it_worked(small, b
     assert "ERROR: no network" in ran.stderr, "what pip said"
     ran, _ = bare(cell, desk, brings="7.8.8")
     assert "expected version 7.8.9, found 7.8.8." in ran.stderr
-    shutil.rmtree(next(tmp_path.glob("venv/lib/*/site-packages/gptoss_edu")))
+    shutil.rmtree(next(tmp_path.glob("venv/[lL]ib/**/site-packages/gptoss_edu")))
     ran, _ = bare(cell, desk, brings="7.8.9")
     assert ran.returncode == 0, ran.stderr
     assert "site-packages" in ran.stdout

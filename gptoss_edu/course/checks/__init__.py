@@ -1,7 +1,7 @@
 """Checkers for the exercises: they know the usual mistakes by name and answer with a sentence.
 
 A checker runs the reader's function on fresh inputs and compares with the library. Where the two
-differ, it tries what usually goes wrong: each `Mistake` is a wrong version of the function, and if
+differ, it tries what usually goes wrong: each mistake is a wrong version of the function, and if
 the reader's result is the result of that version, its sentence names the misconception. Nothing
 that a reader writes ends in a traceback, and an untouched stub (`raise NotImplementedError`) is
 "not attempted yet", so that a notebook runs from top to bottom.
@@ -13,7 +13,7 @@ import dataclasses
 import html
 import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,18 +52,10 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mistake:
-    """A misconception: its name, what to say to someone who has it, and the wrong function."""
-
-    name: str
-    sentence: str
-    function: Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Exercise:
     """A function to write: the right one, the usual wrong ones, and inputs to tell them apart.
 
+    `mistakes` are misconceptions by name: what to say to somebody who has it, and the function.
     `parts` names what the function returns, one name per part, with the shape letters of arrays.
     `cases` yields argument tuples, easiest first; no mistake may agree with `function` on all.
     """
@@ -72,7 +64,7 @@ class Exercise:
     function: Callable[..., Any]
     parts: tuple[str, ...]
     cases: Callable[[], Iterable[tuple[Any, ...]]]
-    mistakes: Sequence[Mistake] = ()
+    mistakes: Mapping[str, tuple[str, Callable[..., Any]]] = dataclasses.field(default_factory=dict)
     praise: str = ""
     atol: float = 1e-5
     _memory: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -159,21 +151,21 @@ class Exercise:
         """Whose wrong result is this? Two mistakes may agree on one case: the others decide."""
         right = self._known(self.function, number)
         suspects = [
-            mistake
-            for mistake in self.mistakes
-            if same(found, known := self._known(mistake.function, number), self.atol)
-            and _kinds(found) == _kinds(known)  # True is no 1.0
+            name
+            for name, (_, wrong) in self.mistakes.items()
+            if same(found, known := self._known(wrong, number), self.atol)
+            and _kinds(found) == _kinds(known)  # True is not 1.0
             and not same(known, right, self.atol)  # right here, so this is no sign of it
         ]
         for other, case in enumerate(self._cases()) if len(suspects) > 1 else ():
             result = self._run(attempt, case)
             left = [
-                mistake
-                for mistake in suspects
-                if same(result, self._known(mistake.function, other), self.atol)
+                name
+                for name in suspects
+                if same(result, self._known(self.mistakes[name][1], other), self.atol)
             ]
             suspects = left or suspects
-        return self._wrong(suspects[0].sentence, suspects[0].name) if suspects else None
+        return self._wrong(self.mistakes[suspects[0]][0], suspects[0]) if suspects else None
 
 
 def form(name: str, got: Any, want: Any) -> str | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptoss_edu.attention import grouped_scores, sink_softmax, visible
 from gptoss_edu.config import Config
-from gptoss_edu.course.checks import Exercise, Mistake, Verdict
+from gptoss_edu.course.checks import Exercise, Verdict
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -57,48 +57,25 @@ keys_read = Exercise(
     right_keys_read,
     ("the number of keys",),
     keys_cases,
-    [
-        Mistake(
-            "odd layers slide",
-            "your odd layers slide. In GPT-OSS it is the even ones: 0, 2, 4 and so on.",
-            _keys(slides=lambda layer: layer % 2 == 1),
-        ),
-        Mistake(
-            "every layer slides",
-            "your odd layers slide, too. They see everything up to their own position.",
-            _keys(slides=lambda layer: True),
-        ),
-        Mistake(
-            "no layer slides",
-            "your even layers see everything. On them at most `window` keys are read.",
-            _keys(slides=lambda layer: False),
-        ),
-        Mistake(
-            "a window of one too many",
-            "a sliding layer reads `window` keys, the query's own among them. You count one more:"
-            " this is the window of 129 that real implementations shipped.",
-            _keys(width=1),
-        ),
-        Mistake(
-            "a window of one too few",
-            "a sliding layer reads `window` keys, the query's own among them. You count one less.",
-            _keys(width=-1),
-        ),
-        Mistake(
-            "the own key is forgotten",
-            "positions count from 0, and a query sees its own key, too: at position 0 that makes"
-            " one key, not none.",
-            _keys(own=0),
-        ),
-        Mistake(
-            "the sink is counted",
-            "you count the sink as a key. It has a logit in the softmax, but there is no key that"
-            " could be read, and no value.",
-            _keys(more=1),
-        ),
-    ],
+    {
+        "odd layers slide": ("your odd layers slide. In GPT-OSS it is the even ones: 0, 2, 4 and"
+            " so on.", _keys(slides=lambda layer: layer % 2 == 1)),
+        "every layer slides": ("your odd layers slide, too. They see everything up to their own"
+            " position.", _keys(slides=lambda layer: True)),
+        "no layer slides": ("your even layers see everything. On them at most `window` keys are"
+            " read.", _keys(slides=lambda layer: False)),
+        "a window of one too many": ("a sliding layer reads `window` keys, the query's own among"
+            " them. You count one more: this is the window of 129 that real implementations"
+            " shipped.", _keys(width=1)),
+        "a window of one too few": ("a sliding layer reads `window` keys, the query's own among"
+            " them. You count one less.", _keys(width=-1)),
+        "the own key is forgotten": ("positions count from 0, and a query sees its own key, too:"
+            " at position 0 that makes one key, not none.", _keys(own=0)),
+        "the sink is counted": ("you count the sink as a key. It has a logit in the softmax, but"
+            " there is no key that could be read, and no value.", _keys(more=1)),
+    },
     praise="Right on sliding and full layers, before and after the window is full.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -186,104 +163,63 @@ stable_softmax = Exercise(
     sink_softmax,
     ("weights_BNTS", "sink_mass_BNT"),
     softmax_cases,
-    [
-        Mistake(
-            "no maximum is subtracted",
-            "exp overflows: above 88 float32 has only infinity left. Subtract the largest of scores"
-            " and sink before every exp; top and bottom shrink alike.",
-            _softmax(largest=lambda masked, scores, sink: 0.0),
-        ),
-        Mistake(
-            "the maximum without the sink",
-            "you subtract the largest score, but the sink can be larger still, and a query that"
-            " sees no key has no largest score at all. Take the maximum of scores and sink.",
-            _softmax(largest=_largest_of_keys),
-        ),
-        Mistake(
-            "the maximum includes hidden keys",
-            "your maximum looks at hidden keys, too. When one of them is far above the rest, all"
-            " exps become 0, and 0 / 0 is NaN. Mask first, then take the maximum.",
+    {
+        "no maximum is subtracted": ("exp overflows: above 88 float32 has only infinity left."
+            " Subtract the largest of scores and sink before every exp; top and bottom shrink"
+            " alike.", _softmax(largest=lambda masked, scores, sink: 0.0)),
+        "the maximum without the sink": ("you subtract the largest score, but the sink can be"
+            " larger still, and a query that sees no key has no largest score at all. Take the"
+            " maximum of scores and sink.", _softmax(largest=_largest_of_keys)),
+        "the maximum includes hidden keys": ("your maximum looks at hidden keys, too. When one of"
+            " them is far above the rest, all exps become 0, and 0 / 0 is NaN. Mask first, then"
+            " take the maximum.",
             _softmax(
                 largest=lambda masked, scores, sink: jnp.maximum(
                     scores.max(axis=-1, keepdims=True), sink
                 )
-            ),
-        ),
-        Mistake(
-            "one maximum for all rows",
-            "you subtract one maximum from all rows. A row far below it becomes 0 / 0. Each query"
-            " of each head has its own: max(axis=-1, keepdims=True).",
-            _softmax(largest=lambda masked, scores, sink: jnp.maximum(masked.max(), sink.max())),
-        ),
-        Mistake(
-            "the sink after the softmax",
-            "you run softmax over the keys, and add the sink afterwards. By then it is forgotten"
-            " how well the keys fit, and the sink takes the same share from everyone. It belongs"
-            " into the same sum as the scores.",
-            _sink_after,
-        ),
-        Mistake(
-            "softmax twice",
-            "you run softmax over the keys, and then once more with the sink. Weights are no"
-            " scores: one softmax over both is all.",
-            _twice,
-        ),
-        Mistake(
-            "the weights sum to one",
-            "your weights sum to one, as if there were no sink. Divide the exps of the keys by the"
-            " sum that has exp(sink) in it, and leave it at that.",
-            _renormalized,
-        ),
-        Mistake(
-            "the sink is kept as a key",
-            "your weights have a column for the sink. There is no value for it to be multiplied"
-            " with: leave the column out, and return it as the sink mass.",
-            _kept_column,
-        ),
-        Mistake(
-            "the sink is added without exp",
-            "you add the sink itself to the sum. It is a logit, like a score: add its exp.",
-            _softmax(add=lambda total, exp_sink, sink: total + sink),
-        ),
-        Mistake(
-            "one sink for all heads",
-            "all heads use the sink of the first. Each has its own: sinks_N[None, :, None, None].",
-            _softmax(sinks=lambda sinks_N: jnp.full_like(sinks_N, sinks_N[0])),
-        ),
-        Mistake(
-            "masked after the softmax",
-            "you hide keys after the softmax. They get nothing then, but they have taken their"
-            " share of the sum. Set their scores to minus infinity before.",
+            )),
+        "one maximum for all rows": ("you subtract one maximum from all rows. A row far below it"
+            " becomes 0 / 0. Each query of each head has its own: max(axis=-1, keepdims=True).",
+            _softmax(largest=lambda masked, scores, sink: jnp.maximum(masked.max(), sink.max()))),
+        "the sink after the softmax": ("you run softmax over the keys, and add the sink"
+            " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
+            " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
+        "softmax twice": ("you run softmax over the keys, and then once more with the sink."
+            " Weights are no scores: one softmax over both is all.", _twice),
+        "the weights sum to one": ("your weights sum to one, as if there were no sink. Divide the"
+            " exps of the keys by the sum that has exp(sink) in it, and leave it at that.",
+            _renormalized),
+        "the sink is kept as a key": ("your weights have a column for the sink. There is no value"
+            " for it to be multiplied with: leave the column out, and return it as the sink mass.",
+            _kept_column),
+        "the sink is added without exp": ("you add the sink itself to the sum. It is a logit, like"
+            " a score: add its exp.", _softmax(add=lambda total, exp_sink, sink: total + sink)),
+        "one sink for all heads": ("all heads use the sink of the first. Each has its own:"
+            " sinks_N[None, :, None, None].",
+            _softmax(sinks=lambda sinks_N: jnp.full_like(sinks_N, sinks_N[0]))),
+        "masked after the softmax": ("you hide keys after the softmax. They get nothing then, but"
+            " they have taken their share of the sum. Set their scores to minus infinity before.",
             _softmax(
                 hide=lambda scores, mask: scores,
                 finish=lambda weights, mass, mask: (jnp.where(mask[:, None], weights, 0), mass),
-            ),
-        ),
-        Mistake(
-            "hidden keys score zero",
-            "your hidden keys have the score 0, and exp(0) is 1. Minus infinity hides them.",
-            _softmax(hide=lambda scores, mask: jnp.where(mask[:, None], scores, 0.0)),
-        ),
-        Mistake(
-            "the mask is upside down",
-            "you hide the keys that should be visible. mask_BTS is True where a query may look.",
-            _softmax(hide=lambda scores, mask: _hidden(scores, ~mask)),
-        ),
-        Mistake(
-            "the sink mass is not divided",
-            "the weights are right, but the sink mass is a share, too: divide exp(sink - m) by the"
-            " same sum.",
+            )),
+        "hidden keys score zero": ("your hidden keys have the score 0, and exp(0) is 1. Minus"
+            " infinity hides them.",
+            _softmax(hide=lambda scores, mask: jnp.where(mask[:, None], scores, 0.0))),
+        "the mask is upside down": ("you hide the keys that should be visible. mask_BTS is True"
+            " where a query may look.", _softmax(hide=lambda scores, mask: _hidden(scores, ~mask))),
+        "the sink mass is not divided": ("the weights are right, but the sink mass is a share,"
+            " too: divide exp(sink - m) by the same sum.",
             lambda scores_BNTS, sinks_N, mask_BTS: (
                 sink_softmax(scores_BNTS, sinks_N, mask_BTS)[0],
                 jnp.exp(
                     _column(sinks_N)
                     - _largest_of_all(_hidden(scores_BNTS, mask_BTS), None, _column(sinks_N))
                 )[..., 0],
-            ),
-        ),
-    ],
+            )),
+    },
     praise="Right for huge scores and huge sinks, and for queries that see no key.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -327,66 +263,38 @@ window_mask = Exercise(
     visible,
     ("mask_BTS",),
     mask_cases,
-    [
-        Mistake(
-            "one key too many",
-            "a sliding query of yours sees window + 1 keys. Its own key is one of them, so the"
-            " largest distance is window - 1: `<`, not `<=`. Real implementations shipped this.",
-            _mask(lambda distance, window: (distance >= 0) & (distance <= window)),
-        ),
-        Mistake(
-            "one key too few",
-            "a sliding query of yours sees window - 1 keys. Distances from 0 to window - 1 are"
-            " visible: these are `window` of them.",
-            _mask(lambda distance, window: (distance >= 0) & (distance < window - 1)),
-        ),
-        Mistake(
-            "the next token is visible",
-            "each query sees one token of the future. Distance 0 is the token itself; below that"
-            " nothing may be seen.",
-            _mask(lambda distance, window: (distance >= -1) & (distance < window)),
-        ),
-        Mistake(
-            "the own key is hidden",
-            "no query sees its own key. It may: `distance >= 0`, not `> 0`.",
-            _mask(lambda distance, window: (distance > 0) & (distance < window)),
-        ),
-        Mistake(
-            "the own key is hidden, and one more at the far end is seen",
-            "your window has the right size, but it ends before the query itself. Its own key"
-            " belongs to it: distances 0 to window - 1, not 1 to window.",
-            _mask(lambda distance, window: (distance > 0) & (distance <= window)),
-        ),
-        Mistake(
-            "the future is visible",
-            "your mask has a window but lets a query see the future. Ask for `distance >= 0`, too.",
-            _mask(lambda distance, window: distance < window),
-        ),
-        Mistake(
-            "the window is ignored",
-            "every earlier key is visible. Where `window` is a number, only the last `window` are.",
-            _mask(lambda distance, window: distance >= 0),
-        ),
-        Mistake(
-            "empty slots are visible",
-            "a slot with position -1 is empty, and your mask lets queries look at it: its key would"
-            " be noise. Ask for `position_BS >= 0`, too.",
-            _mask(empty=True),
-        ),
-        Mistake(
-            "slots instead of positions",
-            "you compare the places in the array. In a ring the slot of a key says nothing about"
-            " its position: compare position_BT with position_BS.",
-            _mask(indices=True),
-        ),
-        Mistake(
-            "the mask is upside down",
-            "your mask is True where a key is hidden. It should be True where it is visible.",
-            lambda *arguments: ~visible(*arguments),
-        ),
-    ],
+    {
+        "one key too many": ("a sliding query of yours sees window + 1 keys. Its own key is one of"
+            " them, so the largest distance is window - 1: `<`, not `<=`. Real implementations"
+            " shipped this.",
+            _mask(lambda distance, window: (distance >= 0) & (distance <= window))),
+        "one key too few": ("a sliding query of yours sees window - 1 keys. Distances from 0 to"
+            " window - 1 are visible: these are `window` of them.",
+            _mask(lambda distance, window: (distance >= 0) & (distance < window - 1))),
+        "the next token is visible": ("each query sees one token of the future. Distance 0 is the"
+            " token itself; below that nothing may be seen.",
+            _mask(lambda distance, window: (distance >= -1) & (distance < window))),
+        "the own key is hidden": ("no query sees its own key. It may: `distance >= 0`, not `> 0`.",
+            _mask(lambda distance, window: (distance > 0) & (distance < window))),
+        "the own key is hidden, and one more at the far end is seen": ("your window has the right"
+            " size, but it ends before the query itself. Its own key belongs to it: distances 0 to"
+            " window - 1, not 1 to window.",
+            _mask(lambda distance, window: (distance > 0) & (distance <= window))),
+        "the future is visible": ("your mask has a window but lets a query see the future. Ask for"
+            " `distance >= 0`, too.", _mask(lambda distance, window: distance < window)),
+        "the window is ignored": ("every earlier key is visible. Where `window` is a number, only"
+            " the last `window` are.", _mask(lambda distance, window: distance >= 0)),
+        "empty slots are visible": ("a slot with position -1 is empty, and your mask lets queries"
+            " look at it: its key would be noise. Ask for `position_BS >= 0`, too.",
+            _mask(empty=True)),
+        "slots instead of positions": ("you compare the places in the array. In a ring the slot of"
+            " a key says nothing about its position: compare position_BT with position_BS.",
+            _mask(indices=True)),
+        "the mask is upside down": ("your mask is True where a key is hidden. It should be True"
+            " where it is visible.", lambda *arguments: ~visible(*arguments)),
+    },
     praise="Right with and without a window, in a ring, and with empty slots.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 4
@@ -422,8 +330,7 @@ def _joined_askew(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
     return grouped_scores(q_BTNH, k_BSKH)[:, np.arange(N).reshape(K, N // K).T.ravel()]
 
 
-COPIES = Mistake(
-    "the keys are copied",
+COPIES = (
     "the numbers are right, but on the way there is an array as large as one copy of the keys for"
     " every query head. Reshape the queries into [B, T, K, G, H], and let einsum read the keys"
     " as they are.",
@@ -458,7 +365,7 @@ class Frugal(Exercise):
         q_BTNH, k_BSKH = next(iter(self.cases()))
         copies = k_BSKH.size * q_BTNH.shape[2] // k_BSKH.shape[2]
         if verdict.passed and largest_array(attempt, q_BTNH, k_BSKH) >= copies:
-            return self._wrong(COPIES.sentence, COPIES.name)
+            return self._wrong(COPIES[0], "the keys are copied")
         return verdict
 
 
@@ -467,41 +374,21 @@ shared_scores = Frugal(
     grouped_scores,
     ("scores_BNTS",),
     scores_cases,
-    [
-        COPIES,
-        Mistake(
-            "key heads are tiled",
-            "query head n reads key head n % K. Neighbors share: head n reads n // G. So N splits"
-            " into [K, G], K first.",
-            _wired(lambda N, K: np.arange(N) % K),
-        ),
-        Mistake(
-            "heads come back in another order",
-            "each score is right, but the heads are in another order. You split N into K, then G:"
-            " join them in the same order, as BKGTS.",
-            _joined_askew,
-        ),
-        Mistake(
-            "one key head for all",
-            "all query heads read the first key head. Each group has its own.",
-            _wired(lambda N, K: np.zeros(N, int)),
-        ),
-        Mistake(
-            "no scale",
-            "the scale is missing: divide by the square root of H, the numbers in a head.",
-            _wired(_neighbors, lambda H: 1.0),
-        ),
-        Mistake(
-            "divided by H",
-            "you divide by H. A sum of H random terms grows like the square root of H: divide by"
-            " that.",
-            _wired(_neighbors, lambda H: 1 / H),
-        ),
-        Mistake(
-            "multiplied by the square root",
-            "you multiply by the square root of H. The scores should become smaller: divide.",
-            _wired(_neighbors, lambda H: H**0.5),
-        ),
-    ],
+    {
+        "the keys are copied": COPIES,
+        "key heads are tiled": ("query head n reads key head n % K. Neighbors share: head n reads"
+            " n // G. So N splits into [K, G], K first.", _wired(lambda N, K: np.arange(N) % K)),
+        "heads come back in another order": ("each score is right, but the heads are in another"
+            " order. You split N into K, then G: join them in the same order, as BKGTS.",
+            _joined_askew),
+        "one key head for all": ("all query heads read the first key head. Each group has its own.",
+            _wired(lambda N, K: np.zeros(N, int))),
+        "no scale": ("the scale is missing: divide by the square root of H, the numbers in a head.",
+            _wired(_neighbors, lambda H: 1.0)),
+        "divided by H": ("you divide by H. A sum of H random terms grows like the square root of"
+            " H: divide by that.", _wired(_neighbors, lambda H: 1 / H)),
+        "multiplied by the square root": ("you multiply by the square root of H. The scores should"
+            " become smaller: divide.", _wired(_neighbors, lambda H: H**0.5)),
+    },
     praise="Right, and not a single key was copied.",
-)
+)  # fmt: skip

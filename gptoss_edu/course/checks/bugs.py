@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gptoss_edu.attention import visible
-from gptoss_edu.course.checks import Exercise, Mistake, Verdict
+from gptoss_edu.course.checks import Exercise, Verdict
 from gptoss_edu.course.checks.patients import PATIENTS
 
 SUSPECTS = {
@@ -224,55 +224,31 @@ first_difference = Exercise(
     right_first,
     ("the index",),
     stages_cases,
-    [
-        Mistake(
-            "the largest difference",
-            "you return the stage with the largest difference. Errors grow on their way through"
-            " the layers, so that is often the last one. The culprit is the first.",
-            _largest,
-        ),
-        Mistake(
-            "the last difference",
-            "you return the last stage that differs. After the first error everything differs: go"
-            " on with the first.",
-            _last,
-        ),
-        Mistake(
-            "counted from 1",
-            "your count begins at 1. An index begins at 0, like layers do.",
-            lambda *a: right_first(*a) + 1 if right_first(*a) >= 0 else -1,
-        ),
-        Mistake(
-            "NaN passes",
-            "a NaN went unnoticed: it is neither above nor below your tolerance. Ask `not gap <="
-            " atol` instead of `gap > atol`.",
-            _first(lambda a, b, atol: a.shape != b.shape or bool(np.abs(a - b).max() > atol)),
-        ),
-        Mistake(
-            "signed",
-            "a result that is too small went unnoticed. Take the absolute value of the difference.",
-            _first(lambda a, b, atol: a.shape != b.shape or not (b - a).max() <= atol),
-        ),
-        Mistake(
-            "mean",
-            "one wrong number among many went unnoticed: you average. Take the maximum.",
-            _first(lambda a, b, atol: a.shape != b.shape or not np.abs(a - b).mean() <= atol),
-        ),
-        Mistake(
-            "shapes are broadcast",
-            "arrays of different shapes passed, because NumPy repeated the smaller one. Compare"
-            " the shapes first.",
-            _first(lambda a, b, atol: not np.abs(a - b).max() <= atol),
-        ),
-        Mistake(
-            "no tolerance",
-            "you ask for equality to the last bit. Two right programs that add in another order"
-            " differ a little: allow `atol`.",
-            _first(lambda a, b, atol: _differ(a, b, 0.0)),
-        ),
-    ],
+    {
+        "the largest difference": ("you return the stage with the largest difference. Errors grow"
+            " on their way through the layers, so that is often the last one. The culprit is the"
+            " first.", _largest),
+        "the last difference": ("you return the last stage that differs. After the first error"
+            " everything differs: go on with the first.", _last),
+        "counted from 1": ("your count begins at 1. An index begins at 0, like layers do.",
+            lambda *a: right_first(*a) + 1 if right_first(*a) >= 0 else -1),
+        "NaN passes": ("a NaN went unnoticed: it is neither above nor below your tolerance. Ask"
+            " `not gap <= atol` instead of `gap > atol`.",
+            _first(lambda a, b, atol: a.shape != b.shape or bool(np.abs(a - b).max() > atol))),
+        "signed": ("a result that is too small went unnoticed. Take the absolute value of the"
+            " difference.",
+            _first(lambda a, b, atol: a.shape != b.shape or not (b - a).max() <= atol)),
+        "mean": ("one wrong number among many went unnoticed: you average. Take the maximum.",
+            _first(lambda a, b, atol: a.shape != b.shape or not np.abs(a - b).mean() <= atol)),
+        "shapes are broadcast": ("arrays of different shapes passed, because NumPy repeated the"
+            " smaller one. Compare the shapes first.",
+            _first(lambda a, b, atol: not np.abs(a - b).max() <= atol)),
+        "no tolerance": ("you ask for equality to the last bit. Two right programs that add in"
+            " another order differ a little: allow `atol`.",
+            _first(lambda a, b, atol: _differ(a, b, 0.0))),
+    },
     praise="Right: it finds the first difference, also when it is small, negative or NaN.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -318,43 +294,24 @@ reach = Exercise(
     right_reach,
     ("the number",),
     reach_cases,
-    [
-        Mistake(
-            "the query itself is not counted",
-            "you return a distance. A window of 128 holds the query itself and 127 keys before it:"
-            " add one. (This is the off-by-one that people shipped.)",
-            lambda weights_NTS: right_reach(weights_NTS) - 1,
-        ),
-        Mistake(
-            "keys are counted",
-            "you count the keys that have a weight. A head may skip some in between; count from"
-            " the farthest one.",
-            lambda weights_NTS: int((weights_NTS > 0).sum(axis=-1).max()),
-        ),
-        Mistake(
-            "the last query only",
-            "you look at the last query only. It need not be the one that looks farthest.",
-            lambda weights_NTS: int(_reaches(weights_NTS)[:, -1].max()) + 1,
-        ),
-        Mistake(
-            "the first head only",
-            "you look at one head only. Another one may look farther.",
-            lambda weights_NTS: right_reach(weights_NTS[:1]),
-        ),
-        Mistake(
-            "all keys",
-            "you return how many keys there are, not how many are looked at.",
-            lambda weights_NTS: weights_NTS.shape[-1],
-        ),
-        Mistake(
-            "the strongest key",
-            "you go by the key with the largest weight. The farthest may have a small one; any"
-            " weight above 0 counts.",
-            _strongest,
-        ),
-    ],
+    {
+        "the query itself is not counted": ("you return a distance. A window of 128 holds the"
+            " query itself and 127 keys before it: add one. (This is the off-by-one that people"
+            " shipped.)", lambda weights_NTS: right_reach(weights_NTS) - 1),
+        "keys are counted": ("you count the keys that have a weight. A head may skip some in"
+            " between; count from the farthest one.",
+            lambda weights_NTS: int((weights_NTS > 0).sum(axis=-1).max())),
+        "the last query only": ("you look at the last query only. It need not be the one that"
+            " looks farthest.", lambda weights_NTS: int(_reaches(weights_NTS)[:, -1].max()) + 1),
+        "the first head only": ("you look at one head only. Another one may look farther.",
+            lambda weights_NTS: right_reach(weights_NTS[:1])),
+        "all keys": ("you return how many keys there are, not how many are looked at.",
+            lambda weights_NTS: weights_NTS.shape[-1]),
+        "the strongest key": ("you go by the key with the largest weight. The farthest may have a"
+            " small one; any weight above 0 counts.", _strongest),
+    },
     praise="Right. On a sliding layer it gives the window, and 129 where somebody wrote <=.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -445,17 +402,14 @@ window_test = Exercise(
     right_window_test,
     ("the verdict",),
     window_cases,
-    [
-        Mistake(
-            "the right one is refused",
-            "your test refuses the library's own `visible`, which is right. A key is visible when"
-            " 0 <= q - k, q - k < window, and its position is not -1.",
-            lambda mask: False,
-        ),
-        *(
-            Mistake(name, f"your test lets a mask pass {what}.", _blind_to(mutant))
+    {
+        "the right one is refused": ("your test refuses the library's own `visible`, which is"
+            " right. A key is visible when 0 <= q - k, q - k < window, and its position is not -1.",
+            lambda mask: False),
+        **{
+            name: (f"your test lets a mask pass {what}.", _blind_to(mutant))
             for name, (mutant, what) in MUTANTS.items()
-        ),
-    ],
+        },
+    },
     praise="It accepts the right mask and catches all eight broken ones.",
-)
+)  # fmt: skip

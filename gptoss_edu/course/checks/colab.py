@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -40,33 +40,19 @@ next_range = Exercise(
     _range(),
     ("the range to ask for",),
     range_cases,
-    [
-        Mistake(
-            "from the start",
-            "you ask for everything again. Half of a file of 5 GB is worth keeping: begin where"
-            " it ends.",
-            _range(begin=lambda have: 0),
-        ),
-        Mistake(
-            "one too far",
-            "you skip a byte. Bytes are counted from 0, so the first one that is missing has the"
-            " number of those that are here.",
-            _range(begin=lambda have: have + 1),
-        ),
-        Mistake(
-            "whole and asked again",
-            "the file is whole, and you ask for what comes after its end. A server answers that"
-            " with an error, 416: return an empty text.",
-            _range(whole=lambda size: f"bytes={size}-"),
-        ),
-        Mistake(
-            "too long and kept",
-            "more is here than the file has. It cannot be this file: begin again at 0.",
-            _range(too_long=lambda size: ""),
-        ),
-    ],
+    {
+        "from the start": ("you ask for everything again. Half of a file of 5 GB is worth keeping:"
+            " begin where it ends.", _range(begin=lambda have: 0)),
+        "one too far": ("you skip a byte. Bytes are counted from 0, so the first one that is"
+            " missing has the number of those that are here.", _range(begin=lambda have: have + 1)),
+        "whole and asked again": ("the file is whole, and you ask for what comes after its end. A"
+            " server answers that with an error, 416: return an empty text.",
+            _range(whole=lambda size: f"bytes={size}-")),
+        "too long and kept": ("more is here than the file has. It cannot be this file: begin again"
+            " at 0.", _range(too_long=lambda size: "")),
+    },
     praise="With this line a download survives any number of broken connections.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 2
 
@@ -103,32 +89,19 @@ stalled = Exercise(
     _stalled(),
     ("the second",),
     stall_cases,
-    [
-        Mistake(
-            "since the beginning",
-            "you measure from the beginning. A long download is not a stalled one: measure from"
-            " the last second at which the count grew.",
-            _stalled(reset="never"),
-        ),
-        Mistake(
-            "any report counts",
-            "you measure from the last look at the clock. A look brings no bytes: measure from the"
-            " last second at which the count grew.",
-            _stalled(reset="report"),
-        ),
-        Mistake(
-            "one look late",
-            "you wait longer than `limit`. Give up as soon as `limit` seconds are over: use >=.",
-            _stalled(strict=True),
-        ),
-        Mistake(
-            "the place",
-            "you return the place in the list; asked for is the second that stands there.",
-            _stalled(index=True),
-        ),
-    ],
+    {
+        "since the beginning": ("you measure from the beginning. A long download is not a stalled"
+            " one: measure from the last second at which the count grew.", _stalled(reset="never")),
+        "any report counts": ("you measure from the last look at the clock. A look brings no"
+            " bytes: measure from the last second at which the count grew.",
+            _stalled(reset="report")),
+        "one look late": ("you wait longer than `limit`. Give up as soon as `limit` seconds are"
+            " over: use >=.", _stalled(strict=True)),
+        "the place": ("you return the place in the list; asked for is the second that stands"
+            " there.", _stalled(index=True)),
+    },
     praise="`gptoss_edu.weights.hub.watch` does this, with a minute of patience.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 3
 
@@ -160,30 +133,16 @@ first_token = Exercise(
     _first(),
     ("seconds of compiling", "seconds of prefill", "seconds per decoded token"),
     token_cases,
-    [
-        Mistake(
-            "compiling counted as prefill",
-            "your prefill contains the compilation before the first token. The next prompt will"
-            " not pay that: take it out.",
-            _first(prefill_waits=False),
-        ),
-        Mistake(
-            "compiling counted as decode",
-            "your decode contains the compilation after the first token: the program that decodes"
-            " is compiled when it is first needed. Take it out.",
-            _first(decode_waits=False),
-        ),
-        Mistake(
-            "only the first program",
-            "you counted what was compiled before the first token. The decoding step is compiled"
-            " after it.",
-            _first(late=False),
-        ),
-        Mistake(
-            "posts for gaps",
-            "you divided by the number of tokens. Between n tokens lie n − 1 steps.",
-            _first(gaps=0),
-        ),
-    ],
+    {
+        "compiling counted as prefill": ("your prefill contains the compilation before the first"
+            " token. The next prompt will not pay that: take it out.", _first(prefill_waits=False)),
+        "compiling counted as decode": ("your decode contains the compilation after the first"
+            " token: the program that decodes is compiled when it is first needed. Take it out.",
+            _first(decode_waits=False)),
+        "only the first program": ("you counted what was compiled before the first token. The"
+            " decoding step is compiled after it.", _first(late=False)),
+        "posts for gaps": ("you divided by the number of tokens. Between n tokens lie n − 1 steps.",
+            _first(gaps=0)),
+    },
     praise="`reply.stats` is made like this, from what JAX reports of its compiler.",
-)
+)  # fmt: skip

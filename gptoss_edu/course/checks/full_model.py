@@ -21,7 +21,7 @@ from gptoss_edu import model
 from gptoss_edu.attention import attention
 from gptoss_edu.cache import Cache, FullKV, empty_cache
 from gptoss_edu.config import TINY, Config
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables, unembed
 from gptoss_edu.moe import moe
 from gptoss_edu.sampling import filter_obvious
@@ -171,73 +171,34 @@ block = Exercise(
     right_block,
     ("x_BTD", "kv"),
     block_cases,
-    [
-        Mistake(
-            "no residual around attention",
-            "attention's answer replaces the residual stream. It should be added to it:"
-            " x_BTD = x_BTD + y_BTD.",
-            _block(_without_first_residual),
-        ),
-        Mistake(
-            "no residual around the experts",
-            "the experts' answer replaces the residual stream. Add it to what was there.",
-            _block(_without_second_residual),
-        ),
-        Mistake(
-            "no norm before attention",
-            "attention reads the raw residual stream. It should read rms_norm of it, with the"
-            " scale layer.attention.norm_D.",
-            _block(_without_first_norm),
-        ),
-        Mistake(
-            "no norm before the experts",
-            "the experts read the raw residual stream. They should read rms_norm of it, with the"
-            " scale layer.moe.norm_D.",
-            _block(_without_second_norm),
-        ),
-        Mistake(
-            "the normed stream is kept",
-            "you add to the normed copy. The norm is only for reading: add the answer to the"
-            " residual stream as it was before the norm.",
-            _block(_normed_residual),
-        ),
-        Mistake(
-            "post-norm",
-            "you norm after adding, as the first transformers did. GPT-OSS norms before each half"
-            " reads, and leaves the sum alone.",
-            _block(_post_norm),
-        ),
-        Mistake(
-            "one norm for both halves",
-            "both halves use attention's norm. The experts have their own: layer.moe.norm_D.",
-            _block(_one_norm),
-        ),
-        Mistake(
-            "swapped norms",
-            "the two norms are swapped: layer.attention.norm_D belongs before attention,"
-            " layer.moe.norm_D before the experts.",
-            _block(_swapped_norms),
-        ),
-        Mistake(
-            "both halves read the same stream",
-            "the experts read the stream from before attention. They come second, and should read"
-            " what attention has added to.",
-            _block(_parallel),
-        ),
-        Mistake(
-            "the window is ignored",
-            "every key is visible on the sliding layer too. Hand `window` on to attention.",
-            _block(_no_window),
-        ),
-        Mistake(
-            "the old store is returned",
-            "the numbers are right, but you return the store that came in. Return the new one,"
-            " which attention gave you: otherwise the next token will not see this one.",
-            _block(_old_store),
-        ),
-    ],
+    {
+        "no residual around attention": ("attention's answer replaces the residual stream. It"
+            " should be added to it: x_BTD = x_BTD + y_BTD.", _block(_without_first_residual)),
+        "no residual around the experts": ("the experts' answer replaces the residual stream. Add"
+            " it to what was there.", _block(_without_second_residual)),
+        "no norm before attention": ("attention reads the raw residual stream. It should read"
+            " rms_norm of it, with the scale layer.attention.norm_D.", _block(_without_first_norm)),
+        "no norm before the experts": ("the experts read the raw residual stream. They should read"
+            " rms_norm of it, with the scale layer.moe.norm_D.", _block(_without_second_norm)),
+        "the normed stream is kept": ("you add to the normed copy. The norm is only for reading:"
+            " add the answer to the residual stream as it was before the norm.",
+            _block(_normed_residual)),
+        "post-norm": ("you norm after adding, as the first transformers did. GPT-OSS norms before"
+            " each half reads, and leaves the sum alone.", _block(_post_norm)),
+        "one norm for both halves": ("both halves use attention's norm. The experts have their"
+            " own: layer.moe.norm_D.", _block(_one_norm)),
+        "swapped norms": ("the two norms are swapped: layer.attention.norm_D belongs before"
+            " attention, layer.moe.norm_D before the experts.", _block(_swapped_norms)),
+        "both halves read the same stream": ("the experts read the stream from before attention."
+            " They come second, and should read what attention has added to.", _block(_parallel)),
+        "the window is ignored": ("every key is visible on the sliding layer too. Hand `window` on"
+            " to attention.", _block(_no_window)),
+        "the old store is returned": ("the numbers are right, but you return the store that came"
+            " in. Return the new one, which attention gave you: otherwise the next token will not"
+            " see this one.", _block(_old_store)),
+    },
     praise="Right on a sliding and on a full layer, with keys already in the store.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -301,69 +262,39 @@ decode_step = Exercise(
     right_decode_step,
     ("logits_BV", "cache"),
     decode_cases,
-    [
-        Mistake(
-            "position one too late",
-            "the token sits one position too late. Positions begin at 0: the first free one after"
-            " n tokens is n, which is cache.length_B.",
-            _decode(position=lambda length_B: length_B + 1),
-        ),
-        Mistake(
-            "position one too early",
-            "the token sits on the position of the one before it. n tokens fill positions 0 to"
-            " n - 1; the new one takes n.",
-            _decode(position=lambda length_B: length_B - 1),
-        ),
-        Mistake(
-            "position zero",
-            "the token is rotated as if it were the first. Its position is cache.length_B.",
-            _decode(position=jnp.zeros_like),
-        ),
-        Mistake(
-            "one position for all prompts",
-            "both prompts use the position of the first. Each has its own length: take"
-            " cache.length_B whole, as a column.",
-            _decode(position=lambda length_B: jnp.full_like(length_B, length_B[0])),
-        ),
-        Mistake(
-            "the longest prompt's position for all",
-            "both prompts use the position of the longest. Each has its own length: take"
-            " cache.length_B whole, as a column.",
-            _decode(position=lambda length_B: jnp.full_like(length_B, length_B.max())),
-        ),
-        Mistake(
-            "odd layers slide",
-            "a layer that should see everything has been given the window. In GPT-OSS the even"
-            " layers slide, 0, 2, 4, …, and the odd ones see every key: ask config.window(index).",
-            _decode(window=lambda config, index: config.window(index + 1 - 2 * (index % 2))),
-        ),
-        Mistake(
-            "no last norm",
-            "the logits come from the raw residual stream. One norm is left before unembedding;"
-            " `unembed` does both.",
-            _decode(last_norm=False),
-        ),
-        Mistake(
-            "the old cache is returned",
-            "the logits are right, but the cache that you return is the one that came in. Build a"
-            " new Cache from the stores that the blocks gave back.",
-            _decode(keep=lambda old, new: old),
-        ),
-        Mistake(
-            "the length does not grow",
-            "the logits are right, but the new cache says that it holds as many tokens as before:"
-            " the next token would take this one's place. Add one to cache.length_B.",
-            _decode(keep=lambda old, new: Cache(new.layers, old.length_B)),
-        ),
-        Mistake(
-            "the stores are not kept",
-            "the logits are right and the length grows, but the stores are the old ones: the next"
-            " token would look for this one's key and find an empty slot.",
-            _decode(keep=lambda old, new: Cache(old.layers, new.length_B)),
-        ),
-    ],
+    {
+        "position one too late": ("the token sits one position too late. Positions begin at 0: the"
+            " first free one after n tokens is n, which is cache.length_B.",
+            _decode(position=lambda length_B: length_B + 1)),
+        "position one too early": ("the token sits on the position of the one before it. n tokens"
+            " fill positions 0 to n - 1; the new one takes n.",
+            _decode(position=lambda length_B: length_B - 1)),
+        "position zero": ("the token is rotated as if it were the first. Its position is"
+            " cache.length_B.", _decode(position=jnp.zeros_like)),
+        "one position for all prompts": ("both prompts use the position of the first. Each has its"
+            " own length: take cache.length_B whole, as a column.",
+            _decode(position=lambda length_B: jnp.full_like(length_B, length_B[0]))),
+        "the longest prompt's position for all": ("both prompts use the position of the longest."
+            " Each has its own length: take cache.length_B whole, as a column.",
+            _decode(position=lambda length_B: jnp.full_like(length_B, length_B.max()))),
+        "odd layers slide": ("a layer that should see everything has been given the window. In"
+            " GPT-OSS the even layers slide, 0, 2, 4, …, and the odd ones see every key: ask"
+            " config.window(index).",
+            _decode(window=lambda config, index: config.window(index + 1 - 2 * (index % 2)))),
+        "no last norm": ("the logits come from the raw residual stream. One norm is left before"
+            " unembedding; `unembed` does both.", _decode(last_norm=False)),
+        "the old cache is returned": ("the logits are right, but the cache that you return is the"
+            " one that came in. Build a new Cache from the stores that the blocks gave back.",
+            _decode(keep=lambda old, new: old)),
+        "the length does not grow": ("the logits are right, but the new cache says that it holds"
+            " as many tokens as before: the next token would take this one's place. Add one to"
+            " cache.length_B.", _decode(keep=lambda old, new: Cache(new.layers, old.length_B))),
+        "the stores are not kept": ("the logits are right and the length grows, but the stores are"
+            " the old ones: the next token would look for this one's key and find an empty slot.",
+            _decode(keep=lambda old, new: Cache(old.layers, new.length_B))),
+    },
     praise="Right for two prompts of different lengths, and for the step after.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -419,72 +350,45 @@ top_p = Exercise(
     right_top_p,
     ("logits_V",),
     top_p_cases,
-    [
-        Mistake(
-            "the token that crosses p is dropped",
-            "the token with which the sum reaches p is missing. Ask for the sum *before* each"
-            " token: it is kept while that is below p. (So the likeliest is always kept.)",
-            _top_p(lambda x_V, p: np.cumsum(_softmax(x_V)) <= p),
-        ),
-        Mistake(
-            "sorted upward",
-            "you begin with the least likely tokens. Rank them from the likeliest down.",
-            _top_p(_reaching, rank=np.argsort),
-        ),
-        Mistake(
-            "the mask is left in sorted order",
-            "the right number of tokens is kept, but the wrong ones: your mask is in the order of"
-            " rank, and the logits are in the order of the vocabulary. Send each verdict back to"
-            " its token.",
-            _top_p(_reaching, lambda x_V, kept_V, _: np.where(kept_V, x_V, -np.inf)),
-        ),
-        Mistake(
-            "the sorted logits are returned",
-            "you return the logits in the order of rank. Each belongs back in its own place.",
+    {
+        "the token that crosses p is dropped": ("the token with which the sum reaches p is"
+            " missing. Ask for the sum *before* each token: it is kept while that is below p. (So"
+            " the likeliest is always kept.)",
+            _top_p(lambda x_V, p: np.cumsum(_softmax(x_V)) <= p)),
+        "sorted upward": ("you begin with the least likely tokens. Rank them from the likeliest"
+            " down.", _top_p(_reaching, rank=np.argsort)),
+        "the mask is left in sorted order": ("the right number of tokens is kept, but the wrong"
+            " ones: your mask is in the order of rank, and the logits are in the order of the"
+            " vocabulary. Send each verdict back to its token.",
+            _top_p(_reaching, lambda x_V, kept_V, _: np.where(kept_V, x_V, -np.inf))),
+        "the sorted logits are returned": ("you return the logits in the order of rank. Each"
+            " belongs back in its own place.",
             _top_p(
                 _reaching,
                 lambda x_V, kept_V, _: np.where(kept_V, np.sort(x_V)[::-1], -np.inf),
-            ),
-        ),
-        Mistake(
-            "logits are added up",
-            "you add up logits. p is a probability: softmax first.",
-            _top_p(lambda x_V, p: np.cumsum(x_V) - x_V < p),
-        ),
-        Mistake(
-            "each token is compared with p",
-            "you keep the tokens whose own probability reaches p. It is the sum, from the"
-            " likeliest down, that has to reach it.",
-            _top_p(lambda x_V, p: _softmax(x_V) >= p),
-        ),
-        Mistake(
-            "1 - p",
-            "you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
-            _top_p(lambda x_V, p: _before(x_V) < 1 - p),
-        ),
-        Mistake(
-            "zero instead of minus infinity",
-            "tokens that are ruled out have the logit 0. exp(0) is 1, so they may still be drawn:"
-            " use minus infinity.",
-            _top_p(_reaching, lambda x_V, _, allowed_V: np.where(allowed_V, x_V, 0.0)),
-        ),
-        Mistake(
-            "probabilities are returned",
-            "you return probabilities. Return logits: the draw will do its own softmax.",
+            )),
+        "logits are added up": ("you add up logits. p is a probability: softmax first.",
+            _top_p(lambda x_V, p: np.cumsum(x_V) - x_V < p)),
+        "each token is compared with p": ("you keep the tokens whose own probability reaches p. It"
+            " is the sum, from the likeliest down, that has to reach it.",
+            _top_p(lambda x_V, p: _softmax(x_V) >= p)),
+        "1 - p": ("you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
+            _top_p(lambda x_V, p: _before(x_V) < 1 - p)),
+        "zero instead of minus infinity": ("tokens that are ruled out have the logit 0. exp(0) is"
+            " 1, so they may still be drawn: use minus infinity.",
+            _top_p(_reaching, lambda x_V, _, allowed_V: np.where(allowed_V, x_V, 0.0))),
+        "probabilities are returned": ("you return probabilities. Return logits: the draw will do"
+            " its own softmax.",
             _top_p(
                 _reaching,
                 lambda x_V, _, allowed_V: np.where(allowed_V, _softmax(x_V.astype(float)), 0),
-            ),
-        ),
-        Mistake(
-            "renormalized probabilities are returned",
-            "you return probabilities that sum to one. Return logits: the draw will do its own"
-            " softmax.",
+            )),
+        "renormalized probabilities are returned": ("you return probabilities that sum to one."
+            " Return logits: the draw will do its own softmax.",
             _top_p(
                 _reaching,
                 lambda x_V, _, allowed_V: _softmax(np.where(allowed_V, x_V.astype(float), -np.inf)),
-            ),
-        ),
-    ],
+            )),
+    },
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
-)
+)  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 
 from gptoss_edu import moe as library
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 from gptoss_edu.model import init_params
 
 Array = np.ndarray
@@ -82,79 +82,47 @@ route = Exercise(
     right_route,
     ("weight_TE",),
     route_cases,
-    [
-        Mistake(
-            "softmax over all experts",
-            "your weights do not sum to one: the softmax ran over all experts, and those that were"
-            " not chosen kept their part. Choose first, then softmax over the chosen ones only.",
-            _route(lambda logits, chosen: np.where(chosen, softmax(logits), 0)),
-        ),
-        Mistake(
-            "softmax twice",
-            "there are two softmaxes, one over all experts and one over the probabilities of the"
-            " chosen ones. The second flattens what the first has said. One is enough, over the"
-            " logits of the chosen.",
-            _route(lambda logits, chosen: _of_chosen(softmax(logits), chosen)),
-        ),
-        Mistake(
-            "logits as weights",
-            "your weights are the logits themselves. They may be negative and do not sum to one:"
-            " take the softmax of those that were chosen.",
-            _route(lambda logits, chosen: np.where(chosen, logits, 0)),
-        ),
-        Mistake(
-            "logits divided by their sum",
-            "you divide the logits by their sum. Logits may be negative, and their sum may be zero:"
-            " take exp first. That, together, is a softmax.",
-            _route(_divided),
-        ),
-        Mistake(
-            "sigmoid",
-            "you weigh by sigmoids, as some other models do. GPT-OSS takes a softmax over the"
-            " logits of the chosen experts.",
-            _route(lambda logits, chosen: _divided(1 / (1 + np.exp(-logits)), chosen)),
-        ),
-        Mistake(
-            "a sigmoid for each",
-            "each weight is the sigmoid of its own logit, so they do not sum to one. The chosen"
-            " experts share a softmax.",
-            _route(lambda logits, chosen: np.where(chosen, 1 / (1 + np.exp(-logits)), 0)),
-        ),
-        Mistake(
-            "even weights",
-            "the right experts, but all with the same weight. The router also says how much each"
-            " one counts: softmax of their logits.",
-            _route(lambda logits, chosen: _divided(np.ones_like(logits), chosen)),
-        ),
-        Mistake(
-            "the least likely experts",
-            "you chose the experts with the smallest logits. `np.argsort` sorts upward: sort"
-            " -logits_TE, or take the last k.",
-            _route(_of_chosen, choose=lambda logits_TE: np.argsort(logits_TE, axis=-1)),
-        ),
-        Mistake(
-            "all tokens to the same experts",
-            "every token is sent to the experts that the first one chose. Choose for each token"
-            " alone: sort along the last axis.",
+    {
+        "softmax over all experts": ("your weights do not sum to one: the softmax ran over all"
+            " experts, and those that were not chosen kept their part. Choose first, then softmax"
+            " over the chosen ones only.",
+            _route(lambda logits, chosen: np.where(chosen, softmax(logits), 0))),
+        "softmax twice": ("there are two softmaxes, one over all experts and one over the"
+            " probabilities of the chosen ones. The second flattens what the first has said. One"
+            " is enough, over the logits of the chosen.",
+            _route(lambda logits, chosen: _of_chosen(softmax(logits), chosen))),
+        "logits as weights": ("your weights are the logits themselves. They may be negative and do"
+            " not sum to one: take the softmax of those that were chosen.",
+            _route(lambda logits, chosen: np.where(chosen, logits, 0))),
+        "logits divided by their sum": ("you divide the logits by their sum. Logits may be"
+            " negative, and their sum may be zero: take exp first. That, together, is a softmax.",
+            _route(_divided)),
+        "sigmoid": ("you weigh by sigmoids, as some other models do. GPT-OSS takes a softmax over"
+            " the logits of the chosen experts.",
+            _route(lambda logits, chosen: _divided(1 / (1 + np.exp(-logits)), chosen))),
+        "a sigmoid for each": ("each weight is the sigmoid of its own logit, so they do not sum to"
+            " one. The chosen experts share a softmax.",
+            _route(lambda logits, chosen: np.where(chosen, 1 / (1 + np.exp(-logits)), 0))),
+        "even weights": ("the right experts, but all with the same weight. The router also says"
+            " how much each one counts: softmax of their logits.",
+            _route(lambda logits, chosen: _divided(np.ones_like(logits), chosen))),
+        "the least likely experts": ("you chose the experts with the smallest logits. `np.argsort`"
+            " sorts upward: sort -logits_TE, or take the last k.",
+            _route(_of_chosen, choose=lambda logits_TE: np.argsort(logits_TE, axis=-1))),
+        "all tokens to the same experts": ("every token is sent to the experts that the first one"
+            " chose. Choose for each token alone: sort along the last axis.",
             _route(
                 _of_chosen,
                 choose=lambda x_TE: np.repeat(np.argsort(-x_TE[:1], axis=-1), len(x_TE), axis=0),
-            ),
-        ),
-        Mistake(
-            "no bias",
-            "the router's bias is missing. It can change who is chosen: add b_router_E first.",
-            _route(_of_chosen, bias=False),
-        ),
-        Mistake(
-            "zero for those not chosen",
-            "those that were not chosen went into the softmax with the logit 0. exp(0) is 1, so"
-            " they get a weight, too: use minus infinity, or leave them out.",
-            _route(lambda logits, chosen: softmax(np.where(chosen, logits, 0))),
-        ),
-    ],
+            )),
+        "no bias": ("the router's bias is missing. It can change who is chosen: add b_router_E"
+            " first.", _route(_of_chosen, bias=False)),
+        "zero for those not chosen": ("those that were not chosen went into the softmax with the"
+            " logit 0. exp(0) is 1, so they get a weight, too: use minus infinity, or leave them"
+            " out.", _route(lambda logits, chosen: softmax(np.where(chosen, logits, 0)))),
+    },
     praise="The weights of each token sum to one, and they sit where their experts are.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -224,81 +192,42 @@ swiglu = Exercise(
     right_swiglu,
     ("h_F",),
     swiglu_cases,
-    [
-        Mistake(
-            "halves instead of interleaved",
-            "you took the first half for gate and the second for up. In GPT-OSS they alternate:"
-            " gate sits in columns 0, 2, 4, …, up in 1, 3, 5, ….",
-            _swiglu(split=_halves),
-        ),
-        Mistake(
-            "gate and up swapped",
-            "gate and up are swapped: the even columns are the gate.",
-            _swiglu(split=lambda x: (x[..., 1::2], x[..., 0::2])),
-        ),
-        Mistake(
-            "up is the gate, in halves",
-            "you took the second half for gate and the first for up. They are no halves but"
-            " alternate, and gate comes first: columns 0, 2, 4, …, of the last axis.",
-            _swiglu(split=lambda x: _halves(x)[::-1]),
-        ),
-        Mistake(
-            "gate not clamped",
-            "the gate may grow without end. It is cut off at the limit, from above.",
-            _swiglu(clamp_gate=_free),
-        ),
-        Mistake(
-            "gate clamped on both sides",
-            "the gate is clamped from below, too. It should only be clamped from above. (You would"
-            " hardly see it in a text: the sigmoid makes those gates tiny anyway.)",
-            _swiglu(clamp_gate=_between),
-        ),
-        Mistake(
-            "up not clamped",
-            "up may grow without end. It is clamped between -limit and limit.",
-            _swiglu(clamp_up=_free),
-        ),
-        Mistake(
-            "up clamped from above only",
-            "up is clamped from above only. Unlike the gate it is clamped on both sides.",
-            _swiglu(clamp_up=_below),
-        ),
-        Mistake(
-            "nothing clamped",
-            "nothing is clamped: the gate should stop at the limit, and up at both -limit and"
-            " limit.",
-            _swiglu(clamp_gate=_free, clamp_up=_free),
-        ),
-        Mistake(
-            "no + 1",
-            "one is missing: the second factor is up + 1, so that an up of zero lets the gate"
-            " through.",
-            _swiglu(lift=lambda up: up),
-        ),
-        Mistake(
-            "+ 1 before the clamp",
-            "you add one before clamping up. Clamp first: the factor goes up to limit + 1.",
-            _swiglu(clamp_up=lambda up, limit: np.clip(up + 1, -limit, limit), lift=lambda up: up),
-        ),
-        Mistake(
-            "alpha missing",
-            "alpha is missing: the sigmoid sees alpha * gate, not the gate itself.",
-            _swiglu(activate=lambda gate, alpha: gate * sigmoid(gate)),
-        ),
-        Mistake(
-            "alpha outside of the sigmoid",
-            "alpha multiplies the result. It belongs inside the sigmoid: sigmoid(alpha * gate).",
-            _swiglu(activate=lambda gate, alpha: alpha * gate * sigmoid(gate)),
-        ),
-        Mistake(
-            "only the sigmoid",
-            "the first factor is only the sigmoid. It is gate * sigmoid(alpha * gate).",
-            _swiglu(activate=lambda gate, alpha: sigmoid(alpha * gate)),
-        ),
-    ],
+    {
+        "halves instead of interleaved": ("you took the first half for gate and the second for up."
+            " In GPT-OSS they alternate: gate sits in columns 0, 2, 4, …, up in 1, 3, 5, ….",
+            _swiglu(split=_halves)),
+        "gate and up swapped": ("gate and up are swapped: the even columns are the gate.",
+            _swiglu(split=lambda x: (x[..., 1::2], x[..., 0::2]))),
+        "up is the gate, in halves": ("you took the second half for gate and the first for up."
+            " They are not halves but alternate, and gate comes first: columns 0, 2, 4, …, of the"
+            " last axis.", _swiglu(split=lambda x: _halves(x)[::-1])),
+        "gate not clamped": ("the gate may grow without end. It is cut off at the limit, from"
+            " above.", _swiglu(clamp_gate=_free)),
+        "gate clamped on both sides": ("the gate is clamped from below, too. It should only be"
+            " clamped from above. (You would hardly see it in a text: the sigmoid makes those"
+            " gates tiny anyway.)", _swiglu(clamp_gate=_between)),
+        "up not clamped": ("up may grow without end. It is clamped between -limit and limit.",
+            _swiglu(clamp_up=_free)),
+        "up clamped from above only": ("up is clamped from above only. Unlike the gate it is"
+            " clamped on both sides.", _swiglu(clamp_up=_below)),
+        "nothing clamped": ("nothing is clamped: the gate should stop at the limit, and up at both"
+            " -limit and limit.", _swiglu(clamp_gate=_free, clamp_up=_free)),
+        "no + 1": ("one is missing: the second factor is up + 1, so that an up of zero lets the"
+            " gate through.", _swiglu(lift=lambda up: up)),
+        "+ 1 before the clamp": ("you add one before clamping up. Clamp first: the factor goes up"
+            " to limit + 1.",
+            _swiglu(clamp_up=lambda up, limit: np.clip(up + 1, -limit, limit), lift=lambda up: up)),
+        "alpha missing": ("alpha is missing: the sigmoid sees alpha * gate, not the gate itself.",
+            _swiglu(activate=lambda gate, alpha: gate * sigmoid(gate))),
+        "alpha outside of the sigmoid": ("alpha multiplies the result. It belongs inside the"
+            " sigmoid: sigmoid(alpha * gate).",
+            _swiglu(activate=lambda gate, alpha: alpha * gate * sigmoid(gate))),
+        "only the sigmoid": ("the first factor is only the sigmoid. It is gate * sigmoid(alpha *"
+            " gate).", _swiglu(activate=lambda gate, alpha: sigmoid(alpha * gate))),
+    },
     praise="Right inside and outside of the clamps, and for any number of axes in front.",
     atol=1e-6,
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -370,66 +299,34 @@ grouped = Exercise(
     right_grouped,
     ("y_TD", "asked"),
     grouped_cases,
-    [
-        Mistake(
-            "weights forgotten",
-            "the answers are added up as if all counted the same. Multiply each by its weight"
-            " alternate, and gate comes first: columns 0, 2, 4, …, of the last axis.",
-            _grouped(weigh=lambda weight_TX, choice: np.ones(len(choice))),
-        ),
-        Mistake(
-            "plain mean",
-            "you take the mean of the answers. The router said how much each one counts: multiply"
-            " each answer by its weight.",
-            _grouped(
-                weigh=lambda weight_TX, choice: np.full(len(choice), 1 / weight_TX.shape[1]),
-            ),
-        ),
-        Mistake(
-            "the first weight for all choices",
-            "every answer is multiplied by the weight of the token's first choice. An expert may be"
-            " the second choice of one token and the third of another: use weight_TX[token,"
-            " choice].",
-            _grouped(weigh=lambda weight_TX, choice: weight_TX[:, 0]),
-        ),
-        Mistake(
-            "the last expert overwrites the others",
-            "only one answer is left of each token: each expert overwrites what was there. Add"
-            " (+=).",
-            _grouped(add=lambda old, new: new),
-        ),
-        Mistake(
-            "the input is weighed",
-            "you multiply the expert's input by the weight. An expert is not linear: multiply its"
-            " answer.",
-            _grouped(x_weighed=True),
-        ),
-        Mistake(
-            "only the first choice",
-            "only the first choice of each token is asked. All columns of expert_TX count.",
-            _first_only,
-        ),
-        Mistake(
-            "asked once per choice",
-            "the answer is right, but you asked once per choice. Each question means reading all"
-            " weights of an expert. Collect an expert's tokens first, and ask it once.",
-            _grouped(one_by_one=True),
-        ),
-        Mistake(
-            "all experts are asked",
-            "the answer is right, but you asked an expert that nobody had chosen. Skip those:"
-            " their weights need not be read.",
-            _grouped(count=lambda expert_TX: expert_TX.max() + 2),
-        ),
-        Mistake(
-            "the tokens stay sorted",
-            "the rows are right, but in the order of the experts. Send each answer back to the"
-            " place of its token.",
-            _sorted_order,
-        ),
-    ],
+    {
+        "weights forgotten": ("the answers are added up as if all counted the same. Multiply each"
+            " by the weight that the router gave it.",
+            _grouped(weigh=lambda weight_TX, choice: np.ones(len(choice)))),
+        "plain mean": ("you take the mean of the answers. The router said how much each one"
+            " counts: multiply each answer by its weight.",
+            _grouped(weigh=lambda weight_TX, choice: np.full(len(choice), 1 / weight_TX.shape[1]))),
+        "the first weight for all choices": ("every answer is multiplied by the weight of the"
+            " token's first choice. An expert may be the second choice of one token and the third"
+            " of another: use weight_TX[token, choice].",
+            _grouped(weigh=lambda weight_TX, choice: weight_TX[:, 0])),
+        "the last expert overwrites the others": ("only one answer is left of each token: each"
+            " expert overwrites what was there. Add (+=).", _grouped(add=lambda old, new: new)),
+        "the input is weighed": ("you multiply the expert's input by the weight. An expert is not"
+            " linear: multiply its answer.", _grouped(x_weighed=True)),
+        "only the first choice": ("only the first choice of each token is asked. All columns of"
+            " expert_TX count.", _first_only),
+        "asked once per choice": ("the answer is right, but you asked once per choice. Each"
+            " question means reading all weights of an expert. Collect an expert's tokens first,"
+            " and ask it once.", _grouped(one_by_one=True)),
+        "all experts are asked": ("the answer is right, but you asked an expert that nobody had"
+            " chosen. Skip those: their weights need not be read.",
+            _grouped(count=lambda expert_TX: expert_TX.max() + 2)),
+        "the tokens stay sorted": ("the rows are right, but in the order of the experts. Send each"
+            " answer back to the place of its token.", _sorted_order),
+    },
     praise="Each chosen expert was asked once, with all of its tokens.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 4
@@ -490,95 +387,57 @@ active_parameters = Exercise(
     right_active,
     ("the number of active parameters",),
     count_cases,
-    [
-        Mistake(
-            "all experts are counted",
-            "you counted all experts. A token asks only experts_per_token of them.",
-            _active(share=lambda path, config: 1),
-        ),
-        Mistake(
-            "everything is counted",
-            "that is the total of the model. Of the experts only the chosen ones work for a token,"
-            " and of the embedding it reads a single row.",
-            _active(share=lambda path, config: 1, embedding=True),
-        ),
-        Mistake(
-            "the embedding is counted",
-            "the embedding is counted. A token reads one row of it and multiplies by nothing. By"
-            " the convention of the model card it is left out.",
-            _active(embedding=True),
-        ),
-        Mistake(
-            "the unembedding is left out",
-            "the unembedding is missing. It is as large as the embedding, but all of it is"
-            " multiplied for every token.",
-            _active(lambda path: "unembedding" not in path),
-        ),
-        Mistake(
-            "gate and up counted as one",
-            "an expert's first matrix makes gate and up, 2 * F numbers. You counted F.",
+    {
+        "all experts are counted": ("you counted all experts. A token asks only experts_per_token"
+            " of them.", _active(share=lambda path, config: 1)),
+        "everything is counted": ("that is the total of the model. Of the experts only the chosen"
+            " ones work for a token, and of the embedding it reads a single row.",
+            _active(share=lambda path, config: 1, embedding=True)),
+        "the embedding is counted": ("the embedding is counted. A token reads one row of it and"
+            " multiplies by nothing. By the convention of the model card it is left out.",
+            _active(embedding=True)),
+        "the unembedding is left out": ("the unembedding is missing. It is as large as the"
+            " embedding, but all of it is multiplied for every token.",
+            _active(lambda path: "unembedding" not in path)),
+        "gate and up counted as one": ("an expert's first matrix makes gate and up, 2 * F numbers."
+            " You counted F.",
             _active(
                 share=lambda path, config: (
                     _chosen_part(path, config) * (0.5 if "gate_up" in path else 1)
                 )
-            ),
-        ),
-        Mistake(
-            "the experts' biases are left out",
-            "the experts' biases are missing: 2 * F after the first matrix, D after the second.",
-            _active(lambda path: "b_gate_up" not in path and "b_down" not in path),
-        ),
-        Mistake(
-            "no biases at all",
-            "all biases are missing: GPT-OSS has them in attention, router and experts.",
-            _active(lambda path: ".b_" not in path),
-        ),
-        Mistake(
-            "the router only looks at the chosen",
-            "you counted the router's columns of the chosen experts only. To choose, it must"
-            " compute a logit for every expert: D * E + E.",
+            )),
+        "the experts' biases are left out": ("the experts' biases are missing: 2 * F after the"
+            " first matrix, D after the second.",
+            _active(lambda path: "b_gate_up" not in path and "b_down" not in path)),
+        "no biases at all": ("all biases are missing: GPT-OSS has them in attention, router and"
+            " experts.", _active(lambda path: ".b_" not in path)),
+        "the router only looks at the chosen": ("you counted the router's columns of the chosen"
+            " experts only. To choose, it must compute a logit for every expert: D * E + E.",
             _active(
                 share=lambda path, config: (
                     config.experts_per_token / config.num_experts
                     if _expert_array(path) or "router" in path
                     else 1
                 )
-            ),
-        ),
-        Mistake(
-            "no router",
-            "the router itself is missing: D * E weights and E biases.",
-            _active(lambda path: "router" not in path),
-        ),
-        Mistake(
-            "as many key heads as query heads",
-            "keys and values have only num_kv_heads heads, fewer than the queries.",
+            )),
+        "no router": ("the router itself is missing: D * E weights and E biases.",
+            _active(lambda path: "router" not in path)),
+        "as many key heads as query heads": ("keys and values have only num_kv_heads heads, fewer"
+            " than the queries.",
             _active(
                 change=lambda config: dataclasses.replace(config, num_kv_heads=config.num_heads)
-            ),
-        ),
-        Mistake(
-            "the sinks are left out",
-            "nearly: the sinks are missing, one number per query head and layer.",
-            _active(lambda path: "sinks" not in path),
-        ),
-        Mistake(
-            "the norms are left out",
-            "nearly: the norms are missing, two of D numbers in each layer, and one at the end.",
-            _active(lambda path: "norm_D" not in path),
-        ),
-        Mistake(
-            "the last norm is left out",
-            "nearly: the norm before unembedding is missing, D numbers.",
-            _active(lambda path: path != ".norm_D"),
-        ),
-        Mistake(
-            "one layer",
-            "that is one layer's worth, together with the unembedding. Count every layer.",
+            )),
+        "the sinks are left out": ("nearly: the sinks are missing, one number per query head and"
+            " layer.", _active(lambda path: "sinks" not in path)),
+        "the norms are left out": ("nearly: the norms are missing, two of D numbers in each layer,"
+            " and one at the end.", _active(lambda path: "norm_D" not in path)),
+        "the last norm is left out": ("nearly: the norm before unembedding is missing, D numbers.",
+            _active(lambda path: path != ".norm_D")),
+        "one layer": ("that is one layer's worth, together with the unembedding. Count every"
+            " layer.",
             _active(change=lambda config: dataclasses.replace(
                 config, num_layers=1, layer_types=config.layer_types[:1]
-            )),
-        ),
-    ],
+            ))),
+    },
     praise="3,608,307,264 for the 20B and 5,132,849,472 for the 120B, to the last number.",
-)  # fmt: skip
+)  # fmt: skip  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gptoss_edu.chips.sharding import AXES, spec_of
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 
 GIB = 2**30
 NOTHING, WHOLE = "nothing", "whole"
@@ -52,42 +52,22 @@ needed_gib = Exercise(
     _needed(),
     ("the GiB that one device holds",),
     needed_cases,
-    [
-        Mistake(
-            "everything in few bits",
-            "you gave all weights the experts' bits. Only the experts are packed; the others stay"
-            " in bfloat16, 16 bits each.",
-            _needed(dense_bits=None),
-        ),
-        Mistake(
-            "others in 32 bits",
-            "you gave the other weights 32 bits. They are published, and kept, in bfloat16: 16.",
-            _needed(dense_bits=32.0),
-        ),
-        Mistake(
-            "bits for bytes",
-            "your number is eight times too large: a byte has eight bits.",
-            _needed(per_byte=1.0),
-        ),
-        Mistake(
-            "GB",
-            "you divided by a thousand million. That is a GB, which sells disks; memory is counted"
-            " in GiB, 2**30 bytes.",
-            _needed(gib=1e9),
-        ),
-        Mistake(
-            "no cache",
-            "the cache is missing. Keys and values must be there beside the weights.",
-            _needed(cached=False),
-        ),
-        Mistake(
-            "one device holds all",
-            "you forgot to divide by the devices: each of them holds its share.",
-            _needed(spread=False),
-        ),
-    ],
+    {
+        "everything in few bits": ("you gave all weights the experts' bits. Only the experts are"
+            " packed; the others stay in bfloat16, 16 bits each.", _needed(dense_bits=None)),
+        "others in 32 bits": ("you gave the other weights 32 bits. They are published, and kept,"
+            " in bfloat16: 16.", _needed(dense_bits=32.0)),
+        "bits for bytes": ("your number is eight times too large: a byte has eight bits.",
+            _needed(per_byte=1.0)),
+        "GB": ("you divided by a thousand million. That is a GB, which sells disks; memory is"
+            " counted in GiB, 2**30 bytes.", _needed(gib=1e9)),
+        "no cache": ("the cache is missing. Keys and values must be there beside the weights.",
+            _needed(cached=False)),
+        "one device holds all": ("you forgot to divide by the devices: each of them holds its"
+            " share.", _needed(spread=False)),
+    },
     praise="That is the first line of every ledger in this chapter.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 2
 
@@ -117,38 +97,21 @@ pick = Exercise(
     _pick(),
     ("the name of a format",),
     pick_cases,
-    [
-        Mistake(
-            "the narrowest",
-            "you take the smallest that fits. Decoding few bits is work: take the largest that"
-            " fits, and save the work.",
-            _pick(best=min),
-        ),
-        Mistake(
-            "the first",
-            "you take the first in the dict that fits. A dict has no order of size: compare what"
-            " they need.",
-            _pick(best=lambda names, key: names[0]),
-        ),
-        Mistake(
-            "exactly full",
-            "what needs exactly as much as there is fits, too: use <=.",
-            _pick(fits=lambda need, memory: need < memory),
-        ),
-        Mistake(
-            "the wrong way round",
-            "you pick among those that do not fit.",
-            _pick(fits=lambda need, memory: need > memory),
-        ),
-        Mistake(
-            "something anyway",
-            "nothing fits, and you return the smallest all the same. It would fail after a long"
-            " download; say 'nothing' before it.",
-            _pick(none=lambda needs: min(needs, key=needs.__getitem__)),
-        ),
-    ],
+    {
+        "the narrowest": ("you take the smallest that fits. Decoding few bits is work: take the"
+            " largest that fits, and save the work.", _pick(best=min)),
+        "the first": ("you take the first in the dict that fits. A dict has no order of size:"
+            " compare what they need.", _pick(best=lambda names, key: names[0])),
+        "exactly full": ("what needs exactly as much as there is fits, too: use <=.",
+            _pick(fits=lambda need, memory: need < memory)),
+        "the wrong way round": ("you pick among those that do not fit.",
+            _pick(fits=lambda need, memory: need > memory)),
+        "something anyway": ("nothing fits, and you return the smallest all the same. It would"
+            " fail after a long download; say 'nothing' before it.",
+            _pick(none=lambda needs: min(needs, key=needs.__getitem__))),
+    },
     praise="`choose_precision` does this, and says why in words.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 3
 
@@ -192,43 +155,23 @@ spec = Exercise(
     _right_spec,
     ("the mesh axis, or 'whole', for each letter",),
     spec_cases,
-    [
-        Mistake(
-            "an axis twice",
-            "you use a mesh axis twice in one array. Devices can be laid out along it only once:"
-            " the first letter has it, a later one stays whole.",
-            _spec(twice=True),
-        ),
-        Mistake(
-            "letters of the name",
-            "you read letters in front of the last underscore as well. Only the suffix names axes.",
-            _spec(letters=lambda name: name.replace("_", "")),
-        ),
-        Mistake(
-            "backwards",
-            "your list is in reverse. The suffix is in memory order, the first axis first.",
-            _spec(letters=lambda name: name.rsplit("_", 1)[-1][::-1]),
-        ),
-        Mistake(
-            "whole axes left out",
-            "an axis that is not cut needs an entry, too: 'whole'. Otherwise the next axis is"
-            " taken for it.",
-            _spec(short=True),
-        ),
-        Mistake(
-            "keys left whole",
-            "kv heads are left whole. K is cut like N, so that a query head and its kv head are on"
-            " one device.",
-            _spec(axes={letter: axis for letter, axis in AXES.items() if letter != "K"}),
-        ),
-        Mistake(
-            "width cut",
-            "you cut the width D. Every block reads and adds to all of it: leave it whole.",
-            _spec(axes=AXES | {"D": "tensor"}),
-        ),
-    ],
+    {
+        "an axis twice": ("you use a mesh axis twice in one array. Devices can be laid out along"
+            " it only once: the first letter has it, a later one stays whole.", _spec(twice=True)),
+        "letters of the name": ("you read letters in front of the last underscore as well. Only"
+            " the suffix names axes.", _spec(letters=lambda name: name.replace("_", ""))),
+        "backwards": ("your list is in reverse. The suffix is in memory order, the first axis"
+            " first.", _spec(letters=lambda name: name.rsplit("_", 1)[-1][::-1])),
+        "whole axes left out": ("an axis that is not cut needs an entry, too: 'whole'. Otherwise"
+            " the next axis is taken for it.", _spec(short=True)),
+        "keys left whole": ("kv heads are left whole. K is cut like N, so that a query head and"
+            " its kv head are on one device.",
+            _spec(axes={letter: axis for letter, axis in AXES.items() if letter != "K"})),
+        "width cut": ("you cut the width D. Every block reads and adds to all of it: leave it"
+            " whole.", _spec(axes=AXES | {"D": "tensor"})),
+    },
     praise="Eleven lines place every weight of the 20B on eight devices.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 4
 
@@ -266,25 +209,15 @@ first_flip = Exercise(
     _flip(),
     ("layer", "token"),
     flip_cases,
-    [
-        Mistake(
-            "order counts",
-            "you found a token with the same experts in another order. That changes nothing: their"
-            " answers are added. Sort before you compare.",
-            _flip(ordered=True),
-        ),
-        Mistake(
-            "token first",
-            "you went through the tokens first. An error travels up the layers: what flips in the"
-            " lowest layer is the cause, the rest may be its consequence.",
-            _flip(by_token=True),
-        ),
-        Mistake("the last", "you return the last flip. The cause is the first.", _flip(last=True)),
-        Mistake(
-            "swapped",
-            "you return the token and then the layer; asked for is the layer first.",
-            _flip(swapped=True),
-        ),
-    ],
+    {
+        "order counts": ("you found a token with the same experts in another order. That changes"
+            " nothing: their answers are added. Sort before you compare.", _flip(ordered=True)),
+        "token first": ("you went through the tokens first. An error travels up the layers: what"
+            " flips in the lowest layer is the cause, the rest may be its consequence.",
+            _flip(by_token=True)),
+        "the last": ("you return the last flip. The cause is the first.", _flip(last=True)),
+        "swapped": ("you return the token and then the layer; asked for is the layer first.",
+            _flip(swapped=True)),
+    },
     praise="With this you can explain any answer that changed with the precision.",
-)
+)  # fmt: skip

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gptoss_edu.rope as library
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -81,72 +81,40 @@ rotate = Exercise(
     library.rotate,
     ("x_BTNH",),
     rotate_cases,
-    [
-        Mistake(
-            "interleaved",
-            "you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c goes with"
-            " number c + H/2. Models exist that do it your way, and their weights differ.",
-            _rotate(split=_evens_and_odds, join=_in_turn),
-        ),
-        Mistake(
-            "interleaved in, half-split out",
-            "you take even and odd numbers as pairs, but write them back as halves. Split as you"
-            " join: x[..., :H//2] and x[..., H//2:].",
-            _rotate(split=_evens_and_odds),
-        ),
-        Mistake(
-            "backward",
-            "you turn the other way: the sign of sin is wrong in both lines. First: a·cos - b·sin."
-            " Second: b·cos + a·sin.",
-            _rotate(lambda a, b, cos, sin: _turn(a, b, cos, -sin)),
-        ),
-        Mistake(
-            "two minus signs",
-            "both lines subtract, and that is no rotation: lengths change. The second line is"
-            " b·cos + a·sin.",
-            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin)),
-        ),
-        Mistake(
-            "two plus signs",
-            "both lines add, and that is no rotation: lengths change. The first line is"
-            " a·cos - b·sin.",
-            _rotate(lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
-        ),
-        Mistake(
-            "the second line uses the new first half",
-            "the first half is overwritten before the second line reads it. Keep the old one:"
-            " both lines need a and b as they came in.",
-            _rotate(_half_turned),
-        ),
-        Mistake(
-            "cos and sin swapped",
-            "cos and sin are swapped: at angle 0 a vector should stay as it is, and cos 0 is 1.",
-            _rotate(lambda a, b, cos, sin: _turn(a, b, sin, cos)),
-        ),
-        Mistake(
-            "halves swapped",
-            "the numbers are right, but the halves come back in the wrong order.",
-            _rotate(join=lambda first, second: _one_after_the_other(second, first)),
-        ),
-        Mistake(
-            "only the first half is turned",
-            "the second half comes back as it was. A rotation changes both numbers of a pair.",
-            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b)),
-        ),
-        Mistake(
-            "the first token's angles for all",
-            "every token is turned by the angles of the first one. Each has its own: keep the axis"
-            " T of cos_BTC.",
-            _rotate(angles=lambda table_BTC: table_BTC[:, :1]),
-        ),
-        Mistake(
-            "the first conversation's angles for all",
-            "every conversation uses the positions of the first. Keep the axis B of cos_BTC.",
-            _rotate(angles=lambda table_BTC: table_BTC[:1]),
-        ),
-    ],
+    {
+        "interleaved": ("you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c"
+            " goes with number c + H/2. Models exist that do it your way, and their weights"
+            " differ.", _rotate(split=_evens_and_odds, join=_in_turn)),
+        "interleaved in, half-split out": ("you take even and odd numbers as pairs, but write them"
+            " back as halves. Split as you join: x[..., :H//2] and x[..., H//2:].",
+            _rotate(split=_evens_and_odds)),
+        "backward": ("you turn the other way: the sign of sin is wrong in both lines. First: a·cos"
+            " - b·sin. Second: b·cos + a·sin.",
+            _rotate(lambda a, b, cos, sin: _turn(a, b, cos, -sin))),
+        "two minus signs": ("both lines subtract, and that is no rotation: lengths change. The"
+            " second line is b·cos + a·sin.",
+            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin))),
+        "two plus signs": ("both lines add, and that is no rotation: lengths change. The first"
+            " line is a·cos - b·sin.",
+            _rotate(lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin))),
+        "the second line uses the new first half": ("the first half is overwritten before the"
+            " second line reads it. Keep the old one: both lines need a and b as they came in.",
+            _rotate(_half_turned)),
+        "cos and sin swapped": ("cos and sin are swapped: at angle 0 a vector should stay as it"
+            " is, and cos 0 is 1.", _rotate(lambda a, b, cos, sin: _turn(a, b, sin, cos))),
+        "halves swapped": ("the numbers are right, but the halves come back in the wrong order.",
+            _rotate(join=lambda first, second: _one_after_the_other(second, first))),
+        "only the first half is turned": ("the second half comes back as it was. A rotation"
+            " changes both numbers of a pair.",
+            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b))),
+        "the first token's angles for all": ("every token is turned by the angles of the first"
+            " one. Each has its own: keep the axis T of cos_BTC.",
+            _rotate(angles=lambda table_BTC: table_BTC[:, :1])),
+        "the first conversation's angles for all": ("every conversation uses the positions of the"
+            " first. Keep the axis B of cos_BTC.", _rotate(angles=lambda table_BTC: table_BTC[:1])),
+    },
     praise="Right for several conversations, tokens and heads.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -173,45 +141,25 @@ to_half_split = Exercise(
     right_half_split,
     ("w_DNH",),
     half_split_cases,
-    [
-        Mistake(
-            "the other way round",
-            "this goes from half-split to interleaved. Given are pairs of neighbors; wanted are"
-            " all first numbers of the pairs, then all second ones.",
-            lambda w_DNH: _in_turn(*_halves(w_DNH)),
-        ),
-        Mistake(
-            "nothing moves",
-            "every number is still in its place. A reshape alone moves nothing: transpose the pair"
-            " axis with the axis of two before you join them.",
-            lambda w_DNH: w_DNH,
-        ),
-        Mistake(
-            "odd numbers first",
-            "the second numbers of the pairs come first. Then every pair turns the wrong way: even"
-            " numbers belong in the first half.",
-            lambda w_DNH: np.concatenate([w_DNH[..., 1::2], w_DNH[..., 0::2]], axis=-1),
-        ),
-        Mistake(
-            "halves swapped",
-            "you exchange the halves. The pairs are neighbors here: 0 with 1, 2 with 3.",
-            lambda w_DNH: np.concatenate(_halves(w_DNH)[::-1], axis=-1),
-        ),
-        Mistake(
-            "reversed",
-            "you reverse the order of the numbers. Pairs keep their order; only the two numbers of"
-            " a pair move apart.",
-            lambda w_DNH: w_DNH[..., ::-1],
-        ),
-        Mistake(
-            "across heads",
-            "heads are mixed: you sort all N·H numbers as one row. Each head has its own pairs, so"
-            " work on the last axis alone.",
-            _whole_axis,
-        ),
-    ],
+    {
+        "the other way round": ("this goes from half-split to interleaved. Given are pairs of"
+            " neighbors; wanted are all first numbers of the pairs, then all second ones.",
+            lambda w_DNH: _in_turn(*_halves(w_DNH))),
+        "nothing moves": ("every number is still in its place. A reshape alone moves nothing:"
+            " transpose the pair axis with the axis of two before you join them.",
+            lambda w_DNH: w_DNH),
+        "odd numbers first": ("the second numbers of the pairs come first. Then every pair turns"
+            " the wrong way: even numbers belong in the first half.",
+            lambda w_DNH: np.concatenate([w_DNH[..., 1::2], w_DNH[..., 0::2]], axis=-1)),
+        "halves swapped": ("you exchange the halves. The pairs are neighbors here: 0 with 1, 2"
+            " with 3.", lambda w_DNH: np.concatenate(_halves(w_DNH)[::-1], axis=-1)),
+        "reversed": ("you reverse the order of the numbers. Pairs keep their order; only the two"
+            " numbers of a pair move apart.", lambda w_DNH: w_DNH[..., ::-1]),
+        "across heads": ("heads are mixed: you sort all N·H numbers as one row. Each head has its"
+            " own pairs, so work on the last axis alone.", _whole_axis),
+    },
     praise="Weights of the one kind, code of the other: now they fit.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -301,109 +249,57 @@ yarn = Exercise(
     right_yarn,
     ("inv_C", "concentration"),
     yarn_cases,
-    [
-        Mistake(
-            "the ramp is rounded",
-            "low and high are rounded to whole pairs. Many models do so; GPT-OSS says `truncate:"
-            " false`, and rounding would change 9 of its 32 frequencies.",
-            _yarn(bounds=lambda low, high: (math.floor(low), math.ceil(high))),
-        ),
-        Mistake(
-            "upside down",
-            "fast pairs are slowed and slow pairs are kept. Either beta_fast and beta_slow are"
-            " swapped, or the two sides of the blend.",
-            _yarn(ramp=lambda *ramp: 1 - np.clip(_linear(*ramp), 0, 1)),
-        ),
-        Mistake(
-            "the ramp is not clipped",
-            "the blend goes on below low and above high. Clip it to 0 … 1: outside of the ramp a"
-            " pair is kept, or slowed, entirely.",
-            _yarn(ramp=_linear),
-        ),
-        Mistake(
-            "the ramp runs over turns",
-            "you blend by the number of turns. YaRN's ramp is straight over the *index* of the"
-            " pair, between low and high.",
-            _over_turns,
-        ),
-        Mistake(
-            "wavelengths are blended",
-            "you blend wavelengths. YaRN blends frequencies: mix plain_C and plain_C / factor.",
+    {
+        "the ramp is rounded": ("low and high are rounded to whole pairs. Many models do so;"
+            " GPT-OSS says `truncate: false`, and rounding would change 9 of its 32 frequencies.",
+            _yarn(bounds=lambda low, high: (math.floor(low), math.ceil(high)))),
+        "upside down": ("fast pairs are slowed and slow pairs are kept. Either beta_fast and"
+            " beta_slow are swapped, or the two sides of the blend.",
+            _yarn(ramp=lambda *ramp: 1 - np.clip(_linear(*ramp), 0, 1))),
+        "the ramp is not clipped": ("the blend goes on below low and above high. Clip it to 0 … 1:"
+            " outside of the ramp a pair is kept, or slowed, entirely.", _yarn(ramp=_linear)),
+        "the ramp runs over turns": ("you blend by the number of turns. YaRN's ramp is straight"
+            " over the *index* of the pair, between low and high.", _over_turns),
+        "wavelengths are blended": ("you blend wavelengths. YaRN blends frequencies: mix plain_C"
+            " and plain_C / factor.",
             _yarn(
                 blend=lambda plain_C, slow_C, factor: (
                     1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)
                 )
-            ),
-        ),
-        Mistake(
-            "no YaRN",
-            "these are the plain frequencies. The slow pairs must be divided by the factor, and"
-            " those on the ramp in part.",
-            _yarn(blend=lambda plain_C, slow_C, factor: plain_C),
-        ),
-        Mistake(
-            "every pair is slowed",
-            "every frequency is divided by the factor. Then neighbors look alike: pairs below low"
-            " must keep theirs.",
-            _yarn(blend=lambda plain_C, slow_C, factor: plain_C / factor),
-        ),
-        Mistake(
-            "slow pairs are sped up",
-            "slow pairs are multiplied by the factor. They must be divided by it: a longer context"
-            " asks for slower hands.",
-            _yarn(blend=lambda plain_C, slow_C, factor: _mix(plain_C, slow_C, 1 / factor)),
-        ),
-        Mistake(
-            "half the exponent",
-            "the exponent is c / head_dim. It is 2c / head_dim: there are half as many pairs as"
-            " numbers, and the last pair is to come close to 1 / theta.",
-            _yarn(exponent=lambda pair_C, H: pair_C / H),
-        ),
-        Mistake(
-            "wrong base",
-            "theta is 10,000, whatever comes in. That is the base of the first RoPE paper; GPT-OSS"
-            " has 150,000. Use the argument.",
-            _yarn(base=lambda theta: 10000.0),
-        ),
-        Mistake(
-            "2π is missing",
-            "the ramp is in the wrong place: a turn is 2π radians. A pair turns"
-            " initial_context · frequency / 2π times.",
-            _yarn(turn=1.0),
-        ),
-        Mistake(
-            "turns in the stretched context",
-            "you count turns within the stretched context. What matters is what the pair did in"
-            " training: use initial_context alone.",
-            _yarn(context=lambda initial, factor: initial * factor),
-        ),
-        Mistake(
-            "no concentration",
-            "the frequencies are right, the concentration is 1. It should be 0.1·ln(factor) + 1.",
-            _yarn(concentration=lambda factor: 1.0),
-        ),
-        Mistake(
-            "concentration squared",
-            "the frequencies are right, the concentration is squared. Queries and keys are each"
-            " multiplied by it once, so their product gets the square by itself.",
-            _yarn(concentration=lambda factor: (0.1 * math.log(factor) + 1) ** 2),
-        ),
-        Mistake(
-            "another logarithm",
-            "the frequencies are right, the concentration uses another logarithm. It is the"
-            " natural one, `math.log`.",
-            _yarn(concentration=lambda factor: 0.1 * math.log10(factor) + 1),
-        ),
-        Mistake(
-            "concentration in the frequencies",
-            "you multiply the frequencies by the concentration. It belongs to cos and sin: hand it"
-            " back beside the frequencies.",
-            _concentrated,
-        ),
-    ],
+            )),
+        "no YaRN": ("these are the plain frequencies. The slow pairs must be divided by the"
+            " factor, and those on the ramp in part.",
+            _yarn(blend=lambda plain_C, slow_C, factor: plain_C)),
+        "every pair is slowed": ("every frequency is divided by the factor. Then neighbors look"
+            " alike: pairs below low must keep theirs.",
+            _yarn(blend=lambda plain_C, slow_C, factor: plain_C / factor)),
+        "slow pairs are sped up": ("slow pairs are multiplied by the factor. They must be divided"
+            " by it: a longer context asks for slower hands.",
+            _yarn(blend=lambda plain_C, slow_C, factor: _mix(plain_C, slow_C, 1 / factor))),
+        "half the exponent": ("the exponent is c / head_dim. It is 2c / head_dim: there are half"
+            " as many pairs as numbers, and the last pair is to come close to 1 / theta.",
+            _yarn(exponent=lambda pair_C, H: pair_C / H)),
+        "wrong base": ("theta is 10,000, whatever comes in. That is the base of the first RoPE"
+            " paper; GPT-OSS has 150,000. Use the argument.", _yarn(base=lambda theta: 10000.0)),
+        "2π is missing": ("the ramp is in the wrong place: a turn is 2π radians. A pair turns"
+            " initial_context · frequency / 2π times.", _yarn(turn=1.0)),
+        "turns in the stretched context": ("you count turns within the stretched context. What"
+            " matters is what the pair did in training: use initial_context alone.",
+            _yarn(context=lambda initial, factor: initial * factor)),
+        "no concentration": ("the frequencies are right, the concentration is 1. It should be"
+            " 0.1·ln(factor) + 1.", _yarn(concentration=lambda factor: 1.0)),
+        "concentration squared": ("the frequencies are right, the concentration is squared."
+            " Queries and keys are each multiplied by it once, so their product gets the square by"
+            " itself.", _yarn(concentration=lambda factor: (0.1 * math.log(factor) + 1) ** 2)),
+        "another logarithm": ("the frequencies are right, the concentration uses another"
+            " logarithm. It is the natural one, `math.log`.",
+            _yarn(concentration=lambda factor: 0.1 * math.log10(factor) + 1)),
+        "concentration in the frequencies": ("you multiply the frequencies by the concentration."
+            " It belongs to cos and sin: hand it back beside the frequencies.", _concentrated),
+    },
     praise="To five digits, for GPT-OSS and for two other models.",
     atol=1e-13,
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 4
@@ -427,49 +323,27 @@ first_lost_position = Exercise(
     right_lost,
     ("the position",),
     lost_cases,
-    [
-        Mistake(
-            "the last that survives",
-            "this one is still exact, since it is a power of two, and a power of two needs one bit"
-            " only. The next one is lost.",
-            lambda dtype: right_lost(dtype) - 1,
-        ),
-        Mistake(
-            "the next that survives",
-            "this one is exact again: above a power of two every second number is. The first that"
-            " is lost comes before.",
-            lambda dtype: right_lost(dtype) + 1,
-        ),
-        Mistake(
-            "the hidden bit is forgotten",
-            "half of it is right. A float stores the bits after the leading 1; the 1 itself is not"
-            " stored, but it counts.",
-            lambda dtype: 2 ** jnp.finfo(dtype).nmant + 1,
-        ),
-        Mistake(
-            "one over eps",
-            "1 / eps counts the steps between 1 and 2. Above that, whole numbers survive as long as"
-            " a step is at most 1.",
-            lambda dtype: 2 ** jnp.finfo(dtype).nmant,
-        ),
-        Mistake(
-            "the largest number",
-            "this is the largest number of the format. Long before it the gaps between neighbors"
-            " become wider than 1.",
-            lambda dtype: int(float(jnp.finfo(dtype).max)),
-        ),
-        Mistake(
-            "all bits",
-            "all bits of the format are taken for digits, but one is the sign and some are the"
-            " exponent. `jnp.finfo(dtype).nmant` counts what is left.",
-            lambda dtype: 2 ** jnp.finfo(dtype).bits,
-        ),
-        Mistake(
-            "gaps of four",
-            "from here on only every fourth number survives. Go back one power of two: there every"
-            " second one is lost already.",
-            lambda dtype: 2 * right_lost(dtype) - 1,
-        ),
-    ],
+    {
+        "the last that survives": ("this one is still exact, since it is a power of two, and a"
+            " power of two needs one bit only. The next one is lost.",
+            lambda dtype: right_lost(dtype) - 1),
+        "the next that survives": ("this one is exact again: above a power of two every second"
+            " number is. The first that is lost comes before.",
+            lambda dtype: right_lost(dtype) + 1),
+        "the hidden bit is forgotten": ("half of it is right. A float stores the bits after the"
+            " leading 1; the 1 itself is not stored, but it counts.",
+            lambda dtype: 2 ** jnp.finfo(dtype).nmant + 1),
+        "one over eps": ("1 / eps counts the steps between 1 and 2. Above that, whole numbers"
+            " survive as long as a step is at most 1.", lambda dtype: 2 ** jnp.finfo(dtype).nmant),
+        "the largest number": ("this is the largest number of the format. Long before it the gaps"
+            " between neighbors become wider than 1.",
+            lambda dtype: int(float(jnp.finfo(dtype).max))),
+        "all bits": ("all bits of the format are taken for digits, but one is the sign and some"
+            " are the exponent. `jnp.finfo(dtype).nmant` counts what is left.",
+            lambda dtype: 2 ** jnp.finfo(dtype).bits),
+        "gaps of four": ("from here on only every fourth number survives. Go back one power of"
+            " two: there every second one is lost already.",
+            lambda dtype: 2 * right_lost(dtype) - 1),
+    },
     praise="Right for bfloat16, float16 and two kinds of float8.",
-)
+)  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -51,39 +51,22 @@ token_bytes = Exercise(
     _token(),
     ("bytes for one token",),
     token_cases,
-    [
-        Mistake(
-            "all experts",
-            "you count the experts whole. A token reads only those that its router chose: chosen /"
-            " experts of their bytes.",
-            _token(share=lambda experts, chosen: 1.0),
-        ),
-        Mistake(
-            "one expert",
-            "you count one expert per layer; a token reads `chosen` of them.",
-            _token(share=lambda experts, chosen: 1 / experts),
-        ),
-        Mistake(
-            "the embedding",
-            "you count the embedding whole. A token looks up a single row of it, which is next to"
-            " nothing.",
-            _token(left_out=()),
-        ),
-        Mistake(
-            "no unembedding",
-            "you left the unembedding out. It looks like the embedding, but it is read whole: each"
-            " token of the vocabulary gets a score.",
-            _token(left_out=("embedding", "unembedding")),
-        ),
-        Mistake(
-            "a share of everything",
-            "you take chosen / experts of everything. Only experts are chosen; attention, router"
-            " and unembedding are read whole.",
-            _token(shared_by_all=True),
-        ),
-    ],
+    {
+        "all experts": ("you count the experts whole. A token reads only those that its router"
+            " chose: chosen / experts of their bytes.", _token(share=lambda experts, chosen: 1.0)),
+        "one expert": ("you count one expert per layer; a token reads `chosen` of them.",
+            _token(share=lambda experts, chosen: 1 / experts)),
+        "the embedding": ("you count the embedding whole. A token looks up a single row of it,"
+            " which is next to nothing.", _token(left_out=())),
+        "no unembedding": ("you left the unembedding out. It looks like the embedding, but it is"
+            " read whole: each token of the vocabulary gets a score.",
+            _token(left_out=("embedding", "unembedding"))),
+        "a share of everything": ("you take chosen / experts of everything. Only experts are"
+            " chosen; attention, router and unembedding are read whole.",
+            _token(shared_by_all=True)),
+    },
     praise="Divide the bandwidth by it, and you have a ceiling that no program breaks.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 2
 
@@ -128,44 +111,23 @@ steps_that_agree = Exercise(
     _agree(),
     ("the number of steps",),
     agree_cases,
-    [
-        Mistake(
-            "no tolerance",
-            "you ask for equal log-probabilities. Other implementations round elsewhere: allow 0.1"
-            " and a tenth of the published one.",
-            _agree(absolute=1e-9, relative=0.0),
-        ),
-        Mistake(
-            "absolute only",
-            "you allow 0.1 and nothing more. Unlikely tokens scatter more: allow a tenth of the"
-            " published log-probability besides.",
-            _agree(relative=0.0),
-        ),
-        Mistake(
-            "relative only",
-            "you allow only a tenth of the published one. Of a token that is nearly certain this"
-            " is nothing: allow 0.1 besides.",
-            _agree(absolute=0.0),
-        ),
-        Mistake(
-            "tokens not compared",
-            "you never compare the tokens. With another token, its probability says nothing.",
-            _agree(tokens_too=False),
-        ),
-        Mistake(
-            "all that agree",
-            "you count agreement anywhere. After the first difference both read other texts: stop"
-            " there.",
-            _agree(leading=False),
-        ),
-        Mistake(
-            "one side",
-            "you miss log-probabilities that are too low. Take the absolute difference.",
-            _agree(both_sides=False),
-        ),
-    ],
+    {
+        "no tolerance": ("you ask for equal log-probabilities. Other implementations round"
+            " elsewhere: allow 0.1 and a tenth of the published one.",
+            _agree(absolute=1e-9, relative=0.0)),
+        "absolute only": ("you allow 0.1 and nothing more. Unlikely tokens scatter more: allow a"
+            " tenth of the published log-probability besides.", _agree(relative=0.0)),
+        "relative only": ("you allow only a tenth of the published one. Of a token that is nearly"
+            " certain this is nothing: allow 0.1 besides.", _agree(absolute=0.0)),
+        "tokens not compared": ("you never compare the tokens. With another token, its probability"
+            " says nothing.", _agree(tokens_too=False)),
+        "all that agree": ("you count agreement anywhere. After the first difference both read"
+            " other texts: stop there.", _agree(leading=False)),
+        "one side": ("you miss log-probabilities that are too low. Take the absolute difference.",
+            _agree(both_sides=False)),
+    },
     praise="`python -m gptoss_edu verify` asks this of your copy.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 3
 
@@ -193,31 +155,18 @@ context_bytes = Exercise(
     _context(),
     ("bytes",),
     context_cases,
-    [
-        Mistake(
-            "keys only",
-            "your number is half of it: each token leaves a key and a value.",
-            _context(both=1),
-        ),
-        Mistake(
-            "no window",
-            "you count the whole text on every layer. A sliding layer reads its window, and no"
-            " more.",
-            _context(seen=lambda context, window: context),
-        ),
-        Mistake(
-            "always a whole window",
-            "a text shorter than the window fills only a part of it: take the smaller of the two.",
-            _context(seen=lambda context, window: window or context),
-        ),
-        Mistake(
-            "full layers forgotten",
-            "a window of 0 means no window: this layer reads everything.",
-            _context(seen=lambda context, window: min(context, window)),
-        ),
-    ],
+    {
+        "keys only": ("your number is half of it: each token leaves a key and a value.",
+            _context(both=1)),
+        "no window": ("you count the whole text on every layer. A sliding layer reads its window,"
+            " and no more.", _context(seen=lambda context, window: context)),
+        "always a whole window": ("a text shorter than the window fills only a part of it: take"
+            " the smaller of the two.", _context(seen=lambda context, window: window or context)),
+        "full layers forgotten": ("a window of 0 means no window: this layer reads everything.",
+            _context(seen=lambda context, window: min(context, window))),
+    },
     praise="Only the full layers make a long conversation slower.",
-)
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 4
 
@@ -251,44 +200,27 @@ prefill_bytes = Exercise(
     _prefill(),
     ("bytes per token",),
     prefill_cases,
-    [
-        Mistake(
-            "one by one",
-            "you read the chosen experts anew for each token. In a prefill, an expert is read once"
-            " for all tokens that chose it.",
-            _prefill(touched=lambda tokens, experts, chosen: chosen * tokens),
-        ),
-        Mistake(
-            "no overlap",
-            "you let tokens choose different experts as long as there are any. They choose at"
-            " random, so some are chosen twice and some never.",
-            _prefill(touched=lambda tokens, experts, chosen: min(experts, chosen * tokens)),
-        ),
-        Mistake(
-            "all experts",
-            "you count every expert. With few tokens, many of them are chosen by nobody.",
-            _prefill(touched=lambda tokens, experts, chosen: experts),
-        ),
-        Mistake(
-            "the same twice",
-            "your draw may give a token the same expert twice. A token chooses `chosen` different"
-            " ones: an expert is missed by one token with probability 1 - chosen / experts.",
+    {
+        "one by one": ("you read the chosen experts anew for each token. In a prefill, an expert"
+            " is read once for all tokens that chose it.",
+            _prefill(touched=lambda tokens, experts, chosen: chosen * tokens)),
+        "no overlap": ("you let tokens choose different experts as long as there are any. They"
+            " choose at random, so some are chosen twice and some never.",
+            _prefill(touched=lambda tokens, experts, chosen: min(experts, chosen * tokens))),
+        "all experts": ("you count every expert. With few tokens, many of them are chosen by"
+            " nobody.", _prefill(touched=lambda tokens, experts, chosen: experts)),
+        "the same twice": ("your draw may give a token the same expert twice. A token chooses"
+            " `chosen` different ones: an expert is missed by one token with probability 1 -"
+            " chosen / experts.",
             _prefill(
                 touched=lambda tokens, experts, chosen: (
                     experts * (1 - (1 - 1 / experts) ** (chosen * tokens))
                 )
-            ),
-        ),
-        Mistake(
-            "the rest per token",
-            "you read everything else for each token. It is read once for the whole prompt, too.",
-            _prefill(others_shared=False),
-        ),
-        Mistake(
-            "the sum",
-            "these are the bytes for the whole prompt. Divide by its tokens.",
-            _prefill(per_token=False),
-        ),
-    ],
+            )),
+        "the rest per token": ("you read everything else for each token. It is read once for the"
+            " whole prompt, too.", _prefill(others_shared=False)),
+        "the sum": ("these are the bytes for the whole prompt. Divide by its tokens.",
+            _prefill(per_token=False)),
+    },
     praise="That is why a prompt is read much faster than an answer is written.",
-)
+)  # fmt: skip

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gptoss_edu.config import TINY
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.parser import Piece
@@ -64,52 +64,28 @@ by_channel = Exercise(
     right_by_channel,
     ("texts",),
     piece_cases,
-    [
-        Mistake(
-            "only the last piece",
-            "each channel has only its last piece. Add to what is there instead of replacing it.",
-            _joined(lambda texts: texts[-1]),
-        ),
-        Mistake(
-            "only the first piece",
-            "each channel has only its first piece. Later pieces have to be added.",
-            _joined(lambda texts: texts[0]),
-        ),
-        Mistake(
-            "joined with spaces",
-            "there are spaces that the model did not write. A piece brings its own: join with the"
-            " empty string.",
-            _joined(" ".join),
-        ),
-        Mistake(
-            "lists instead of text",
-            "each channel has a list of pieces. Join it into one string.",
-            _joined(list),
-        ),
-        Mistake(
-            "spaces are stripped",
-            "spaces at the edges are gone. They belong to the text: do not strip.",
-            _joined(lambda texts: "".join(texts).strip()),
-        ),
-        Mistake(
-            "spaces of each piece are stripped",
-            "words have grown together. A piece may begin with a space: do not strip.",
-            _joined(lambda texts: "".join(text.strip() for text in texts)),
-        ),
-        Mistake(
-            "a channel that comes back begins anew",
-            "a channel that comes back loses what it had said before. Keep one text per channel"
-            " from the first piece to the last.",
-            _last_stretch,
-        ),
-        Mistake(
-            "only the final channel",
-            "only the final channel is there. The thinking is wanted, too.",
-            lambda pieces: {k: v for k, v in right_by_channel(pieces).items() if k == "final"},
-        ),
-    ],
+    {
+        "only the last piece": ("each channel has only its last piece. Add to what is there"
+            " instead of replacing it.", _joined(lambda texts: texts[-1])),
+        "only the first piece": ("each channel has only its first piece. Later pieces have to be"
+            " added.", _joined(lambda texts: texts[0])),
+        "joined with spaces": ("there are spaces that the model did not write. A piece brings its"
+            " own: join with the empty string.", _joined(" ".join)),
+        "lists instead of text": ("each channel has a list of pieces. Join it into one string.",
+            _joined(list)),
+        "spaces are stripped": ("spaces at the edges are gone. They belong to the text: do not"
+            " strip.", _joined(lambda texts: "".join(texts).strip())),
+        "spaces of each piece are stripped": ("words have grown together. A piece may begin with a"
+            " space: do not strip.",
+            _joined(lambda texts: "".join(text.strip() for text in texts))),
+        "a channel that comes back begins anew": ("a channel that comes back loses what it had"
+            " said before. Keep one text per channel from the first piece to the last.",
+            _last_stretch),
+        "only the final channel": ("only the final channel is there. The thinking is wanted, too.",
+            lambda pieces: {k: v for k, v in right_by_channel(pieces).items() if k == "final"}),
+    },
     praise="Every channel has its whole text.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -169,57 +145,32 @@ count_parameters = Exercise(
     right_count,
     ("the count",),
     parameter_cases,
-    [
-        Mistake(
-            "bytes",
-            "these are bytes. A float32 takes four of them: count numbers.",
-            lambda params: sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(params)),
-        ),
-        Mistake(
-            "arrays",
-            "that is the number of arrays. Add up how many numbers each one holds.",
-            lambda params: len(_arrays(params)),
-        ),
-        Mistake(
-            "one layer",
-            "only the first layer is counted. There are more: params.layers is a tuple.",
-            lambda params: right_count(dataclasses.replace(params, layers=params.layers[:1])),
-        ),
-        Mistake(
-            "layers only",
-            "only the layers are counted. Embedding, last norm and unembedding are weights, too.",
-            lambda params: right_count(params.layers),
-        ),
-        Mistake(
-            "tied embedding",
-            "the unembedding is missing. In GPT-OSS it is a matrix of its own, not the embedding"
-            " used twice.",
-            lambda params: right_count(params) - params.unembedding_DV.size,
-        ),
-        Mistake(
-            "a byte is one weight",
-            "the packed experts are counted by byte. A byte holds two weights, and the scales are"
-            " none: an Mxfp4 knows the shape that it unpacks to.",
-            lambda params: sum(leaf.size for leaf in _arrays(params)),
-        ),
-        Mistake(
-            "scales are counted",
-            "two weights per byte is right for the blocks, but the scales are bytes, too, and they"
-            " are no weights.",
-            _blocks_doubled,
-        ),
-        Mistake(
-            "scales are counted once",
-            "the blocks are right, but the scales are counted as weights. They only say how large"
-            " a block's weights are.",
+    {
+        "bytes": ("these are bytes. A float32 takes four of them: count numbers.",
+            lambda params: sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(params))),
+        "arrays": ("that is the number of arrays. Add up how many numbers each one holds.",
+            lambda params: len(_arrays(params))),
+        "one layer": ("only the first layer is counted. There are more: params.layers is a tuple.",
+            lambda params: right_count(dataclasses.replace(params, layers=params.layers[:1]))),
+        "layers only": ("only the layers are counted. Embedding, last norm and unembedding are"
+            " weights, too.", lambda params: right_count(params.layers)),
+        "tied embedding": ("the unembedding is missing. In GPT-OSS it is a matrix of its own, not"
+            " the embedding used twice.",
+            lambda params: right_count(params) - params.unembedding_DV.size),
+        "a byte is one weight": ("the packed experts are counted by byte. A byte holds two"
+            " weights, and the scales are none: an Mxfp4 knows the shape that it unpacks to.",
+            lambda params: sum(leaf.size for leaf in _arrays(params))),
+        "scales are counted": ("two weights per byte is right for the blocks, but the scales are"
+            " bytes, too, and they are no weights.", _blocks_doubled),
+        "scales are counted once": ("the blocks are right, but the scales are counted as weights."
+            " They only say how large a block's weights are.",
             lambda params: (
                 right_count(params)
                 + sum(leaf.scales_EJO.size for leaf in _weights(params) if isinstance(leaf, Mxfp4))
-            ),
-        ),
-    ],
+            )),
+    },
     praise="Right for plain and for packed experts.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -266,51 +217,24 @@ largest_difference = Exercise(
     right_difference,
     ("the difference",),
     difference_cases,
-    [
-        Mistake(
-            "signed",
-            "a difference may be negative, and then it is not the maximum: take absolute values"
-            " first.",
-            _reduced(lambda a, b: np.max(a - b)),
-        ),
-        Mistake(
-            "absolute value of the maximum",
-            "you take the absolute value of the maximum. Take the maximum of the absolute values.",
-            _reduced(lambda a, b: abs(np.max(a) - np.max(b))),
-        ),
-        Mistake(
-            "mean",
-            "a mean hides one wrong number among a million right ones. Take the maximum.",
-            _reduced(lambda a, b: np.mean(np.abs(a - b))),
-        ),
-        Mistake(
-            "sum",
-            "a sum grows with the size of the arrays. Take the maximum.",
-            _reduced(lambda a, b: np.sum(np.abs(a - b))),
-        ),
-        Mistake(
-            "relative",
-            "you divide by the expected value. That is a relative error; the absolute one was"
-            " asked for.",
-            _reduced(lambda a, b: np.max(np.abs(a - b) / np.abs(b))),
-        ),
-        Mistake(
-            "NaN is skipped",
-            "a NaN is skipped, so a broken result passes. It should give math.inf.",
-            lambda a, b: float(np.nanmax(np.abs(a - b))) if a.shape == b.shape else math.inf,
-        ),
-        Mistake(
-            "NaN is returned",
-            "a NaN comes out. NaN <= tolerance is false, but so is NaN > tolerance, and a check"
-            " written the second way would pass: return math.inf.",
-            lambda a, b: float(np.max(np.abs(a - b))) if a.shape == b.shape else math.inf,
-        ),
-        Mistake(
-            "shapes are broadcast",
-            "arrays of different shapes are compared, because NumPy repeats the smaller one."
-            " Different shapes should give math.inf.",
-            _broadcast,
-        ),
-    ],
+    {
+        "signed": ("a difference may be negative, and then it is not the maximum: take absolute"
+            " values first.", _reduced(lambda a, b: np.max(a - b))),
+        "absolute value of the maximum": ("you take the absolute value of the maximum. Take the"
+            " maximum of the absolute values.", _reduced(lambda a, b: abs(np.max(a) - np.max(b)))),
+        "mean": ("a mean hides one wrong number among a million right ones. Take the maximum.",
+            _reduced(lambda a, b: np.mean(np.abs(a - b)))),
+        "sum": ("a sum grows with the size of the arrays. Take the maximum.",
+            _reduced(lambda a, b: np.sum(np.abs(a - b)))),
+        "relative": ("you divide by the expected value. That is a relative error; the absolute one"
+            " was asked for.", _reduced(lambda a, b: np.max(np.abs(a - b) / np.abs(b)))),
+        "NaN is skipped": ("a NaN is skipped, so a broken result passes. It should give math.inf.",
+            lambda a, b: float(np.nanmax(np.abs(a - b))) if a.shape == b.shape else math.inf),
+        "NaN is returned": ("a NaN comes out. NaN <= tolerance is false, but so is NaN >"
+            " tolerance, and a check written the second way would pass: return math.inf.",
+            lambda a, b: float(np.max(np.abs(a - b))) if a.shape == b.shape else math.inf),
+        "shapes are broadcast": ("arrays of different shapes are compared, because NumPy repeats"
+            " the smaller one. Different shapes should give math.inf.", _broadcast),
+    },
     praise="It sees negative differences, NaN, and shapes that only look alike.",
-)
+)  # fmt: skip

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 from gptoss_edu.parser import Message, StreamParser
 from gptoss_edu.tokenizer import (
     CALL,
@@ -114,68 +114,36 @@ merges = Exercise(
     right_merges,
     ("the pairs",),
     merge_cases,
-    [
-        Mistake(
-            "every word counts once",
-            "every word counts once. A word that occurs five times brings each of its pairs five"
-            " times: add words[word], not 1.",
-            _merges(pairs=lambda pieces_of, words: _pairs(pieces_of, dict.fromkeys(words, 1))),
-        ),
-        Mistake(
-            "a pair counts once per word",
-            'a pair that stands in a word twice is counted once. "banana" has (a, n) two times.',
-            _merges(pairs=_pairs_of_each_word),
-        ),
-        Mistake(
-            "never counted again",
-            "the pairs are counted at the beginning only. Every gluing makes new neighbors: count"
-            " again in each round.",
-            _counted_once,
-        ),
-        Mistake(
-            "across words",
-            "the last letter of a word is paired with the first of the next. Nothing is glued"
-            " across a cut: keep a list of pieces for each word.",
-            _across_words,
-        ),
-        Mistake(
-            "only the first place in a word",
-            "in each word only the first place is glued. The pair has to be glued wherever it"
-            " stands.",
-            _merges(glue=lambda pieces, pair: _glue(pieces, pair, 1)),
-        ),
-        Mistake(
-            "glued inside other pieces",
-            "you replace inside a text, and so the end of one piece is glued to its neighbor."
-            " (a, b) must not match in ba · b: compare whole pieces.",
-            _merges(glue=_glue_in_text),
-        ),
-        Mistake(
-            "the first pair seen wins a tie",
-            "of several pairs that are equally frequent you take the one seen first, so the result"
-            " hangs on the order of the words. Take the first in the alphabet.",
-            _merges(rank=lambda pair, count: -count),
-        ),
-        Mistake(
-            "the last in the alphabet wins a tie",
-            "of several pairs that are equally frequent you take the last in the alphabet: that is"
-            " what max((count, pair)) does. Take the first.",
-            _merges(rank=lambda pair, count: (-count, [-ord(c) for c in "\0".join(pair)])),
-        ),
-        Mistake(
-            "the rarest pair",
-            "you take the rarest pair. Glue the most frequent one.",
-            _merges(rank=lambda pair, count: (count, pair)),
-        ),
-        Mistake(
-            "glued pieces are returned",
-            'you return the glued pieces, like "er". Return the pairs, ("e", "r"): in another pair'
-            " the same piece might be made of other halves.",
-            lambda words, count: ["".join(pair) for pair in right_merges(words, count)],
-        ),
-    ],
+    {
+        "every word counts once": ("every word counts once. A word that occurs five times brings"
+            " each of its pairs five times: add words[word], not 1.",
+            _merges(pairs=lambda pieces_of, words: _pairs(pieces_of, dict.fromkeys(words, 1)))),
+        "a pair counts once per word": ("a pair that stands in a word twice is counted once."
+            ' "banana" has (a, n) two times.', _merges(pairs=_pairs_of_each_word)),
+        "never counted again": ("the pairs are counted at the beginning only. Every gluing makes"
+            " new neighbors: count again in each round.", _counted_once),
+        "across words": ("the last letter of a word is paired with the first of the next. Nothing"
+            " is glued across a cut: keep a list of pieces for each word.", _across_words),
+        "only the first place in a word": ("in each word only the first place is glued. The pair"
+            " has to be glued wherever it stands.",
+            _merges(glue=lambda pieces, pair: _glue(pieces, pair, 1))),
+        "glued inside other pieces": ("you replace inside a text, and so the end of one piece is"
+            " glued to its neighbor. (a, b) must not match in ba · b: compare whole pieces.",
+            _merges(glue=_glue_in_text)),
+        "the first pair seen wins a tie": ("of several pairs that are equally frequent you take"
+            " the one seen first, so the result hangs on the order of the words. Take the first in"
+            " the alphabet.", _merges(rank=lambda pair, count: -count)),
+        "the last in the alphabet wins a tie": ("of several pairs that are equally frequent you"
+            " take the last in the alphabet: that is what max((count, pair)) does. Take the first.",
+            _merges(rank=lambda pair, count: (-count, [-ord(c) for c in "\0".join(pair)]))),
+        "the rarest pair": ("you take the rarest pair. Glue the most frequent one.",
+            _merges(rank=lambda pair, count: (count, pair))),
+        "glued pieces are returned": ('you return the glued pieces, like "er". Return the pairs,'
+            ' ("e", "r"): in another pair the same piece might be made of other halves.',
+            lambda words, count: ["".join(pair) for pair in right_merges(words, count)]),
+    },
     praise="Right on ties, on banana, on equal letters, and when no pair is left.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -301,132 +269,76 @@ conversation = Exercise(
     right_conversation,
     ("the tokens",),
     conversation_cases,
-    [
-        Mistake(
-            "control tokens are spelled",
-            "the control tokens are encoded as text. They are numbers: put START, CHANNEL,"
-            " MESSAGE, END and CALL into the list as they are.",
-            _conversation(mark=_spelled),
-        ),
-        Mistake(
-            "a list inside the list",
-            "a text stands in the list as a list of its own. `encode` gives a list: add its numbers"
-            " one by one, with + or *.",
-            _conversation(text=lambda text, encode: [encode(text)]),
-        ),
-        Mistake(
-            "messages are not closed",
-            "nothing closes the messages. Each ends in <|end|>, or in <|call|>.",
-            _conversation(end=lambda message: []),
-        ),
-        Mistake(
-            "nobody has the word",
-            "the prompt ends after the last message. Add <|start|>assistant, or the model does not"
-            " know that it is its turn.",
-            _conversation(after=lambda encode: []),
-        ),
-        Mistake(
-            "only start",
-            "the prompt ends in <|start|>, and the model may choose who speaks: it might write the"
-            " user's next question. Add the role, assistant.",
-            _conversation(after=lambda encode: [START]),
-        ),
-        Mistake(
-            "the channel is chosen for the model",
-            "the prompt ends with a channel. To think or to answer is the model's choice: end it"
-            " after <|start|>assistant.",
+    {
+        "control tokens are spelled": ("the control tokens are encoded as text. They are numbers:"
+            " put START, CHANNEL, MESSAGE, END and CALL into the list as they are.",
+            _conversation(mark=_spelled)),
+        "a list inside the list": ("a text stands in the list as a list of its own. `encode` gives"
+            " a list: add its numbers one by one, with + or *.",
+            _conversation(text=lambda text, encode: [encode(text)])),
+        "messages are not closed": ("nothing closes the messages. Each ends in <|end|>, or in"
+            " <|call|>.", _conversation(end=lambda message: [])),
+        "nobody has the word": ("the prompt ends after the last message. Add <|start|>assistant,"
+            " or the model does not know that it is its turn.",
+            _conversation(after=lambda encode: [])),
+        "only start": ("the prompt ends in <|start|>, and the model may choose who speaks: it"
+            " might write the user's next question. Add the role, assistant.",
+            _conversation(after=lambda encode: [START])),
+        "the channel is chosen for the model": ("the prompt ends with a channel. To think or to"
+            " answer is the model's choice: end it after <|start|>assistant.",
             _conversation(
                 after=lambda encode: [
                     *(START, *encode("assistant")),
                     *(CHANNEL, *encode("analysis"), MESSAGE),
                 ]
-            ),
-        ),
-        Mistake(
-            "lines between messages",
-            "there is a line end between the messages. Other chat formats have one; in Harmony the"
-            " control tokens are enough.",
-            _conversation(between="\n"),
-        ),
-        Mistake(
-            "a token at the beginning",
-            "there is a <|startoftext|> at the beginning. Other models need one; in Harmony a"
-            " prompt begins with <|start|>.",
-            _conversation(before=[STARTOFTEXT]),
-        ),
-        Mistake(
-            "no channel",
-            "the channels are missing. Old answers would look as if the model had forgotten them.",
-            _conversation(channel=lambda message: ""),
-        ),
-        Mistake(
-            "return in the history",
-            "an old answer is closed by <|return|>. The model writes that, but in a history it"
-            " becomes <|end|>: a finished message among others.",
+            )),
+        "lines between messages": ("there is a line end between the messages. Other chat formats"
+            " have one; in Harmony the control tokens are enough.", _conversation(between="\n")),
+        "a token at the beginning": ("there is a <|startoftext|> at the beginning. Other models"
+            " need one; in Harmony a prompt begins with <|start|>.",
+            _conversation(before=[STARTOFTEXT])),
+        "no channel": ("the channels are missing. Old answers would look as if the model had"
+            " forgotten them.", _conversation(channel=lambda message: "")),
+        "return in the history": ("an old answer is closed by <|return|>. The model writes that,"
+            " but in a history it becomes <|end|>: a finished message among others.",
             _conversation(
                 end=lambda message: (
                     [RETURN] if message.channel == "final" else [CALL if _is_call(message) else END]
                 )
-            ),
-        ),
-        Mistake(
-            "a call is closed by end",
-            "a tool call is closed by <|end|>. A message from the assistant to a recipient ends in"
-            " <|call|>.",
-            _conversation(end=lambda message: [END]),
-        ),
-        Mistake(
-            "a tool's result is closed by call",
-            "the tool's result ends in <|call|>, because it has a recipient too. Only the assistant"
-            " calls.",
-            _conversation(end=lambda message: [CALL if message.recipient else END]),
-        ),
-        Mistake(
-            "no recipient",
-            "nobody is addressed. The recipient follows who speaks: ` to=functions.sky`.",
-            _conversation(who=_who),
-        ),
-        Mistake(
-            "the recipient comes after the channel",
-            "the recipient stands after the channel. Models write it there, too, and a parser has"
-            " to understand both; but openai-harmony writes it after who speaks.",
+            )),
+        "a call is closed by end": ("a tool call is closed by <|end|>. A message from the"
+            " assistant to a recipient ends in <|call|>.",
+            _conversation(end=lambda message: [END])),
+        "a tool's result is closed by call": ("the tool's result ends in <|call|>, because it has"
+            " a recipient too. Only the assistant calls.",
+            _conversation(end=lambda message: [CALL if message.recipient else END])),
+        "no recipient": ("nobody is addressed. The recipient follows who speaks: `"
+            " to=functions.sky`.", _conversation(who=_who)),
+        "the recipient comes after the channel": ("the recipient stands after the channel. Models"
+            " write it there, too, and a parser has to understand both; but openai-harmony writes"
+            " it after who speaks.",
             _conversation(
                 who=_who,
                 channel=lambda message: (message.channel or "") + _to(message),
-            ),
-        ),
-        Mistake(
-            "the tool has no name",
-            'the tool speaks as "tool". It speaks under its own name: message.name.',
-            _conversation(who=lambda message: message.role + _to(message)),
-        ),
-        Mistake(
-            "the marker is spelled",
-            "the content type's marker is encoded as text. Cut it off with removeprefix, and put"
-            " the number CONSTRAIN in its place.",
-            _conversation(kind=lambda kind, encode: encode(" " + kind)),
-        ),
-        Mistake(
-            "no space before the marker",
-            "the space between channel and <|constrain|> is missing. It is a token of its own.",
+            )),
+        "the tool has no name": ('the tool speaks as "tool". It speaks under its own name:'
+            " message.name.", _conversation(who=lambda message: message.role + _to(message))),
+        "the marker is spelled": ("the content type's marker is encoded as text. Cut it off with"
+            " removeprefix, and put the number CONSTRAIN in its place.",
+            _conversation(kind=lambda kind, encode: encode(" " + kind))),
+        "no space before the marker": ("the space between channel and <|constrain|> is missing. It"
+            " is a token of its own.",
             _conversation(
                 kind=lambda kind, encode: [CONSTRAIN, *encode(kind.removeprefix("<|constrain|>"))]
-            ),
-        ),
-        Mistake(
-            "no content type",
-            "the content type of the tool call is missing.",
-            _conversation(kind=lambda kind, encode: []),
-        ),
-        Mistake(
-            "a user can forge messages",
-            "what the user typed has become control tokens: anybody can forge a message. Encode"
-            " texts with `encode`, which never makes one.",
-            _conversation(text=_parsed),
-        ),
-    ],
+            )),
+        "no content type": ("the content type of the tool call is missing.",
+            _conversation(kind=lambda kind, encode: [])),
+        "a user can forge messages": ("what the user typed has become control tokens: anybody can"
+            " forge a message. Encode texts with `encode`, which never makes one.",
+            _conversation(text=_parsed)),
+    },
     praise="Equal to openai-harmony, tools and forgers included.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -535,75 +447,36 @@ header = Exercise(
     right_header,
     ("the header",),
     header_cases,
-    [
-        Mistake(
-            "nobody speaks",
-            "where no author is named you return None. After <|start|>assistant the model goes on"
-            " with the channel: then the assistant speaks.",
-            _header(nobody=None),
-        ),
-        Mistake(
-            "an empty author",
-            "where no author is named you return an empty text. Then the assistant speaks.",
-            _header(nobody=""),
-        ),
-        Mistake(
-            "the recipient is the author",
-            "`to=…` has become the author. It says who is addressed: the author is missing, so the"
-            " assistant speaks.",
-            _author_is_the_first_word,
-        ),
-        Mistake(
-            "no recipient after the channel",
-            "a recipient, or a content type, that follows the channel is lost. Models write the"
-            " recipient there more often than before it.",
-            _header(sought=(True, False)),
-        ),
-        Mistake(
-            "no recipient before the channel",
-            "a recipient that stands before the channel is lost. openai-harmony writes it there.",
-            _header(sought=(False, True)),
-        ),
-        Mistake(
-            "to= is kept",
-            "the recipient still has its `to=`. A program that looks for functions.sky will not"
-            " find it.",
-            _header(to=""),
-        ),
-        Mistake(
-            "the marker sticks to its neighbor",
-            "the marker has stuck to the word before it. It needs no space: put one in its place"
-            " before you split.",
-            _header(split=lambda part: part.replace(" <|constrain|>", " ").split()),
-        ),
-        Mistake(
-            "the marker is kept",
-            'the content type still has its marker. Return "json" alone.',
-            _marker_is_kept,
-        ),
-        Mistake(
-            "the marker is needed",
-            "a content type without its marker is lost. Models forget the marker.",
-            _marker_is_needed,
-        ),
-        Mistake(
-            "the content type is the recipient",
-            "a content type has become the recipient. Only what begins with `to=` is one."
-            " openai-harmony 0.0.8 makes this mistake, too.",
-            _marker_is_the_recipient,
-        ),
-        Mistake(
-            "empty words",
-            'empty words have slipped in. split(" ") makes one where two spaces meet, and one of an'
-            " empty text; split() without an argument swallows all spaces.",
-            _header(split=lambda part: part.replace("<|constrain|>", " ").split(" ")),
-        ),
-        Mistake(
-            "unknown channels are dropped",
-            "a channel that is not one of the three is dropped. Keep it as it is: to guess what"
-            " was meant, or to complain, is up to the program.",
-            _header(channel=lambda word: word if word in CHANNELS else None),
-        ),
-    ],
+    {
+        "nobody speaks": ("where no author is named you return None. After <|start|>assistant the"
+            " model goes on with the channel: then the assistant speaks.", _header(nobody=None)),
+        "an empty author": ("where no author is named you return an empty text. Then the assistant"
+            " speaks.", _header(nobody="")),
+        "the recipient is the author": ("`to=…` has become the author. It says who is addressed:"
+            " the author is missing, so the assistant speaks.", _author_is_the_first_word),
+        "no recipient after the channel": ("a recipient, or a content type, that follows the"
+            " channel is lost. Models write the recipient there more often than before it.",
+            _header(sought=(True, False))),
+        "no recipient before the channel": ("a recipient that stands before the channel is lost."
+            " openai-harmony writes it there.", _header(sought=(False, True))),
+        "to= is kept": ("the recipient still has its `to=`. A program that looks for functions.sky"
+            " will not find it.", _header(to="")),
+        "the marker sticks to its neighbor": ("the marker has stuck to the word before it. It"
+            " needs no space: put one in its place before you split.",
+            _header(split=lambda part: part.replace(" <|constrain|>", " ").split())),
+        "the marker is kept": ('the content type still has its marker. Return "json" alone.',
+            _marker_is_kept),
+        "the marker is needed": ("a content type without its marker is lost. Models forget the"
+            " marker.", _marker_is_needed),
+        "the content type is the recipient": ("a content type has become the recipient. Only what"
+            " begins with `to=` is one. openai-harmony 0.0.8 makes this mistake, too.",
+            _marker_is_the_recipient),
+        "empty words": ('empty words have slipped in. split(" ") makes one where two spaces meet,'
+            " and one of an empty text; split() without an argument swallows all spaces.",
+            _header(split=lambda part: part.replace("<|constrain|>", " ").split(" "))),
+        "unknown channels are dropped": ("a channel that is not one of the three is dropped. Keep"
+            " it as it is: to guess what was meant, or to complain, is up to the program.",
+            _header(channel=lambda word: word if word in CHANNELS else None)),
+    },
     praise="Every spelling is understood, and so every tool call runs.",
-)
+)  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gptoss_edu.course.checks import Exercise, Mistake
+from gptoss_edu.course.checks import Exercise
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -44,45 +44,29 @@ loss_positions = Exercise(
     right_positions,
     ("where_L", "target_L"),
     loss_cases,
-    [
-        Mistake(
-            "every token counts",
-            "the prompt counts as well. The model would learn to write users' questions, and"
-            " questions are what most of a conversation consists of. Begin where the reply begins.",
-            _positions(lambda *_: 0, lambda _, length: length - 1),
-        ),
-        Mistake(
-            "each token is asked for itself",
-            "each position is asked for the token that it has just read. That is no prediction:"
-            " the logits at position t are judged by token t + 1.",
-            _positions(lambda reply_at, _: reply_at, lambda _, length: length, ahead=0),
-        ),
-        Mistake(
-            "the first token of the reply is left out",
-            "the reply's first token is never asked for. It is predicted one position earlier, at"
-            " the last token of the prompt: begin at reply_at - 1.",
-            _positions(lambda reply_at, _: reply_at, lambda _, length: length - 1),
-        ),
-        Mistake(
-            "the stop token is left out",
-            "the last token is never asked for. It is the stop token: a model that never learned"
-            " to write it never stops.",
-            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 2),
-        ),
-        Mistake(
-            "the prompt counts and the reply does not",
-            "you have the two halves swapped: the prompt is judged and the reply is not.",
-            _positions(lambda *_: 0, lambda reply_at, _: reply_at - 1),
-        ),
-        Mistake(
-            "the targets are not moved",
-            "the positions are right, but each is paired with the token that stands there. The"
-            " logits at position t are judged by token t + 1.",
-            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1, ahead=0),
-        ),
-    ],
+    {
+        "every token counts": ("the prompt counts as well. The model would learn to write users'"
+            " questions, and questions are what most of a conversation consists of. Begin where"
+            " the reply begins.", _positions(lambda *_: 0, lambda _, length: length - 1)),
+        "each token is asked for itself": ("each position is asked for the token that it has just"
+            " read. That is no prediction: the logits at position t are judged by token t + 1.",
+            _positions(lambda reply_at, _: reply_at, lambda _, length: length, ahead=0)),
+        "the first token of the reply is left out": ("the reply's first token is never asked for."
+            " It is predicted one position earlier, at the last token of the prompt: begin at"
+            " reply_at - 1.",
+            _positions(lambda reply_at, _: reply_at, lambda _, length: length - 1)),
+        "the stop token is left out": ("the last token is never asked for. It is the stop token: a"
+            " model that never learned to write it never stops.",
+            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 2)),
+        "the prompt counts and the reply does not": ("you have the two halves swapped: the prompt"
+            " is judged and the reply is not.",
+            _positions(lambda *_: 0, lambda reply_at, _: reply_at - 1)),
+        "the targets are not moved": ("the positions are right, but each is paired with the token"
+            " that stands there. The logits at position t are judged by token t + 1.",
+            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1, ahead=0)),
+    },
     praise="Right: the reply counts from its first token to its stop token, and nothing else does.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 2
@@ -135,53 +119,33 @@ uneven = Exercise(
     right_uneven,
     ("the number",),
     uneven_cases,
-    [
-        Mistake(
-            "padding counts",
-            "padding counts as if it were text. It is thrown away after the step, so it should not"
-            " push the router anywhere: use the rows where real_M is True.",
+    {
+        "padding counts": ("padding counts as if it were text. It is thrown away after the step,"
+            " so it should not push the router anywhere: use the rows where real_M is True.",
             lambda expert_MX, probability_ME, real_M: right_uneven(
                 expert_MX, probability_ME, np.ones_like(real_M)
-            ),
-        ),
-        Mistake(
-            "E is forgotten",
-            "your number is too small by a factor: the number of experts. With it a perfectly even"
-            " router scores exactly 1, however many experts there are.",
-            _uneven(lambda e_MX, p_ME: right_uneven(e_MX, p_ME, ...) / p_ME.shape[1]),
-        ),
-        Mistake(
-            "the first choice only",
-            "only each token's first choice counts. All of its X choices are work for somebody.",
-            _uneven(lambda e_MX, p_ME: right_uneven(e_MX[:, :1], p_ME, ...)),
-        ),
-        Mistake(
-            "choices per token",
-            "your shares sum to X, not to 1: you divided the counts by the number of tokens."
-            " Divide by the number of choices.",
-            _uneven(_choices_per_token),
-        ),
-        Mistake(
-            "shares alone",
-            "you squared the shares. Counting has no slope, so nothing could be learned from that:"
-            " one of the two factors must be the probability, which has one.",
-            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (_shares(e_MX, p_ME.shape[1]) ** 2).sum()),
-        ),
-        Mistake(
-            "probabilities alone",
-            "you squared the mean probabilities. A probability that is a little too high does no"
-            " harm; being chosen does. One of the two factors must be the share of choices.",
-            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (p_ME.mean(axis=0) ** 2).sum()),
-        ),
-        Mistake(
-            "each token for itself",
-            "you multiply token by token and average afterwards. That would forbid a token to be"
-            " sure of its experts. Average over the tokens first, then multiply.",
-            _uneven(_each_token),
-        ),
-    ],
+            )),
+        "E is forgotten": ("your number is too small by a factor: the number of experts. With it a"
+            " perfectly even router scores exactly 1, however many experts there are.",
+            _uneven(lambda e_MX, p_ME: right_uneven(e_MX, p_ME, ...) / p_ME.shape[1])),
+        "the first choice only": ("only each token's first choice counts. All of its X choices are"
+            " work for somebody.",
+            _uneven(lambda e_MX, p_ME: right_uneven(e_MX[:, :1], p_ME, ...))),
+        "choices per token": ("your shares sum to X, not to 1: you divided the counts by the"
+            " number of tokens. Divide by the number of choices.", _uneven(_choices_per_token)),
+        "shares alone": ("you squared the shares. Counting has no slope, so nothing could be"
+            " learned from that: one of the two factors must be the probability, which has one.",
+            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (_shares(e_MX, p_ME.shape[1]) ** 2).sum())),
+        "probabilities alone": ("you squared the mean probabilities. A probability that is a"
+            " little too high does no harm; being chosen does. One of the two factors must be the"
+            " share of choices.",
+            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (p_ME.mean(axis=0) ** 2).sum())),
+        "each token for itself": ("you multiply token by token and average afterwards. That would"
+            " forbid a token to be sure of its experts. Average over the tokens first, then"
+            " multiply.", _uneven(_each_token)),
+    },
     praise="Right: 1 when the load is even, and more the more one-sided it is.",
-)
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ exercise 3
@@ -207,43 +171,25 @@ held_out = Exercise(
     right_held_out,
     ("the verdict",),
     held_out_cases,
-    [
-        Mistake(
-            "the task is left out",
-            "you hash the pair alone. Then a word that is held out of spelling is held out of"
-            " counting too, and its letters are never seen at all. Hash task and pair.",
-            lambda task, pair: int.from_bytes(_digest(pair)[:4], "big") % 10 == 0,
-        ),
-        Mistake(
-            "smallest byte first",
-            "you read the four bytes with the smallest first. Another machine that reads them the"
-            ' other way would train on your test questions: say "big".',
-            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[:4], "little") % 10 == 0,
-        ),
-        Mistake(
-            "the last four bytes",
-            "you take the last four bytes of the digest. As good as any, but the split has to be"
-            " the same everywhere: take the first four.",
-            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[-4:], "big") % 10 == 0,
-        ),
-        Mistake(
-            "one byte",
-            "you take a single byte. It has 256 values, and 26 of those end in 0: that is more"
-            " than a tenth. Take four bytes.",
-            lambda task, pair: _digest(f"{task}|{pair}")[0] % 10 == 0,
-        ),
-        Mistake(
-            "Python's own hash",
-            "Python's hash() of a text changes with every start of Python. After a restart you"
-            " would train on yesterday's test questions. Use sha256.",
-            lambda task, pair: hash(f"{task}|{pair}") % 10 == 0,
-        ),
-        Mistake(
-            "the wrong side",
-            "you have the two sides swapped: nine tenths are held out, and one tenth is trained"
-            " on.",
-            lambda task, pair: not right_held_out(task, pair),
-        ),
-    ],
+    {
+        "the task is left out": ("you hash the pair alone. Then a word that is held out of"
+            " spelling is held out of counting too, and its letters are never seen at all. Hash"
+            " task and pair.",
+            lambda task, pair: int.from_bytes(_digest(pair)[:4], "big") % 10 == 0),
+        "smallest byte first": ("you read the four bytes with the smallest first. Another machine"
+            ' that reads them the other way would train on your test questions: say "big".',
+            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[:4], "little") % 10 == 0),
+        "the last four bytes": ("you take the last four bytes of the digest. As good as any, but"
+            " the split has to be the same everywhere: take the first four.",
+            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[-4:], "big") % 10 == 0),
+        "one byte": ("you take a single byte. It has 256 values, and 26 of those end in 0: that is"
+            " more than a tenth. Take four bytes.",
+            lambda task, pair: _digest(f"{task}|{pair}")[0] % 10 == 0),
+        "Python's own hash": ("Python's hash() of a text changes with every start of Python. After"
+            " a restart you would train on yesterday's test questions. Use sha256.",
+            lambda task, pair: hash(f"{task}|{pair}") % 10 == 0),
+        "the wrong side": ("you have the two sides swapped: nine tenths are held out, and one"
+            " tenth is trained on.", lambda task, pair: not right_held_out(task, pair)),
+    },
     praise="Right, and the same on every machine and in every year.",
-)
+)  # fmt: skip

@@ -1,0 +1,214 @@
+"""Solutions with one place changed, as a reader would get them wrong: three for each exercise.
+
+(module, exercise) -> [(the mistake that the checker should name, what stands there, what instead)].
+"""
+
+HALVES = "np.concatenate([w_DNH[..., 0::2], w_DNH[..., 1::2]], axis=-1)"
+TIED = "params.embedding_VD, params.layers, params.norm_D"
+PLANTED = {
+    ("attention", "keys_read"): [
+        ("odd layers slide", "layer % 2 == 0", "layer % 2 == 1"),
+        ("every layer slides", " if slides else position + 1", ""),
+        ("a window of one too many", "1, window)", "1, window + 1)"),
+    ],
+    ("attention", "stable_softmax"): [
+        ("no maximum is subtracted", " - max_BNT1", ""),
+        ("one sink for all heads", "sinks_N[None, :, None, None]", "sinks_N[0]"),
+        ("the mask is upside down", "mask_BTS[", "~mask_BTS["),
+    ],
+    ("attention", "window_mask"): [
+        ("one key too many", "(distance_BTS < window)", "(distance_BTS <= window)"),
+        ("one key too few", "(distance_BTS < window)", "(distance_BTS < window - 1)"),
+        ("the next token is visible", "(distance_BTS >= 0)", "(distance_BTS >= -1)"),
+    ],
+    ("attention", "shared_scores"): [
+        ("heads come back in another order", "->BKGTS", "->BGKTS"),
+        ("no scale", " / jnp.sqrt(H)", ""),
+        ("divided by H", "jnp.sqrt(H)", "H"),
+    ],
+    ("bugs", "first_difference"): [
+        ("counted from 1", "return index", "return index + 1"),
+        ("NaN passes", "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol"),
+        ("signed", "np.abs(a - b)", "(b - a)"),
+    ],
+    ("bugs", "reach"): [
+        ("the query itself is not counted", " + 1", ""),
+        ("the last query only", "(query - key).max()", "(query - key)[query == query.max()].max()"),
+        ("the first head only", "nonzero(weights_NTS)", "nonzero(weights_NTS[:1])"),
+    ],
+    ("bugs", "window_test"): [
+        ("the right one is refused", "0 <= q - k < limit", "0 < q - k < limit"),
+        ("a query that cannot see itself passes", "6, 7, 8, 9]]", "6, 9]]"),
+        ("padding passes", "[[-1, 0,", "[[0,"),
+    ],
+    ("colab", "next_range"): [
+        ("from the start", "bytes={have}-", "bytes=0-"),
+        ("one too far", "{have}", "{have + 1}"),
+        ("whole and asked again", "have == size", "have == -1"),
+    ],
+    ("colab", "stalled"): [
+        ("since the beginning", "since, most = now, count", "most = count"),
+        ("any report counts", "if count > most", "if True"),
+        ("one look late", ">= limit", "> limit"),
+    ],
+    ("colab", "first_token"): [
+        ("compiling counted as prefill", "began - before", "began"),
+        ("compiling counted as decode", "ticks[0] - after", "ticks[0]"),
+        ("only the first program", "before + after", "before"),
+    ],
+    ("full_model", "block"): [
+        ("no residual around attention", "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD"),
+        ("no residual around the experts", "return x_BTD + y_BTD, kv", "return y_BTD, kv"),
+        ("the normed stream is kept", "h_BTD = rms", "x_BTD = h_BTD = rms"),
+    ],
+    ("full_model", "decode_step"): [
+        ("position one too late", "cache.length_B[:, None]", "cache.length_B[:, None] + 1"),
+        ("position one too early", "cache.length_B[:, None]", "cache.length_B[:, None] - 1"),
+        ("position zero", "cache.length_B[:, None]", "jnp.zeros((len(token_B), 1), int)"),
+    ],
+    ("full_model", "top_p"): [
+        ("sorted upward", "argsort(-logits_V)", "argsort(logits_V)"),
+        ("the mask is left in sorted order", "order_V[kept_V]", "kept_V"),
+        ("each token is compared with p", "kept_V = np.cumsum(p_V) - p_V < p", "kept_V = p_V >= p"),
+    ],
+    ("moe", "route"): [
+        ("no bias", " + b_router_E", ""),
+        ("zero for those not chosen", "-np.inf", "0"),
+        ("the least likely experts", "np.argsort(logits_TE", "np.argsort(-logits_TE"),
+    ],
+    ("moe", "swiglu"): [
+        ("gate and up swapped", "gate_F, up_F = gate", "up_F, gate_F = gate"),
+        ("gate not clamped", "gate_F = np.minimum(gate_F, limit)", ""),
+        ("up not clamped", "up_F = np.clip(up_F, -limit, limit)", ""),
+    ],
+    ("moe", "grouped"): [
+        ("weights forgotten", "weight_TX[token, choice][:, None] * answer", "answer"),
+        ("plain mean", "weight_TX[token, choice][:, None] * answer", "answer / expert_TX.shape[1]"),
+        ("the first weight for all choices", "weight_TX[token, choice]", "weight_TX[token, 0]"),
+    ],
+    ("moe", "active_parameters"): [
+        ("all experts are counted", "X * expert", "E * expert"),
+        ("the embedding is counted", "D + D * V", "D + 2 * D * V"),
+        ("the unembedding is left out", "D + D * V", "D"),
+    ],
+    ("mxfp4", "decode_byte"): [
+        ("high nibble first", "low, high =", "high, low ="),
+        ("bias 128", "127", "128"),
+        ("bias 126", "127", "126"),
+    ],
+    ("mxfp4", "quantize_block"): [
+        ("the exponent is rounded", "math.floor", "round"),
+        ("the largest lands at 1", " - 2\n", "\n"),
+        ("the largest is signed", "largest = np.abs(w_32).max()", "largest = abs(w_32.max())"),
+    ],
+    ("mxfp4", "checkpoint_bytes"): [
+        ("no scales", "* 17 // 32", "// 2"),
+        ("twice the scales", "* 17 // 32", "* 18 // 32"),
+        ("a scale is a float", "* 17 // 32", "* 20 // 32"),
+    ],
+    ("precision", "needed_gib"): [
+        ("everything in few bits", "others * 16", "others * bits"),
+        ("others in 32 bits", "others * 16", "others * 32"),
+        ("bits for bytes", " / 8", ""),
+    ],
+    ("precision", "pick"): [
+        ("the narrowest", "max(", "min("),
+        ("exactly full", "<= memory", "< memory"),
+        ("the wrong way round", "<= memory", "> memory"),
+    ],
+    ("precision", "spec"): [
+        ("an axis twice", '"whole" if axis in found else axis', "axis"),
+        ("letters of the name", 'name.rsplit("_", 1)[-1]', 'name.replace("_", "")'),
+        ("backwards", 'name.rsplit("_", 1)[-1]', 'reversed(name.rsplit("_", 1)[-1])'),
+    ],
+    ("precision", "first_flip"): [
+        ("token first", "np.argwhere(flipped_LT)[0]", "np.argwhere(flipped_LT.T)[0][::-1]"),
+        ("the last", "np.argwhere(flipped_LT)[0]", "np.argwhere(flipped_LT)[-1]"),
+        ("swapped", "return int(layer), int(token)", "return int(token), int(layer)"),
+    ],
+    ("rope", "rotate"): [
+        ("two minus signs", "second * cos + first * sin", "second * cos - first * sin"),
+        ("two plus signs", "first * cos - second * sin", "first * cos + second * sin"),
+        ("cos and sin swapped", "cos, sin = ", "sin, cos = "),
+    ],
+    ("rope", "to_half_split"): [
+        ("nothing moves", HALVES, "w_DNH.copy()"),
+        ("reversed", HALVES, "np.flip(w_DNH, axis=-1)"),
+        ("halves swapped", HALVES, "np.roll(w_DNH, w_DNH.shape[-1] // 2, -1)"),
+    ],
+    ("rope", "yarn"): [
+        ("no YaRN", "plain_C * (1 - slow_C) + plain_C / factor * slow_C", "plain_C"),
+        ("slow pairs are sped up", "plain_C / factor", "plain_C * factor"),
+        ("half the exponent", "-2 * pair_C", "-pair_C"),
+    ],
+    ("rope", "first_lost_position"): [
+        ("the last that survives", "return position", "return position - 1"),
+        ("the next that survives", "return position", "return position + 1"),
+        ("one over eps", "return position", "return round(1 / float(jnp.finfo(dtype).eps))"),
+    ],
+    ("speed", "token_bytes"): [
+        ("all experts", 'size * chosen / experts if name.endswith("experts") else size', "size"),
+        ("one expert", "size * chosen / experts", "size / experts"),
+        ("the embedding", 'if name != "embedding":', "if True:"),
+    ],
+    ("speed", "steps_that_agree"): [
+        ("no tolerance", "abs(x - y) > 0.1 + 0.1 * abs(y)", "x != y"),
+        ("absolute only", "abs(x - y) > 0.1 + 0.1 * abs(y)", "abs(x - y) > 0.1"),
+        ("relative only", "abs(x - y) > 0.1 + 0.1 * abs(y)", "abs(x - y) > 0.1 * abs(y)"),
+    ],
+    ("speed", "context_bytes"): [
+        ("keys only", "2 * 4 *", "4 *"),
+        ("no window", "min(context, window or context)", "context"),
+        ("always a whole window", "min(context, window or context)", "window or context"),
+    ],
+    ("speed", "prefill_bytes"): [
+        ("one by one", "experts * (1 - (1 - chosen / experts) ** tokens)", "chosen * tokens"),
+        ("all experts", "experts * (1 - (1 - chosen / experts) ** tokens)", "experts"),
+        ("the rest per token", "+ other_bytes) / tokens", "+ other_bytes * tokens) / tokens"),
+    ],
+    ("start_here", "by_channel"): [
+        ("only the last piece", 'texts.get(piece.channel, "") + piece', "piece"),
+        ("spaces are stripped", "return texts", "return {k: v.strip() for k, v in texts.items()}"),
+        ("spaces of each piece are stripped", "piece.text", "piece.text.strip()"),
+    ],
+    ("start_here", "count_parameters"): [
+        ("a byte is one weight", "Mxfp4", "str"),
+        ("layers only", "leaves(params,", "leaves(params.layers,"),
+        ("tied embedding", "leaves(params,", f"leaves([{TIED}],"),
+    ],
+    ("start_here", "largest_difference"): [
+        ("signed", "np.max(np.abs(a - b))", "np.max(a - b)"),
+        ("absolute value of the maximum", "np.max(np.abs(a - b))", "abs(a.max() - b.max())"),
+        ("mean", "np.max(", "np.mean("),
+    ],
+    ("tokens", "merges"): [
+        ("every word counts once", "+ words[word]", "+ 1"),
+        ("the rarest pair", "(-counts", "(counts"),
+        ("glued pieces are returned", "merges.append(best)", 'merges.append("".join(best))'),
+    ],
+    ("tokens", "conversation"): [
+        ("a list inside the list", "*encode(message.text)", "encode(message.text)"),
+        ("messages are not closed", "ids.append(CALL if calls else END)", "pass"),
+        ("nobody has the word", 'return [*ids, START, *encode("assistant")]', "return ids"),
+    ],
+    ("tokens", "header"): [
+        ("nobody speaks", 'else "assistant"', "else None"),
+        ("an empty author", 'else "assistant"', 'else ""'),
+        ("the recipient is the author", "pop(0) if named", "pop(0) if words"),
+    ],
+    ("training", "loss_positions"): [
+        ("the first token of the reply is left out", "reply_at - 1,", "reply_at,"),
+        ("the stop token is left out", "len(tokens) - 1", "len(tokens) - 2"),
+        ("the targets are not moved", "where_L + 1", "where_L"),
+    ],
+    ("training", "uneven"): [
+        ("padding counts", "[real_M]", ""),
+        ("E is forgotten", "E * (", "("),
+        ("the first choice only", "expert_MX[real_M]", "expert_MX[real_M, 0]"),
+    ],
+    ("training", "held_out"): [
+        ("the task is left out", 'f"{task}|{pair}"', "pair"),
+        ("smallest byte first", '"big"', '"little"'),
+        ("the last four bytes", "digest[:4]", "digest[-4:]"),
+    ],
+}
