@@ -366,7 +366,8 @@ def save_svg(
     import matplotlib
     from matplotlib.figure import Figure
 
-    from gptoss_edu.course.viz.look import PAPER, STYLE
+    from gptoss_edu.course.viz.colors import PAPER
+    from gptoss_edu.course.viz.look import STYLE
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
@@ -379,7 +380,7 @@ def save_svg(
 
 def paint_speed(figure: Any, runs: list[Run]) -> None:
     """A row of bars per model: decoding with its limit, and reading prompts."""
-    from gptoss_edu.course.viz.look import BLUE, GREEN, INK, ORANGE, SKY, VERMILION
+    from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, ORANGE, SKY, VERMILION
 
     colors = {"ours": BLUE, "ours-jax": SKY, "llama": ORANGE, "transformers": GREEN}
     names = ["decode", *(f"prefill_{count}" for count in runs[0]["plan"]["prefills"])]
@@ -409,7 +410,7 @@ def paint_speed(figure: Any, runs: list[Run]) -> None:
 
 def paint_context(figure: Any, runs: list[Run]) -> None:
     """Time per token over the length of the context, beside what its bytes take."""
-    from gptoss_edu.course.viz.look import BLUE, GREEN, LINE, VERMILION
+    from gptoss_edu.course.viz.colors import BLUE, GREEN, LINE, VERMILION
 
     (run,) = runs
     points = list(context_points(run))

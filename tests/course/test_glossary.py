@@ -148,7 +148,7 @@ def test_symptoms_have_a_cause_a_proof_and_a_guard():
         assert len(row) == 4, row
         assert all(row), f"an empty cell: {row}"
         ast.parse(row[2].strip("`"), mode="eval")
-        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row[3])
+        tests = re.findall(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", row[3])
         assert LINK.search(row[3]), f"no section explains: {row[0]}"
         assert tests, f"no test catches: {row[0]}"
         for file, name in tests:

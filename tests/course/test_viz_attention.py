@@ -7,7 +7,7 @@ import pytest
 from test_viz import check, without_green_cones
 
 from gptoss_edu.course import viz
-from gptoss_edu.course.viz import look
+from gptoss_edu.course.viz import colors
 from gptoss_edu.course.viz.attention import HIDDEN
 from gptoss_edu.tokenizer import Tokenizer
 
@@ -62,5 +62,5 @@ def test_hidden_is_neither_seen_nor_paper_for_the_color_blind_either():
     from matplotlib.colors import to_hex
 
     shades = [to_hex(colormaps["Blues"](share)) for share in (0.0, 0.3, 0.6, 1.0)]
-    for a, b in itertools.product((HIDDEN,), (*shades, look.PAPER)):
+    for a, b in itertools.product((HIDDEN,), (*shades, colors.PAPER)):
         assert np.linalg.norm(without_green_cones(a) - without_green_cones(b)) > 14, (a, b)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptoss_edu.course import viz
-from gptoss_edu.course.viz.look import INK, ORANGE, SKY
+from gptoss_edu.course.viz.colors import INK, ORANGE, SKY
 from gptoss_edu.mxfp4 import VALUES, quantize
 
 PNG = b"\x89PNG\r\n\x1a\n"

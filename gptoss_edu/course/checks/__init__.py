@@ -194,7 +194,7 @@ def form(name: str, got: Any, want: Any) -> str | None:
 
 
 def _form_of_leaves(name: str, got: Any, want: Any) -> str | None:
-    if jax.tree.structure(got) != jax.tree.structure(want):
+    if str(jax.tree.structure(got)) != str(jax.tree.structure(want)):
         return f"{name} is {_kind(got)} as it should be, but its parts are not those expected."
     for leaf, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         if complaint := form(f"an array in {name}", leaf, wanted):

@@ -115,7 +115,10 @@ def _softmax(
     add: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda total, exp_sink, sink: (
         total + exp_sink
     ),
-    finish: Callable[..., Any] = lambda weights, mass, mask_BTS: (weights, mass),
+    finish: Callable[..., tuple[jax.Array, jax.Array]] = lambda weights, mass, mask_BTS: (
+        weights,
+        mass,
+    ),
 ) -> Callable[..., Any]:
     """A sink softmax from what people vary in it; the defaults are right."""
 
@@ -214,7 +217,7 @@ stable_softmax = Exercise(
                 sink_softmax(scores_BNTS, sinks_N, mask_BTS)[0],
                 jnp.exp(
                     _column(sinks_N)
-                    - _largest_of_all(_hidden(scores_BNTS, mask_BTS), None, _column(sinks_N))
+                    - _largest_of_all(_hidden(scores_BNTS, mask_BTS), scores_BNTS, _column(sinks_N))
                 )[..., 0],
             )),
     },
@@ -235,9 +238,7 @@ def mask_cases() -> Iterator[tuple[jax.Array, jax.Array, int | None]]:
 
 
 def _mask(
-    see: Callable[[Any, Any, Any], Any] = lambda distance, window: (
-        (distance >= 0) & (distance < window)
-    ),
+    see: Callable[[Any, Any], Any] = lambda distance, window: (distance >= 0) & (distance < window),
     empty: bool = False,
     indices: bool = False,
 ) -> Callable[..., Any]:
@@ -251,7 +252,7 @@ def _mask(
             position_BT = jnp.broadcast_to(jnp.arange(S - T, S), (B, T))
             position_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
         distance_BTS = position_BT[:, :, None] - position_BS[:, None, :]
-        width = jnp.iinfo(jnp.int32).max if window is None else window
+        width = np.iinfo(np.int32).max if window is None else window
         mask_BTS = see(distance_BTS, width)
         return mask_BTS if empty else mask_BTS & held_B1S
 

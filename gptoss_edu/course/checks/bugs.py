@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.attention import visible
@@ -86,7 +87,7 @@ ANSWERS = {
         "stop",
         "<|end|> closes a message, and the answer is a second message. Every number is right and"
         " the user gets nothing.",
-        "test_generate.py::test_stops_on_return_call_and_endoftext_but_never_on_end",
+        "test_generation.py::test_stops_on_return_call_and_endoftext_but_never_on_end",
     ),
     5: (
         "halves",
@@ -286,7 +287,8 @@ def right_reach(weights_NTS: np.ndarray) -> int:
 
 def _strongest(weights_NTS: np.ndarray) -> int:
     T = weights_NTS.shape[1]
-    return int((np.arange(T) - weights_NTS.argmax(axis=-1)).max()) + 1
+    strongest_NT = np.argmax(weights_NTS, axis=-1)
+    return int(np.max(np.arange(T) - strongest_NT)) + 1
 
 
 reach = Exercise(
@@ -350,8 +352,8 @@ def _padded(q_BT: Any, k_BS: Any, window: int | None) -> Any:
 
 
 def _by_place(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    places = (np.broadcast_to(np.arange(x.shape[1]), x.shape) for x in (q_BT, k_BS))
-    return visible(*places, window) & (k_BS[:, None] >= 0)
+    query_BT, key_BS = (jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape) for x in (q_BT, k_BS))
+    return visible(query_BT, key_BS, window) & (k_BS[:, None] >= 0)
 
 
 def _always(q_BT: Any, k_BS: Any, window: int | None) -> Any:

@@ -50,7 +50,8 @@ def _params(seed: int) -> Params:
         middle = 1.0 if "norm" in jax.tree_util.keystr(path) else 0.0
         return jnp.asarray(middle + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    params: Params = jax.tree_util.tree_map_with_path(fill, shapes)
+    return params
 
 
 # ------------------------------------------------------------------------------------ exercise 1
@@ -108,60 +109,66 @@ def _block(wiring: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
     return wired
 
 
-def _without_first_residual(x, attend, think, norm_1, norm_2, old):
+def _without_first_residual(
+    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
+) -> Any:
     x, kv = attend(norm_1(x))
     return x + think(norm_2(x)), kv
 
 
-def _without_second_residual(x, attend, think, norm_1, norm_2, old):
+def _without_second_residual(
+    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
+) -> Any:
     y, kv = attend(norm_1(x))
     return think(norm_2(x + y)), kv
 
 
-def _without_first_norm(x, attend, think, norm_1, norm_2, old):
+def _without_first_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(x)
     return x + y + think(norm_2(x + y)), kv
 
 
-def _without_second_norm(x, attend, think, norm_1, norm_2, old):
+def _without_second_norm(
+    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
+) -> Any:
     y, kv = attend(norm_1(x))
     return x + y + think(x + y), kv
 
 
-def _normed_residual(x, attend, think, norm_1, norm_2, old):
+def _normed_residual(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     h = norm_1(x)
     y, kv = attend(h)
     h = norm_2(h + y)
     return h + think(h), kv
 
 
-def _post_norm(x, attend, think, norm_1, norm_2, old):
+def _post_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(x)
     x = norm_1(x + y)
     return norm_2(x + think(x)), kv
 
 
-def _one_norm(x, attend, think, norm_1, norm_2, old):
+def _one_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(norm_1(x))
     return x + y + think(norm_1(x + y)), kv
 
 
-def _swapped_norms(x, attend, think, norm_1, norm_2, old):
+def _swapped_norms(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(norm_2(x))
     return x + y + think(norm_1(x + y)), kv
 
 
-def _parallel(x, attend, think, norm_1, norm_2, old):
+def _parallel(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(norm_1(x))
     return x + y + think(norm_2(x)), kv
 
 
-def _no_window(x, attend, think, norm_1, norm_2, old):
+def _no_window(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, kv = attend(norm_1(x), None)
     return x + y + think(norm_2(x + y)), kv
 
 
-def _old_store(x, attend, think, norm_1, norm_2, old):
+def _old_store(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
     y, _ = attend(norm_1(x))
     return x + y + think(norm_2(x + y)), old
 
@@ -333,12 +340,12 @@ def _top_p(
 
 def _softmax(logits_V: np.ndarray) -> np.ndarray:
     exp_V = np.exp(logits_V - logits_V.max())
-    return exp_V / exp_V.sum()
+    return np.asarray(exp_V / exp_V.sum())
 
 
 def _before(logits_V: np.ndarray) -> np.ndarray:
     """Probability of all tokens that rank before each."""
-    return np.cumsum(_softmax(logits_V)) - _softmax(logits_V)
+    return np.asarray(np.cumsum(_softmax(logits_V)) - _softmax(logits_V))
 
 
 def _reaching(logits_V: np.ndarray, p: float) -> np.ndarray:

@@ -38,8 +38,8 @@ def route_cases() -> Iterator[tuple[Any, ...]]:
 
 def right_route(x_TD: Array, w_router_DE: Array, b_router_E: Array, k: int) -> Array:
     """The library's router, its weights put in their experts' places: weight_TE."""
-    arrays = (jnp.asarray(array) for array in (x_TD[None], w_router_DE, b_router_E))
-    routing = library.route(*arrays, k)
+    x_BTD, w_DE, b_E = map(jnp.asarray, (x_TD[None], w_router_DE, b_router_E))
+    routing = library.route(x_BTD, w_DE, b_E, k)
     weight_TE = np.zeros((len(x_TD), len(b_router_E)), np.float32)
     expert_TX, weight_TX = (np.asarray(a[0]) for a in (routing.expert_BTX, routing.weight_BTX))
     np.put_along_axis(weight_TE, expert_TX, weight_TX, axis=1)
@@ -49,7 +49,7 @@ def right_route(x_TD: Array, w_router_DE: Array, b_router_E: Array, k: int) -> A
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis, in NumPy."""
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
 def _route(
@@ -150,11 +150,11 @@ Clamp = Callable[[Array, float], Array]
 
 
 def _below(x: Array, limit: float) -> Array:
-    return np.minimum(x, limit)
+    return np.asarray(np.minimum(x, limit))
 
 
 def _between(x: Array, limit: float) -> Array:
-    return np.clip(x, -limit, limit)
+    return np.asarray(np.clip(x, -limit, limit))
 
 
 def _free(x: Array, limit: float) -> Array:
@@ -177,7 +177,7 @@ def _swiglu(
     def swiglu(gate_up_P: Array, limit: float, alpha: float) -> Array:
         gate_F, up_F = split(np.asarray(gate_up_P, np.float64))
         gate_F, up_F = clamp_gate(gate_F, limit), clamp_up(up_F, limit)
-        return (activate(gate_F, alpha) * lift(up_F)).astype(np.float32)
+        return np.asarray(activate(gate_F, alpha) * lift(up_F), np.float32)
 
     return swiglu
 
@@ -241,7 +241,7 @@ class Experts:
     b_ED: Array
 
     def __call__(self, expert: int, x_TD: Array) -> Array:
-        return np.tanh(x_TD @ self.w_EDD[expert]) + self.b_ED[expert]
+        return np.asarray(np.tanh(x_TD @ self.w_EDD[expert]) + self.b_ED[expert])
 
 
 def grouped_cases() -> Iterator[tuple[Any, ...]]:
@@ -257,13 +257,13 @@ def grouped_cases() -> Iterator[tuple[Any, ...]]:
 
 
 def _grouped(
-    weigh: Callable[[Array, int], Array] | None = None,
+    weigh: Callable[[Array, Array], Array] | None = None,
     x_weighed: bool = False,
     add: Callable[[Array, Array], Array] = lambda old, new: old + new,
     one_by_one: bool = False,
     count: Callable[[Array], int] = lambda expert_TX: len(np.unique(expert_TX)),
 ) -> Callable[..., tuple[Array, int]]:
-    """Grouping from what people vary in it: weigh(weight_TX, choice) -> weight per token."""
+    """Grouping from what people vary in it: weigh(weight_TX, choice_T) -> weight_T."""
 
     def grouped(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> tuple[Array, int]:
         y_TD = np.zeros(x_TD.shape, np.float64)

@@ -139,11 +139,11 @@ def _up(x_32: np.ndarray) -> np.ndarray:
 
 
 def _cut(x_32: np.ndarray) -> np.ndarray:
-    return (np.abs(x_32)[:, None] >= VALUES[1:8]).sum(axis=1)
+    return np.asarray(np.sum(np.abs(x_32)[:, None] >= VALUES[1:8], axis=1))
 
 
 def _neighbors(code_32: np.ndarray) -> np.ndarray:
-    return code_32[0::2] | code_32[1::2] << 4
+    return np.asarray(code_32[0::2] | code_32[1::2] << 4)
 
 
 def _largest(w_32: np.ndarray) -> float:

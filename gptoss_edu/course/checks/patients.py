@@ -27,9 +27,10 @@ import gptoss_edu.moe
 import gptoss_edu.mxfp4
 from gptoss_edu.attention import Attention, attention, grouped_scores, grouped_values, visible
 from gptoss_edu.config import Config
-from gptoss_edu.model import Model, Params, inverse_frequencies, observe, rms_norm
+from gptoss_edu.model import Model, Params, observe, rms_norm
 from gptoss_edu.moe import Routing, route, swiglu
 from gptoss_edu.mxfp4 import Mxfp4, dequantize
+from gptoss_edu.rope import inverse_frequencies
 from gptoss_edu.tokenizer import END
 
 ROOM = 128  # rows are padded to a multiple of this, so that one length is compiled

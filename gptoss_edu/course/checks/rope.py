@@ -196,11 +196,11 @@ def _no_change(low: float, high: float) -> tuple[float, float]:
 
 
 def _linear(pair_C: np.ndarray, low: float, high: float) -> np.ndarray:
-    return (pair_C - low) / (high - low)
+    return np.asarray((pair_C - low) / (high - low))
 
 
 def _mix(plain_C: np.ndarray, slow_C: np.ndarray, factor: float) -> np.ndarray:
-    return plain_C * (1 - slow_C) + plain_C / factor * slow_C
+    return np.asarray(plain_C * (1 - slow_C) + plain_C / factor * slow_C)
 
 
 def _yarn(
@@ -313,9 +313,13 @@ def lost_cases() -> Iterator[tuple[str]]:
     yield ("float8_e5m2",)
 
 
+def _about(dtype: str) -> Any:
+    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes annotates nothing
+
+
 def right_lost(dtype: str) -> int:
     """One more than two to the number of significant bits."""
-    return 2 ** (jnp.finfo(dtype).nmant + 1) + 1
+    return int(2 ** (_about(dtype).nmant + 1) + 1)
 
 
 first_lost_position = Exercise(
@@ -332,15 +336,15 @@ first_lost_position = Exercise(
             lambda dtype: right_lost(dtype) + 1),
         "the hidden bit is forgotten": ("half of it is right. A float stores the bits after the"
             " leading 1; the 1 itself is not stored, but it counts.",
-            lambda dtype: 2 ** jnp.finfo(dtype).nmant + 1),
+            lambda dtype: 2 ** _about(dtype).nmant + 1),
         "one over eps": ("1 / eps counts the steps between 1 and 2. Above that, whole numbers"
-            " survive as long as a step is at most 1.", lambda dtype: 2 ** jnp.finfo(dtype).nmant),
+            " survive as long as a step is at most 1.", lambda dtype: 2 ** _about(dtype).nmant),
         "the largest number": ("this is the largest number of the format. Long before it the gaps"
             " between neighbors become wider than 1.",
-            lambda dtype: int(float(jnp.finfo(dtype).max))),
+            lambda dtype: int(float(_about(dtype).max))),
         "all bits": ("all bits of the format are taken for digits, but one is the sign and some"
             " are the exponent. `jnp.finfo(dtype).nmant` counts what is left.",
-            lambda dtype: 2 ** jnp.finfo(dtype).bits),
+            lambda dtype: 2 ** _about(dtype).bits),
         "gaps of four": ("from here on only every fourth number survives. Go back one power of"
             " two: there every second one is lost already.",
             lambda dtype: 2 * right_lost(dtype) - 1),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import TINY
@@ -32,26 +33,26 @@ def piece_cases() -> Iterator[tuple[list[Piece]]]:
         yield ([Piece(channel, text, ()) for channel, text in spoken],)
 
 
-def right_by_channel(pieces: Sequence[Piece]) -> dict[str, str]:
+def right_by_channel(pieces: Sequence[Piece]) -> dict[str | None, str]:
     """Channel -> all of its text."""
-    texts: dict[str, str] = {}
+    texts: dict[str | None, str] = {}
     for piece in pieces:
         texts[piece.channel] = texts.get(piece.channel, "") + piece.text
     return texts
 
 
 def _joined(join: Callable[[list[str]], Any]) -> Callable[..., Any]:
-    def by_channel(pieces: Sequence[Piece]) -> dict[str, Any]:
+    def by_channel(pieces: Sequence[Piece]) -> dict[str | None, Any]:
         channels = dict.fromkeys(piece.channel for piece in pieces)
         return {name: join([p.text for p in pieces if p.channel == name]) for name in channels}
 
     return by_channel
 
 
-def _last_stretch(pieces: Sequence[Piece]) -> dict[str, str]:
+def _last_stretch(pieces: Sequence[Piece]) -> dict[str | None, str]:
     """A channel that comes back begins anew."""
-    texts: dict[str, str] = {}
-    before = None
+    texts: dict[str | None, str] = {}
+    before: str | None = None
     for piece in pieces:
         texts[piece.channel] = texts[piece.channel] if piece.channel == before else ""
         texts[piece.channel] += piece.text
@@ -112,13 +113,14 @@ def parameter_cases() -> Iterator[tuple[Params]]:
 def _zeros(num_layers: int) -> Params:
     config = dataclasses.replace(TINY, num_layers=num_layers, layer_types=())
     shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    zeros: Params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    return zeros
 
 
 def _packed(w_EIO: np.ndarray) -> Mxfp4:
     E, I, O = w_EIO.shape
     J = I // BLOCK
-    return Mxfp4(np.zeros((E, J, BLOCK // 2, O), np.uint8), np.zeros((E, J, O), np.uint8))
+    return Mxfp4(jnp.zeros((E, J, BLOCK // 2, O), jnp.uint8), jnp.zeros((E, J, O), jnp.uint8))
 
 
 def _weights(tree: Any) -> list[Any]:

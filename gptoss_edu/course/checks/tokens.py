@@ -87,7 +87,8 @@ def _merges(
     """The loop from what people vary in it; the defaults are right."""
 
     def merges(words: Words, count: int) -> list[Pair]:
-        pieces_of, made = {word: list(word) for word in words}, []
+        pieces_of = {word: list(word) for word in words}
+        made: list[Pair] = []
         while len(made) < count and (counts := pairs(pieces_of, words)):
             made.append(min(counts, key=lambda pair: rank(pair, counts[pair])))
             pieces_of = {word: glue(pieces, made[-1]) for word, pieces in pieces_of.items()}
@@ -199,11 +200,10 @@ def right_conversation(messages: list[Message], encode: Any = None) -> list[int]
         )
         for message in messages
     ]
-    return load_encoding().render_conversation_for_completion(
-        oh.Conversation.from_messages(said),
-        oh.Role.ASSISTANT,
-        config=oh.RenderConversationConfig(auto_drop_analysis=False),
-    )
+    config = oh.RenderConversationConfig(auto_drop_analysis=False)
+    talk = oh.Conversation.from_messages(said)
+    encoding = load_encoding()
+    return list(encoding.render_conversation_for_completion(talk, oh.Role.ASSISTANT, config=config))
 
 
 Encode = Callable[[str], list[int]]
@@ -230,7 +230,7 @@ def _conversation(
         CONSTRAIN,
         *encode(kind.removeprefix("<|constrain|>")),
     ],
-    text: Callable[[str, Encode], list[int]] = lambda text, encode: encode(text),
+    text: Callable[[str, Encode], list[Any]] = lambda text, encode: encode(text),
     end: Callable[[Message], list[int]] = lambda message: [CALL if _is_call(message) else END],
     mark: Callable[[int, Encode], list[int]] = lambda token, encode: [token],
     before: Sequence[int] = (),
@@ -261,7 +261,7 @@ def _spelled(token: int, encode: Encode) -> list[int]:
 
 
 def _parsed(text: str, encode: Encode) -> list[int]:
-    return load_encoding().encode(text, allowed_special="all")
+    return list(load_encoding().encode(text, allowed_special="all"))
 
 
 conversation = Exercise(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from types import EllipsisType
 
 import numpy as np
 
@@ -87,7 +88,9 @@ def _shares(expert_MX: np.ndarray, E: int) -> np.ndarray:
     return np.bincount(expert_MX.ravel(), minlength=E) / expert_MX.size
 
 
-def right_uneven(expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.ndarray) -> float:
+def right_uneven(
+    expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.ndarray | EllipsisType
+) -> float:
     """E times the sum over experts of (share of choices) x (mean probability), real tokens only."""
     E = probability_ME.shape[1]
     return float(E * (_shares(expert_MX[real_M], E) * probability_ME[real_M].mean(axis=0)).sum())
@@ -106,12 +109,12 @@ def _uneven(measure: Uneven) -> Callable[..., float]:
 def _choices_per_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
     M, E = probability_ME.shape
     count_E = np.bincount(expert_MX.ravel(), minlength=E)
-    return E * (count_E / M * probability_ME.mean(axis=0)).sum()
+    return float(E * (count_E / M * probability_ME.mean(axis=0)).sum())
 
 
 def _each_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
     E = probability_ME.shape[1]
-    return E * np.take_along_axis(probability_ME, expert_MX, axis=1).mean()
+    return float(E * np.take_along_axis(probability_ME, expert_MX, axis=1).mean())
 
 
 uneven = Exercise(

@@ -1,7 +1,7 @@
 """Figures of the course: one look, drawn from live data, readable on light and dark pages.
 
-`look` says what a figure is and how all of them look; then one file per subject, in the order of
-the course. `viz.explore` adds sliders to any figure.
+`look` says what a figure is and how all of them look, `colors` in which colors; then one file per
+subject, in the order of the course. `viz.explore` adds sliders to any figure.
 """
 
 from gptoss_edu.course.viz.attention import (
@@ -75,65 +75,3 @@ from gptoss_edu.course.viz.training import (
     surprise_bars,
     training_curves,
 )
-
-__all__ = [
-    "Block",
-    "Explorer",
-    "LossStrip",
-    "Picture",
-    "TokenRows",
-    "TokenStrip",
-    "TypeBox",
-    "Wheel",
-    "attention_maps",
-    "attention_shares",
-    "attention_table",
-    "block_panels",
-    "byte_picture",
-    "cache_picture",
-    "count_bars",
-    "difference_bars",
-    "difference_maps",
-    "differences",
-    "distance_plot",
-    "draw",
-    "effort_accuracy",
-    "error_bars",
-    "expert_costs",
-    "expert_heat_map",
-    "explore",
-    "format_lines",
-    "harmony_timeline",
-    "head_groups",
-    "in_color",
-    "label",
-    "load_bars",
-    "logit_lens_table",
-    "loss_strip",
-    "mask_pictures",
-    "memory_ledger",
-    "memory_rows",
-    "merge_steps",
-    "message_table",
-    "mixture_diagram",
-    "network_diagram",
-    "number_line",
-    "parser_states",
-    "roofline_plot",
-    "rotation_wheels",
-    "rounding_staircase",
-    "router_panels",
-    "routing_map",
-    "sampling_panels",
-    "sharding_map",
-    "sink_mass_table",
-    "surprise_bars",
-    "swiglu_curve",
-    "token_bytes",
-    "token_rows",
-    "token_strip",
-    "training_curves",
-    "type_and_see",
-    "wavelength_plot",
-    "yarn_panel",
-]

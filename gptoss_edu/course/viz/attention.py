@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptoss_edu.course.viz.look import (
-    BLUE,
-    INK,
-    LINE,
-    ORANGE,
-    PALE,
-    PAPER,
-    SKY,
-    VERMILION,
-    Picture,
-    draw,
-    rectangle,
-    short,
-)  # fmt: skip
+from gptoss_edu.course.viz.colors import BLUE, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
+from gptoss_edu.course.viz.look import Picture, draw, rectangle, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HIDDEN = "#cfcbc2"  # gray: no share of attention has this shade
 SINK_HATCH = "////"  # the sink is told apart from the keys by its hatching, not by color alone
@@ -32,13 +24,15 @@ def attention_shares(rows: Mapping[str, tuple[Sequence[float], float]]) -> Pictu
     `rows` maps a title to (weights_S, sink mass).
     """
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (weights_S, sink) in enumerate(rows.values()):
             left = 0.0
             for number, share in enumerate([*weights_S, sink]):
                 is_sink = number == len(weights_S)
-                style = {"color": ORANGE, "hatch": SINK_HATCH} if is_sink else {"color": SKY}
+                style: dict[str, Any] = (
+                    {"color": ORANGE, "hatch": SINK_HATCH} if is_sink else {"color": SKY}
+                )
                 axes.barh(place, share, left=left, height=0.62, edgecolor=PAPER, lw=2, **style)
                 name = "sink" if is_sink else f"key {number + 1}"
                 if share > 0.04:
@@ -71,11 +65,11 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
     `maps` maps a title to (weights_TS, sink_T, mask_TS); what the mask hides is gray. Shades follow
     the square root of a share, so that faint attention is visible, too.
     """
-    maps = {title: tuple(map(np.asarray, arrays)) for title, arrays in maps.items()}
+    maps = {t: (np.asarray(w), np.asarray(s), np.asarray(m)) for t, (w, s, m) in maps.items()}
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels[len(maps) :]:
             axes.set_visible(False)
@@ -94,7 +88,7 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
     return draw(paint, alt, width=4.3 * columns + 0.6, height=0.3 + 3.6 * rows)
 
 
-def _map(axes: Any, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndarray) -> Any:
+def _map(axes: Axes, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndarray) -> Any:
     """One head: the keys in blue, and at the left of them, set apart, the sink in orange."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
@@ -105,7 +99,7 @@ def _map(axes: Any, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndar
     blues = colormaps["Blues"].copy()
     blues.set_bad(HIDDEN)
     seen_TS = np.where(mask_TS, weights_TS, np.nan)
-    style = {"norm": norm, "aspect": "auto", "interpolation": "nearest"}
+    style: dict[str, Any] = {"norm": norm, "aspect": "auto", "interpolation": "nearest"}
     shade = axes.imshow(seen_TS, cmap=blues, extent=(0, S, T, 0), **style)
     column = (-1.6 * wide, -0.6 * wide, T, 0)
     axes.imshow(sink_T[:, None], cmap="Oranges", extent=column, **style)
@@ -115,8 +109,8 @@ def _map(axes: Any, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndar
     axes.set_ylim(T, 0)
     marks = range(0, S, 32 if S > 48 else 4)
     axes.set_xticks([-1.1 * wide, *(k + 0.5 for k in marks)], ["sink", *map(str, marks)])
-    axes.set_yticks([q + 0.5 for q in range(0, T, 32 if T > 48 else 4)],
-                    range(0, T, 32 if T > 48 else 4))  # fmt: skip
+    queries = range(0, T, 32 if T > 48 else 4)
+    axes.set_yticks([q + 0.5 for q in queries], map(str, queries))
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("key")
@@ -136,7 +130,7 @@ def attention_table(
     table = np.column_stack([sink_T[-last:], earlier_T, weights_TS[-last:, -last:]])
     names = [short(int(token)) for token in ids_S[-last:]]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         from matplotlib import colormaps
 
         axes = figure.subplots()
@@ -176,7 +170,7 @@ def sink_mass_table(mass_LN: Any, kinds: Sequence[str]) -> Picture:
     mass_LN = np.asarray(mass_LN, np.float64)
     L, N = mass_LN.shape
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.imshow(mass_LN**0.5, cmap="Oranges", vmin=0, vmax=1.1, aspect="auto")
         for (layer, head), mass in np.ndenumerate(mass_LN):
@@ -205,7 +199,7 @@ def mask_pictures(masks: Mapping[str, Any]) -> Picture:
     right_TS = next(iter(masks.values()))
     T, S = right_TS.shape
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(masks), squeeze=False).ravel()
         for axes, (title, mask_TS) in zip(panels, masks.items(), strict=True):
             for (query, key), seen in np.ndenumerate(mask_TS):
@@ -244,7 +238,7 @@ def head_groups(wirings: Mapping[str, Sequence[int]]) -> Picture:
     """
     colors = (SKY, ORANGE, "#009e73", "#cc79a7")
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(wirings), squeeze=False).ravel()
         for axes, (title, key_N) in zip(panels, wirings.items(), strict=True):
             N, K = len(key_N), max(key_N) + 1

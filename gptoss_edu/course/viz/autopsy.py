@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptoss_edu.course.viz.look import INK, LINE, PAPER, Picture, draw
+from gptoss_edu.course.viz.colors import INK, LINE, PAPER
+from gptoss_edu.course.viz.look import Picture, draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TINY, HUGE = 1e-6, 1e1  # differences below the first count as none
 
@@ -52,14 +56,13 @@ def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int 
     rows = -(-len(maps) // columns)
     stages = max(len(names) for names, _ in maps.values())
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         from matplotlib import colormaps
         from matplotlib.colors import LogNorm
 
         shades = colormaps["viridis_r"].copy()
         shades.set_bad(PAPER)
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        shade = None
         for axes in panels.ravel()[len(maps) :]:
             axes.set_visible(False)
         for axes, (title, (names, d)) in zip(panels.ravel(), maps.items(), strict=False):

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptoss_edu.course.viz.look import (
-    BLUE,
-    GREEN,
-    INK,
-    LINE,
-    ORANGE,
-    PAPER,
-    SKY,
-    VERMILION,
-    Picture,
-    box,
-    draw,
-    rectangle,
-    short,
-)
+from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PAPER, SKY, VERMILION
+from gptoss_edu.course.viz.look import Picture, box, draw, rectangle, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEGEND = {
     "loc": "upper left",
@@ -43,7 +33,7 @@ def mixture_diagram(weight_E: Any) -> Picture:
     width = 1.05 * len(weight_E)
     middle = width / 2
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         box(axes, middle - 1.3, 3.5, 2.6, 0.6, "the token's vector, normed", SKY)
         asks = f"router: asks {len(chosen)} of {len(weight_E)}"
@@ -52,7 +42,7 @@ def mixture_diagram(weight_E: Any) -> Picture:
         box(axes, middle - 1.3, 0.1, 2.6, 0.6, "weighted sum", SKY)
         for expert, weight in enumerate(weight_E):
             left, awake = 1.05 * expert + 0.1, weight > 0
-            style = {"facecolor": PAPER, "edgecolor": LINE, "lw": 0.8, "ls": ":"}
+            style: dict[str, Any] = {"facecolor": PAPER, "edgecolor": LINE, "lw": 0.8, "ls": ":"}
             if awake:
                 box(axes, left, 1.75, 0.85, 0.75, f"expert\n{expert}", GREEN)
                 line = {"color": INK, "lw": 0.8 + 5 * weight, "solid_capstyle": "butt"}
@@ -89,7 +79,7 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
         for name, (tau, k) in settings.items()
     }
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes in panels[len(drawn) :]:
             axes.set_visible(False)
@@ -118,8 +108,8 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    exp = np.exp(logits - logits.max())
-    return exp / exp.sum()
+    exp: np.ndarray = np.exp(logits - logits.max())
+    return np.asarray(exp / exp.sum())
 
 
 def _asked(logits_E: np.ndarray, k: int) -> tuple[np.ndarray, list[int]]:
@@ -135,12 +125,12 @@ def swiglu_curve(limit: float, alpha: float) -> Picture:
     x = np.linspace(-1.5 * limit, 1.5 * limit, 1201)
 
     def gated(gate: np.ndarray, slope: float) -> np.ndarray:
-        return gate / (1 + np.exp(-slope * gate))
+        return np.asarray(gate / (1 + np.exp(-slope * gate)))
 
     clamped = gated(np.minimum(x, limit), alpha)
     floor = float(clamped.min())
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         left.plot(x, np.maximum(x, 0), color=LINE, ls=":", lw=1.6, label="ReLU: max(gate, 0)")
         left.plot(x, gated(x, 1.0), color=ORANGE, ls="--", lw=1.6, label="SiLU: slope 1, no clamp")
@@ -179,7 +169,7 @@ def routing_map(expert_TX: Any, weight_TX: Any, ids_T: Sequence[int], num_expert
     assert T == len(ids_T) == len(weight_TX), (expert_TX.shape, weight_TX.shape, len(ids_T))
     count_E = np.bincount(expert_TX.ravel(), minlength=num_experts)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         from matplotlib import colormaps
 
         axes = figure.subplots()
@@ -218,22 +208,22 @@ def expert_heat_map(kinds_T: Sequence[str], expert_LTX: Any, num_experts: int) -
 
     A cell says how many of 100 tokens of that kind ask that expert; a row sums to 100 times X.
     """
-    expert_LTX, kinds_T = np.asarray(expert_LTX), np.asarray(kinds_T)
+    expert_LTX, kind_T = np.asarray(expert_LTX), np.asarray(kinds_T)
     L, T, _ = expert_LTX.shape
-    assert T == len(kinds_T), (expert_LTX.shape, len(kinds_T))
-    names = list(dict.fromkeys(kinds_T.tolist()))
+    assert T == len(kind_T), (expert_LTX.shape, len(kind_T))
+    names = list(dict.fromkeys(kinds_T))
     share_LAE = np.array(
         [
             [
-                np.bincount(layer_TX[kinds_T == name].ravel(), minlength=num_experts)
-                / (kinds_T == name).sum()
+                np.bincount(layer_TX[kind_T == name].ravel(), minlength=num_experts)
+                / (kind_T == name).sum()
                 for name in names
             ]
             for layer_TX in expert_LTX
         ]
     )
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         columns = min(L, 2)
         panels = figure.subplots(-(-L // columns), columns, squeeze=False, sharey=True).ravel()
         for axes in panels[L:]:
@@ -270,7 +260,7 @@ def load_bars(expert_LTX: Any, num_experts: int, titles: Sequence[str] | None = 
     load_LE = np.array([np.bincount(e.ravel(), minlength=num_experts) for e in expert_LTX]) / T
     even, titles = X / num_experts, titles or [f"layer {layer}" for layer in range(L)]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, L, squeeze=False, sharey=True)[0]
         for layer, axes in enumerate(panels):
             busiest = int(load_LE[layer].argmax())
@@ -312,7 +302,7 @@ def expert_costs(
     grouped = E * (1 - (1 - X / E) ** tokens)
     meet = E / X
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharex=True)
         left.plot(tokens, np.full_like(tokens, E), color=VERMILION, lw=2, label="dense: all")
         left.plot(tokens, X * tokens, color=BLUE, ls="--", lw=2, label="gathered: one by one")

@@ -16,6 +16,14 @@ from typing import Any
 from gptoss_edu.course.viz.look import STATIC, Picture
 
 
+def show(panels: object, live: Callable[[], object]) -> None:
+    """Display what a file can keep and, where a live front end is there, what it cannot."""
+    from IPython import display
+
+    for one in [panels] if os.environ.get(STATIC) else [panels, live()]:
+        display.display(one)  # type: ignore[no-untyped-call]  # IPython annotates nothing
+
+
 @dataclasses.dataclass(frozen=True)
 class Explorer:
     """A static panel, and what its sliders would draw: `paint(**values)` for any choice of them."""
@@ -28,11 +36,7 @@ class Explorer:
         return self.panels.alt
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.panels)
-        if not os.environ.get(STATIC):
-            display(self.live())
+        show(self.panels, self.live)
 
     def live(self) -> Any:
         """The sliders and their figure, as one ipywidgets box."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_edu.chips.fit import GIB, Ledger
-from gptoss_edu.course.viz.look import (
+from gptoss_edu.course.viz.colors import (
     BLUE,
     GREEN,
     INK,
@@ -17,10 +17,11 @@ from gptoss_edu.course.viz.look import (
     PINK,
     SKY,
     VERMILION,
-    Picture,
-    draw,
-    rectangle,
 )
+from gptoss_edu.course.viz.look import Picture, draw, rectangle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PARTS = (("weights", SKY, None), ("cache", ORANGE, "///"), ("workspace", PALE, "..."))
 
@@ -35,7 +36,7 @@ def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
         shares[name] = sorted(float(value) / most for value in values)
     low = {name: sum(share < 0.1 for share in found) for name, found in shares.items()}
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axvspan(0, 0.1, color=PALE, lw=0)
         for row, (name, found) in enumerate(shares.items()):
@@ -57,14 +58,19 @@ def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
 def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
     """One bar per plan: what it puts on a device, and a line where the device is full."""
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         most = max(max(entry.total, entry.available) for entry in ledgers.values()) / GIB
         for place, entry in enumerate(ledgers.values()):
             left = 0.0
             for name, color, hatch in PARTS:
                 size, told = getattr(entry, name) / GIB, name if place == 0 else None
-                style = {"color": color, "hatch": hatch, "edgecolor": INK, "lw": 0.6}
+                style: dict[str, Any] = {
+                    "color": color,
+                    "hatch": hatch,
+                    "edgecolor": INK,
+                    "lw": 0.6,
+                }
                 axes.barh(place, size, 0.6, left=left, label=told, **style)
                 left += size
             full = entry.available / GIB
@@ -95,7 +101,7 @@ def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float])
     marks, colors = ("o", "s", "^", "D", "v", "P"), (BLUE, VERMILION, GREEN, PINK, ORANGE, INK)
     sizes = sorted(formats.values())
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         span = [sizes[0] / 1.4 / 1e9, sizes[-1] * 1.4 / 1e9]
         for (name, rate), mark, color in zip(bandwidths.items(), marks, colors, strict=False):
@@ -127,14 +133,19 @@ def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> P
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     styles = ((SKY, None), (ORANGE, "///"), (GREEN, "..."), (PALE, None), (PINK, "xx"))
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         most = max(sum(row.values()) for row in rows.values()) / unit
         for place, row in enumerate(rows.values()):
             left = 0.0
             for part, (color, hatch) in zip(parts, styles, strict=False):
                 size, told = row.get(part, 0) / unit, part if place == 0 else None
-                style = {"color": color, "hatch": hatch, "edgecolor": INK, "lw": 0.6}
+                style: dict[str, Any] = {
+                    "color": color,
+                    "hatch": hatch,
+                    "edgecolor": INK,
+                    "lw": 0.6,
+                }
                 axes.barh(place, size, 0.6, left=left, label=told, **style)
                 left += size
             axes.text(left + 0.015 * most, place, f"{left:.2f}", va="center", fontsize=9)
@@ -170,13 +181,13 @@ def sharding_map(
         told = " ".join(f"{axis[0]}{place[axis]}" for axis in used)
         return told or "all", number if used else -1
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes, colors = figure.subplots(), (SKY, ORANGE, GREEN, PINK)
         for row, (_, spec) in enumerate(arrays.values()):
             for column, device in enumerate(devices):
                 told, number = part(spec, device)
                 color = PALE if number < 0 else colors[number % 10 % len(colors)]
-                style = {"facecolor": color, "edgecolor": INK, "lw": 0.6}
+                style: dict[str, Any] = {"facecolor": color, "edgecolor": INK, "lw": 0.6}
                 axes.add_patch(rectangle(column + 0.04, row - 0.38, 0.92, 0.76, **style))
                 axes.text(column + 0.5, row, told, ha="center", va="center", fontsize=8.5)
         axes.set_xlim(0, len(devices))
@@ -186,7 +197,8 @@ def sharding_map(
             for name, (shape, _) in arrays.items()
         ]
         axes.set_yticks(range(len(arrays)), names)
-        axes.set_xticks([column + 0.5 for column in range(len(devices))], range(len(devices)))
+        axes.set_xticks([column + 0.5 for column in range(len(devices))],
+                        map(str, range(len(devices))))  # fmt: skip
         axes.set_xlabel("device   (t3: part 3 along the mesh axis tensor; all: a whole copy)")
         axes.set_facecolor(PAPER)
         axes.tick_params(length=0)

@@ -1,9 +1,9 @@
-"""The one look of all figures: paper, ink and colors, and what a figure is.
+"""The one look of all figures: what a figure is, and how it is drawn.
 
-Every figure stands on its own light card, with dark text and the colors of Okabe and Ito, which
-color-blind people can tell apart; color never says anything that a word or a shape does not say as
-well. A figure is a `Picture`: an image, and one sentence that tells what it shows. The sentence is
-its alternative text, and the text that tests compare, since images differ from machine to machine.
+Every figure stands on its own light card, with dark text and the colors of colors.py; color never
+says anything that a word or a shape does not say as well. A figure is a `Picture`: an image, and
+one sentence that tells what it shows. The sentence is its alternative text, and the text that tests
+compare, since images differ from machine to machine.
 
 matplotlib is imported when the first figure is drawn, and never by the rest of the package.
 """
@@ -17,19 +17,17 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gptoss_edu.course.viz.colors import INK, LINE, PAPER
 from gptoss_edu.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 STATIC = "GPTOSS_EDU_STATIC"  # set: show only what a file can keep and a test can compare
-PAPER, INK, PALE, LINE = "#fcfbf8", "#1f1f1f", "#e9e6df", "#8a867d"
-BLUE, SKY, ORANGE, VERMILION = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
-GREEN, PINK = "#009e73", "#cc79a7"
-# The colors of `Reply`; white and black text are both readable on the tints.
-TINTS = {"analysis": "#d9d0f2", "commentary": "#f3dcb5", "final": "#c3e6cf", None: PALE}
-ANSI = {"analysis": "\x1b[35m", "commentary": "\x1b[33m", "final": "\x1b[32m"}
-RESET = "\x1b[0m"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # it comes with matplotlib, so widths are the same everywhere
     "font.size": 10,
     "text.color": INK,
@@ -65,7 +63,9 @@ class Picture:
     def __repr__(self) -> str:
         return self.alt
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
         image = base64.b64encode(self.png).decode()
         shown = {"image/png": image, "text/plain": self.alt}
         if not os.environ.get(STATIC):
@@ -83,7 +83,7 @@ class Picture:
         )
 
 
-def draw(paint: Callable[[Any], None], alt: str, *, width: float, height: float) -> Picture:
+def draw(paint: Callable[[Figure], None], alt: str, *, width: float, height: float) -> Picture:
     """A picture of `width` x `height` inches: `paint` receives a matplotlib figure to fill."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ def rectangle(x: float, y: float, width: float, height: float, **style: Any) -> 
     return Rectangle((x, y), width, height, **style)
 
 
-def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
     """A box in a light tint of `color`, with `text` in its middle."""
     from matplotlib.colors import to_rgb
 

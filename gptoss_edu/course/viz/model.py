@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gptoss_edu.cache import FullKV, RingKV
 from gptoss_edu.config import Config
-from gptoss_edu.course.viz.look import (
-    GREEN,
-    INK,
-    LINE,
-    ORANGE,
-    PALE,
-    PAPER,
-    SKY,
-    VERMILION,
-    Picture,
-    box,
-    draw,
-    rectangle,
-    short,
-)
+from gptoss_edu.course.viz.colors import GREEN, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
+from gptoss_edu.course.viz.look import Picture, box, draw, rectangle, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def logit_lens_table(
@@ -42,7 +33,7 @@ def logit_lens_table(
     right_LT = guess_LT == np.asarray(next_T)[None]
     names = ["embedding", *(f"after layer {layer}" for layer in range(L - 1))]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         shade = axes.imshow(sure_LT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for layer, step in np.ndindex(L, T):
@@ -75,7 +66,7 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
     held = [(name, np.asarray(store.position_BS)[row]) for name, store in stores]
     slots, oldest = max(len(p) for _, p in held), max(int(p.max()) for _, p in held)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         from matplotlib import colormaps
 
         axes = figure.subplots()
@@ -84,7 +75,10 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
                 age = position / max(oldest, 1)
                 color = colormaps["Blues"](0.15 + 0.75 * age) if position >= 0 else PAPER
                 newest = position >= 0 and position == position_S.max()
-                style = {"edgecolor": VERMILION if newest else LINE, "lw": 2.5 if newest else 0.8}
+                style: dict[str, Any] = {
+                    "edgecolor": VERMILION if newest else LINE,
+                    "lw": 2.5 if newest else 0.8,
+                }
                 axes.add_patch(
                     rectangle(slot + 0.06, line - 0.4, 0.88, 0.8, facecolor=color, **style)
                 )
@@ -94,7 +88,7 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
         axes.set_xlim(0, slots)
         axes.set_ylim(len(held) - 0.4, -0.6)
         axes.set_yticks(range(len(held)), [name for name, _ in held])
-        axes.set_xticks([slot + 0.5 for slot in range(slots)], range(slots))
+        axes.set_xticks([slot + 0.5 for slot in range(slots)], map(str, range(slots)))
         axes.set_xlabel("slot   (in the square: the position of its key; red frame: the newest)")
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -113,7 +107,7 @@ def network_diagram(config: Config) -> Picture:
     full = "full\nattention\nevery key"
     experts = f"experts\n{c.experts_per_token} of {c.num_experts}\nper token"
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         stream = {"arrowstyle": "->", "lw": 2}
         axes.annotate("", (11.6, 0.3), (0, 0.3), arrowprops=stream, zorder=1)
@@ -141,7 +135,7 @@ def network_diagram(config: Config) -> Picture:
     return draw(paint, alt, width=9.2, height=2.6)
 
 
-def _branch(axes: Any, left: float, text: str, color: str) -> None:
+def _branch(axes: Axes, left: float, text: str, color: str) -> None:
     """A block beside the residual stream: it reads through a norm, and its answer is added."""
     arrow = {"arrowstyle": "->", "lw": 1.2}
     axes.annotate("", (left + 0.25, 1.12), (left + 0.25, 0.3), arrowprops=arrow)
@@ -160,7 +154,7 @@ def difference_bars(changes: Mapping[str, tuple[float, bool]], *, unit: str) -> 
     names = list(changes)
     floor = 1e-8
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (distance, other) in enumerate(changes.values()):
             color, hatch = (VERMILION, "///") if other else (SKY, None)

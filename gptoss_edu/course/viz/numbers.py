@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gptoss_edu.course.viz.look import (
-    BLUE,
-    INK,
-    LINE,
-    ORANGE,
-    PALE,
-    PAPER,
-    SKY,
-    VERMILION,
-    Picture,
-    box,
-    draw,
-    rectangle,
-)
+from gptoss_edu.course.viz.colors import BLUE, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
+from gptoss_edu.course.viz.look import Picture, box, draw, rectangle
 from gptoss_edu.mxfp4 import VALUES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None) -> Picture:
@@ -31,7 +23,7 @@ def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None
     """
     largest = max(abs(value) for values in grids.values() for value in values)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (name, values) in enumerate(grids.items()):
             axes.plot([-largest, largest], [-row, -row], color=LINE, lw=1, zorder=1)
@@ -64,15 +56,15 @@ def byte_picture(byte: int, scale: int) -> Picture:
     worth = 2.0 ** (scale - 127)
     halves = [("second weight", byte >> 4), ("first weight", byte & 0xF)]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for half, (name, nibble) in enumerate(halves):
             left = 4.6 * half
             for place, bit in enumerate(f"{nibble:04b}"):
                 color = (ORANGE, SKY, SKY, PALE)[place]
                 box(axes, left + place, 1, 0.94, 0.8, bit, color)
-            for place, part in ((0.47, "sign"), (1.97, "exponent"), (3.47, "mantissa")):
-                axes.text(left + place, 0.82, part, ha="center", va="top", fontsize=8)
+            for middle, part in ((0.47, "sign"), (1.97, "exponent"), (3.47, "mantissa")):
+                axes.text(left + middle, 0.82, part, ha="center", va="top", fontsize=8)
             axes.text(left + 1.97, 2.02, f"{('high', 'low')[half]} nibble", ha="center")
             told = f"{name}: {VALUES[nibble]:g} · {worth:g} = {VALUES[nibble] * worth:g}"
             axes.text(left + 1.97, 0.1, told, ha="center", weight="bold")
@@ -117,7 +109,7 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
     shown = [block.weights for block in blocks.values()] + [b.stored for b in blocks.values()]
     largest = max(float(np.abs(np.asarray(numbers, np.float64)).max()) for numbers in shown)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
         for axes, (name, block) in zip(panels, blocks.items(), strict=True):
             _paint_block(axes, block, 1.15 * (largest or 1.0))
@@ -135,7 +127,7 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
     return draw(paint, f"{len(VALUES)} lines for 32 weights. {told}.", width=width, height=3.3)
 
 
-def _paint_block(axes: Any, block: Block, top: float) -> None:
+def _paint_block(axes: Axes, block: Block, top: float) -> None:
     worth = 2.0 ** (block.scale - 127)
     for value in VALUES:
         if abs(value * worth) <= top:
@@ -164,7 +156,7 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
     losses = [error for _, error in errors.values()]
     floor = min([error for error in losses if error > 0], default=1e-3) / 3
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (bits, error) in enumerate(errors.values()):
             few = bits < 5
@@ -202,12 +194,16 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
     """
     colors = (SKY, ORANGE, PALE)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (name, owners) in enumerate(rows.items()):
             axes.text(0, 0.62 - 1.75 * row, name, weight="bold")
             for place, (output, first) in enumerate(owners):
-                style = {"facecolor": colors[output % 3], "edgecolor": INK, "lw": 0.6}
+                style: dict[str, Any] = {
+                    "facecolor": colors[output % 3],
+                    "edgecolor": INK,
+                    "lw": 0.6,
+                }
                 axes.add_patch(rectangle(place, -0.5 - 1.75 * row, 0.96, 0.96, **style))
                 told = f"out {output}\nin {first}\n  {first + 1}"
                 axes.text(

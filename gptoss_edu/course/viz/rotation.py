@@ -5,25 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.course.viz.look import (
-    BLUE,
-    GREEN,
-    INK,
-    LINE,
-    ORANGE,
-    PALE,
-    SKY,
-    VERMILION,
-    Picture,
-    draw,
-)
+from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, SKY, VERMILION
+from gptoss_edu.course.viz.look import Picture, draw
 from gptoss_edu.model import rope_frequencies
 from gptoss_edu.rope import ramp_bounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TURN = 2 * math.pi
 # Color, line and marker change together: two curves differ without color, too.
@@ -60,7 +54,7 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
     rows = -(-len(wheels) // columns)
     rim = any(wheel.reached for wheel in wheels)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels[len(wheels) :]:
             axes.set_visible(False)
@@ -73,7 +67,7 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
     return draw(paint, alt, width=2.2 * columns, height=2.2 * rows + (0.3 if rim else 0))
 
 
-def _dial(axes: Any, wheel: Wheel) -> None:
+def _dial(axes: Axes, wheel: Wheel) -> None:
     """One wheel: rim, hands and the names at their tips."""
     around = np.linspace(0, TURN, 200)
     axes.plot(np.cos(around), np.sin(around), color=LINE, lw=1)
@@ -84,7 +78,7 @@ def _dial(axes: Any, wheel: Wheel) -> None:
         x, y = math.cos(angle), math.sin(angle)
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 2, "ls": line, "shrinkA": 0}
         axes.annotate("", (0.95 * x, 0.95 * y), (0, 0), arrowprops=arrow)
-        style = {"ha": "center", "va": "center", "color": color, "weight": "bold"}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": color, "weight": "bold"}
         axes.text(1.22 * x, 1.22 * y, name, **style)
     axes.set_title(wheel.title, fontsize=9.5, pad=2)
     axes.set_xlim(-1.4, 1.4)
@@ -93,7 +87,7 @@ def _dial(axes: Any, wheel: Wheel) -> None:
     axes.set_axis_off()
 
 
-def _arc(axes: Any, start: float, end: float, **style: Any) -> None:
+def _arc(axes: Axes, start: float, end: float, **style: Any) -> None:
     if end > start:
         around = np.linspace(start, end, 200)
         axes.plot(np.cos(around), np.sin(around), solid_capstyle="butt", **style)
@@ -104,7 +98,7 @@ def wavelength_plot(
 ) -> Picture:
     """Positions for one whole turn of each pair, from frequencies inv_C; lines mark `lengths`."""
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         _wavelengths(figure.subplots(), curves, lengths)
 
     told = []
@@ -121,9 +115,9 @@ def _round(value: float) -> int:
     return int(float(f"{value:.3g}"))
 
 
-def _wavelengths(axes: Any, curves: Mapping[str, np.ndarray], lengths: Sequence[int]) -> None:
+def _wavelengths(axes: Axes, curves: Mapping[str, np.ndarray], lengths: Sequence[int]) -> None:
     for (name, inv_C), (color, line, marker) in zip(curves.items(), CURVES, strict=False):
-        style = {"color": color, "ls": line, "marker": marker, "ms": 4, "lw": 1.3}
+        style: dict[str, Any] = {"color": color, "ls": line, "marker": marker, "ms": 4, "lw": 1.3}
         axes.plot(TURN / np.asarray(inv_C, np.float64), label=name, **style)
     pairs = max(len(inv_C) for inv_C in curves.values())
     for length in lengths:
@@ -151,7 +145,7 @@ def distance_plot(
     distance_S = np.asarray(distance_S)
     split = len(distance_S) if trained is None else int((distance_S < trained).sum())
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axhline(0, color=LINE, lw=0.8)
         for (name, y_S), (color, line, _) in zip(curves.items(), CURVES, strict=False):
@@ -202,7 +196,7 @@ def yarn_panel(
         seen = config.initial_context * float(plain_C[pair])
         return Wheel(f"pair {pair}", {"": reached}, seen, reached)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         for part, row in zip(figure.subfigures(len(rows), 1, squeeze=False).ravel(), rows,
                              strict=True):  # fmt: skip
             position, factor, beta_fast, inv_C = row
@@ -226,7 +220,7 @@ def yarn_panel(
     return draw(paint, alt, width=9.6, height=2.3 * len(rows))
 
 
-def _ramp(axes: Any, config: Config, beta_fast: float) -> None:
+def _ramp(axes: Axes, config: Config, beta_fast: float) -> None:
     axes.axvspan(*_bounds(config, beta_fast), color=ORANGE, alpha=0.25, lw=0)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_edu.course.viz.look import BLUE, INK, VERMILION, Picture, draw, label
+from gptoss_edu.course.viz.colors import BLUE, INK, VERMILION
+from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.sampling import Sampling, filter_logits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def sampling_panels(
@@ -28,7 +32,7 @@ def sampling_panels(
     columns = min(len(drawn), 3)
     rows = -(-len(drawn) // columns)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes in panels[len(drawn) :]:
             axes.set_visible(False)
@@ -62,10 +66,10 @@ def _probabilities(logits_V: np.ndarray, setting: Sampling) -> np.ndarray:
     """The distribution that one draw follows."""
     active, logits_V = setting.active, np.asarray(logits_V, np.float64)
     if "temperature" not in active:
-        return np.eye(len(logits_V))[int(np.argmax(logits_V))]
+        return np.asarray(np.eye(len(logits_V))[int(np.argmax(logits_V))])
     logits_V = (logits_V - logits_V.max()) / active["temperature"]
     if "top_k" in active:
         filters = active["top_k"], active["top_p"], active["min_p"]
         logits_V = np.asarray(filter_logits(jnp.asarray(logits_V[None], jnp.float32), *filters)[0])
-    p_V = np.exp(logits_V, dtype=np.float64)
-    return p_V / p_V.sum()
+    p_V: np.ndarray = np.exp(logits_V, dtype=np.float64)
+    return np.asarray(p_V / p_V.sum())

@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import html
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gptoss_edu.course.viz.explore import STATIC
-from gptoss_edu.course.viz.look import (
+from gptoss_edu.course.viz.colors import (
     ANSI,
     BLUE,
     INK,
@@ -26,11 +24,9 @@ from gptoss_edu.course.viz.look import (
     SKY,
     TINTS,
     VERMILION,
-    Picture,
-    draw,
-    label,
-    rectangle,
 )
+from gptoss_edu.course.viz.explore import show
+from gptoss_edu.course.viz.look import Picture, draw, label, rectangle
 from gptoss_edu.parser import Piece, StreamParser
 from gptoss_edu.reply import COLORS, Reply
 from gptoss_edu.tokenizer import (
@@ -45,6 +41,10 @@ from gptoss_edu.tokenizer import (
     STOP_TOKENS,
     Tokenizer,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
     rows = max(1, -(-len(ids) // per_row))
     per_row = max(1, -(-len(ids) // rows))  # rows of equal length
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
             for step in range(row * per_row, min(len(ids), (row + 1) * per_row)):
                 channel = lanes[step][0]
@@ -137,7 +137,7 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
 
 
 def _token_box(
-    axes: Any, x: int, y: int, token: int, channel: str | None, *, dark: bool = False
+    axes: Axes, x: int, y: int, token: int, channel: str | None, *, dark: bool = False
 ) -> None:
     from matplotlib.patches import FancyBboxPatch
 
@@ -148,7 +148,7 @@ def _token_box(
         0.84,
         boxstyle="round,pad=0,rounding_size=0.12",
         facecolor=VERMILION if stops else INK if dark else TINTS.get(channel, PALE),
-        edgecolor=COLORS.get(channel, LINE),
+        edgecolor=COLORS.get(channel or "", LINE),
         linewidth=0.8,
     )
     axes.add_patch(box)
@@ -207,11 +207,7 @@ class TypeBox:
         return repr(self.examples)
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.examples)
-        if not os.environ.get(STATIC):
-            display(self.live())
+        show(self.examples, self.live)
 
     def live(self) -> Any:
         """A text field, and the strip of what is in it, as one ipywidgets box."""
@@ -260,7 +256,7 @@ def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) ->
     ids = [ranks[piece] for piece in _new_pieces(steps)]
     length = sum(map(len, steps[0]))
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for row, pieces in enumerate(steps):
             x, before = 0, _edges(steps[row - 1]) if row else None
@@ -317,11 +313,15 @@ def _piece(piece: bytes) -> str:
     return text if text.isprintable() else piece.hex(" ")
 
 
-def _piece_box(axes: Any, x: float, y: float, piece: bytes, color: str) -> None:
+def _piece_box(axes: Axes, x: float, y: float, piece: bytes, color: str) -> None:
     from matplotlib.colors import to_rgb
 
     tint = color if color == PALE else tuple(0.45 + 0.55 * channel for channel in to_rgb(color))
-    style = {"facecolor": tint, "edgecolor": INK if color != PALE else LINE, "lw": 0.9}
+    style: dict[str, Any] = {
+        "facecolor": tint,
+        "edgecolor": INK if color != PALE else LINE,
+        "lw": 0.9,
+    }
     axes.add_patch(rectangle(x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, **style))
     text = _piece(piece)
     axes.text(x + len(piece) / 2, y, text, ha="center", va="center", fontsize=10)
@@ -335,14 +335,19 @@ def count_bars(texts: Mapping[str, str], tokenizer: Tokenizer | None = None) -> 
     }
     shades = {"characters": (PALE, ""), "bytes": (SKY, "//"), "tokens": (BLUE, "")}
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, triple in enumerate(counts.values()):
             for line, (count, (color, hatch)) in enumerate(
                 zip(triple, shades.values(), strict=True)
             ):
                 y = place + 0.27 * (line - 1)
-                style = {"color": color, "hatch": hatch, "edgecolor": LINE, "lw": 0.5}
+                style: dict[str, Any] = {
+                    "color": color,
+                    "hatch": hatch,
+                    "edgecolor": LINE,
+                    "lw": 0.5,
+                }
                 axes.barh(y, count, 0.25, **style)
                 axes.text(count + 0.6, y, str(count), va="center", fontsize=8)
         axes.set_yticks(range(len(counts)), counts)
@@ -402,7 +407,7 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
     x = min(x, width - BOX)
     room = x - starts["text"] - BOX - 3
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (message, texts) in enumerate(zip(messages, shown, strict=True)):
             for opener, part in OPENS.items():
@@ -410,7 +415,11 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
                     _control(axes, starts[part], -row, opener)
                     text = texts[part]
                     text = text if part != "text" or len(text) <= room else text[: room - 1] + "…"
-                    style = {"family": "DejaVu Sans Mono", "fontsize": 8, "va": "center"}
+                    style: dict[str, Any] = {
+                        "family": "DejaVu Sans Mono",
+                        "fontsize": 8,
+                        "va": "center",
+                    }
                     axes.text(starts[part] + BOX + 0.8, -row, text, **style)
             if "end" in message:
                 _control(axes, x, -row, message["end"][0])
@@ -439,10 +448,10 @@ def _told(message: Mapping[str, list[int]]) -> str:
     return " ".join([*words, end])
 
 
-def _control(axes: Any, x: float, y: float, token: int) -> None:
+def _control(axes: Axes, x: float, y: float, token: int) -> None:
     color = VERMILION if token in STOP_TOKENS else INK
     axes.add_patch(rectangle(x, y - 0.34, BOX, 0.68, facecolor=color, edgecolor=color))
-    style = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "white"}
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "white"}
     axes.text(x + BOX / 2, y, label(token)[2:-2], **style)
 
 
@@ -458,7 +467,7 @@ def parser_states(
     rows = max(1, -(-len(steps) // per_row))
     per_row = max(8, -(-len(steps) // rows))
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
             part = steps[row * per_row : (row + 1) * per_row]
             heights = [names.index(state) for _, state in part]

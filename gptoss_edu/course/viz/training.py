@@ -6,26 +6,17 @@ import dataclasses
 import html
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptoss_edu.course.viz.look import (
-    BLUE,
-    GREEN,
-    INK,
-    LINE,
-    ORANGE,
-    PALE,
-    TINTS,
-    VERMILION,
-    Picture,
-    draw,
-    label,
-    short,
-)
+from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, TINTS, VERMILION
+from gptoss_edu.course.viz.look import Picture, draw, label, short
 from gptoss_edu.mxfp4 import VALUES
 from gptoss_edu.tokenizer import FIRST_CONTROL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +62,7 @@ def surprise_bars(ids_L: Sequence[int], nats: Mapping[str, Any]) -> Picture:
     nats = {name: np.asarray(values_L, np.float64) for name, values_L in nats.items()}
     L, top = len(ids_L), max(float(values_L.max()) for values_L in nats.values())
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         rows = figure.subplots(len(nats), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, (name, values_L) in zip(rows, nats.items(), strict=True):
             axes.bar(range(L), values_L, color=BLUE, width=0.8)
@@ -98,9 +89,8 @@ def training_curves(
 
     `marks` are steps at which something changed.
     """
-    steps = np.asarray(steps)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for axes, (title, (values, scale)) in zip(panels, curves.items(), strict=True):
             axes.plot(steps, values, color=BLUE, lw=1.4)
@@ -135,7 +125,7 @@ def rounding_staircase() -> Picture:
     grid = np.unique(VALUES)
     y = grid[np.abs(x[:, None] - grid).argmin(axis=1)]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for axes in (left, right):
             axes.plot(x, y, color=INK, lw=1.6)
@@ -169,7 +159,7 @@ def effort_accuracy(table: Mapping[str, Mapping[str, Sequence[int]]]) -> Picture
     names = sorted(shares, key=lambda task: min(shares[task].values()))
     styles = {"low": (VERMILION, "o"), "medium": (ORANGE, "^"), "high": (BLUE, "s")}
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, name in enumerate(names):
             values = list(shares[name].values())
@@ -177,7 +167,8 @@ def effort_accuracy(table: Mapping[str, Mapping[str, Sequence[int]]]) -> Picture
         for effort, (color, marker) in styles.items():
             points = [(shares[n][effort], i) for i, n in enumerate(names) if effort in shares[n]]
             if points:
-                axes.scatter(*zip(*points, strict=True), color=color, marker=marker, s=46,
+                across, down = zip(*points, strict=True)
+                axes.scatter(across, down, color=color, marker=marker, s=46,
                              label=f"{effort} effort", zorder=2)  # fmt: skip
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
