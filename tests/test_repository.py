@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ DOCUMENTS = [
     for path in sorted(ROOT.rglob("*.md"))
     if not re.search(r"^\.venv|^build/|/runs/", path.relative_to(ROOT).as_posix())
 ]
+NOTEBOOKS = sorted([*ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("colab/*.ipynb")])
 
 
 def read(path: str) -> str:
@@ -112,12 +114,22 @@ def test_default_pytest_needs_no_torch():
     assert "--strict-markers" in options
 
 
+def prose(path: Path) -> str:
+    """The text of a page, or of the cells of a notebook that are text."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
 def broken_links(text: str, folder: Path) -> list[str]:
     """Relative targets of markdown links and images, and #headings, that lead nowhere."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     headings = {
-        re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
+        re.sub(r"[^\w\- ]", "", title.lower()).strip() for title in titles
+    }  # GitHub's names
+    headings = {title.replace(" ", "-") for title in [*headings, *titles]}  # and Jupyter's
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if re.match(r"[a-z]+:", target):
@@ -128,9 +140,11 @@ def broken_links(text: str, folder: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", DOCUMENTS + NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_resolve(path):
-    assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+    assert broken_links(prose(path), path.parent) == []
 
 
 def test_broken_link_is_noticed():

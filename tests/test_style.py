@@ -186,18 +186,18 @@ def whitespace(path: str, text: str) -> Iterator[str]:
 
 
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|work|Users)/[\w.-]+")
-TEMPORARY_PATH = re.compile(r"(?<![\w.~-])/(?:tmp|var/folders)/[\w.-]+")
+TEMPORARY_PATH = re.compile(r"(?<![\w.~-])/(?:tmp|var/folders|mnt|opt)/[\w.-]+")
 
 
 def machine_paths(path: str, text: str) -> Iterator[str]:
-    """No path of one machine; in the outputs of a notebook no temporary one either."""
+    """No path of one machine; in a notebook no temporary one either."""
     for number, line in enumerate(text.split("\n"), 1):
         if (found := MACHINE_PATH.search(line)) is not None:
             yield f"{path}:{number}: {found[0]}, expected no path of one machine"
     if path.endswith(".ipynb"):
         for cell in json.loads(text)["cells"]:
-            outputs = json.dumps(cell.get("outputs", []))
-            if (found := TEMPORARY_PATH.search(outputs)) is not None:
+            shown = "".join(cell["source"]) + json.dumps(cell.get("outputs", []))
+            if (found := TEMPORARY_PATH.search(shown)) is not None:
                 yield f"{path}: cell {cell.get('id')}: {found[0]}, expected no temporary path"
 
 
@@ -297,6 +297,7 @@ PLANTED = [
     (machine_paths, "README.md", f"see\n{HOME}/x\n", "README.md:2: /"),
     (machine_paths, "a.ipynb", NOTEBOOK % f'"{HOME}"', "a.ipynb:1: /"),
     (machine_paths, "a.ipynb", NOTEBOOK % '"in /tmp/x1"', "cell ab: /tmp/x1"),
+    (machine_paths, "a.ipynb", NOTEBOOK.replace("[],", '["/mnt/x1"],') % "", "cell ab: /mnt/x1"),
     (spelling, "README.md", "the\nbehavi" + "our of\n", "README.md:2: `behavi"),
     (spelling, MOE, "# dequanti" + "sed\n", "moe.py:1: `dequanti"),
 ]
