@@ -38,8 +38,8 @@ class Verdict:
         return self.status == "passed"
 
     def __repr__(self) -> str:
-        told = f": {self.sentence}" if self.sentence else ""
-        return f"{SIGNS[self.status]} {self.exercise}: {self.status}{told}"
+        summary = f": {self.sentence}" if self.sentence else ""
+        return f"{SIGNS[self.status]} {self.exercise}: {self.status}{summary}"
 
     def _repr_html_(self) -> str:
         color = COLORS[self.status]
@@ -155,7 +155,7 @@ class Exercise:
             for name, (_, wrong) in self.mistakes.items()
             if same(found, known := self._known(wrong, number), self.atol)
             and _kinds(found) == _kinds(known)  # True is not 1.0
-            and not same(known, right, self.atol)  # right here, so this is no sign of it
+            and not same(known, right, self.atol)  # right here, so this is not a sign of it
         ]
         for other, case in enumerate(self._cases()) if len(suspects) > 1 else ():
             result = self._run(attempt, case)
@@ -206,7 +206,9 @@ def same(a: Any, b: Any, atol: float) -> bool:
     """Are two results equal, arrays up to `atol` and everything else exactly?"""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key], atol) for key in b)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):  # a nested list is no flat one
+    if isinstance(a, list | tuple) and isinstance(
+        b, list | tuple
+    ):  # a nested list is not a flat one
         return len(a) == len(b) and all(same(x, y, atol) for x, y in zip(a, b, strict=True))
     leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
     if len(leaves) != len(others):

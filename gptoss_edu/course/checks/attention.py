@@ -188,7 +188,7 @@ stable_softmax = Exercise(
             " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
             " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
         "softmax twice": ("you run softmax over the keys, and then once more with the sink."
-            " Weights are no scores: one softmax over both is all.", _twice),
+            " Weights are not scores: one softmax over both is all.", _twice),
         "the weights sum to one": ("your weights sum to one, as if there were no sink. Divide the"
             " exps of the keys by the sum that has exp(sink) in it, and leave it at that.",
             _renormalized),

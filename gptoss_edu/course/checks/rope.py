@@ -91,10 +91,10 @@ rotate = Exercise(
         "backward": ("you turn the other way: the sign of sin is wrong in both lines. First: a·cos"
             " - b·sin. Second: b·cos + a·sin.",
             _rotate(lambda a, b, cos, sin: _turn(a, b, cos, -sin))),
-        "two minus signs": ("both lines subtract, and that is no rotation: lengths change. The"
+        "two minus signs": ("both lines subtract, and that is not a rotation: lengths change. The"
             " second line is b·cos + a·sin.",
             _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin))),
-        "two plus signs": ("both lines add, and that is no rotation: lengths change. The first"
+        "two plus signs": ("both lines add, and that is not a rotation: lengths change. The first"
             " line is a·cos - b·sin.",
             _rotate(lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin))),
         "the second line uses the new first half": ("the first half is overwritten before the"

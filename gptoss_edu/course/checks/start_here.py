@@ -163,7 +163,7 @@ count_parameters = Exercise(
             " weights, and the scales are none: an Mxfp4 knows the shape that it unpacks to.",
             lambda params: sum(leaf.size for leaf in _arrays(params))),
         "scales are counted": ("two weights per byte is right for the blocks, but the scales are"
-            " bytes, too, and they are no weights.", _blocks_doubled),
+            " bytes, too, and they are not weights.", _blocks_doubled),
         "scales are counted once": ("the blocks are right, but the scales are counted as weights."
             " They only say how large a block's weights are.",
             lambda params: (

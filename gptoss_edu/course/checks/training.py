@@ -50,7 +50,7 @@ loss_positions = Exercise(
             " questions, and questions are what most of a conversation consists of. Begin where"
             " the reply begins.", _positions(lambda *_: 0, lambda _, length: length - 1)),
         "each token is asked for itself": ("each position is asked for the token that it has just"
-            " read. That is no prediction: the logits at position t are judged by token t + 1.",
+            " read. That is not a prediction: the logits at position t are judged by token t + 1.",
             _positions(lambda reply_at, _: reply_at, lambda _, length: length, ahead=0)),
         "the first token of the reply is left out": ("the reply's first token is never asked for."
             " It is predicted one position earlier, at the last token of the prompt: begin at"

@@ -51,11 +51,11 @@ def attention_shares(rows: Mapping[str, tuple[Sequence[float], float]]) -> Pictu
         axes.spines[["left"]].set_visible(False)
         axes.set_xlabel("one unit of attention")
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{title}: keys {', '.join(f'{share:.0%}' for share in weights_S)}, sink {sink:.0%}"
         for title, (weights_S, sink) in rows.items()
     )
-    return draw(paint, f"Bars of one unit of attention. {told}.", width=8.4,
+    return draw(paint, f"Bars of one unit of attention. {summary}.", width=8.4,
                 height=0.7 + 0.62 * len(rows))  # fmt: skip
 
 
@@ -80,11 +80,11 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
         bar.set_ticks([0, 0.01, 0.1, 0.3, 1], labels=["0", "1 %", "10 %", "30 %", "100 %"])
         bar.set_label("share of attention (the sink in orange)")
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{title}: the sink gets {sink_T.mean():.0%} on average, {sink_T.max():.0%} at most"
         for title, (_, sink_T, _) in maps.items()
     )
-    alt = f"Attention maps, queries down, keys to the right, sink at the left. {told}."
+    alt = f"Attention maps, queries down, keys to the right, sink at the left. {summary}."
     return draw(paint, alt, width=4.3 * columns + 0.6, height=0.3 + 3.6 * rows)
 
 
@@ -155,10 +155,10 @@ def attention_table(
         axes.set_ylabel("token that asks")
         axes.set_xlabel("percent of its attention goes to")
 
-    told = ", ".join(
+    summary = ", ".join(
         f"{name} {100 * share:.0f}" for name, share in zip(names, sink_T[-last:], strict=True)
     )
-    alt = f"Table of the attention of the last {last} tokens. Percent to the sink: {told}."
+    alt = f"Table of the attention of the last {last} tokens. Percent to the sink: {summary}."
     return draw(paint, alt, width=2.0 + 0.56 * (last + 2.5), height=1.25 + 0.33 * last)
 
 
@@ -223,11 +223,11 @@ def mask_pictures(masks: Mapping[str, Any]) -> Picture:
             axes.spines[["left", "bottom"]].set_visible(False)
         panels[0].set_ylabel("query")
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{title}: {' '.join(str(count) for count in mask_TS.sum(1))}"
         for title, mask_TS in masks.items()
     )
-    alt = f"Masks of {T} queries and {S} keys. Visible keys per query: {told}."
+    alt = f"Masks of {T} queries and {S} keys. Visible keys per query: {summary}."
     return draw(paint, alt, width=0.4 + 2.9 * len(masks), height=3.45)
 
 
@@ -255,6 +255,6 @@ def head_groups(wirings: Mapping[str, Sequence[int]]) -> Picture:
             axes.set_title(title, loc="left")
             axes.set_axis_off()
 
-    told = "; ".join(f"{title}: {' '.join(map(str, key_N))}" for title, key_N in wirings.items())
-    alt = f"Which key head each query head reads, head by head. {told}."
+    summary = "; ".join(f"{title}: {' '.join(map(str, key_N))}" for title, key_N in wirings.items())
+    alt = f"Which key head each query head reads, head by head. {summary}."
     return draw(paint, alt, width=4.3 * len(wirings), height=2.0)

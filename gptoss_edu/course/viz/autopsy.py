@@ -81,8 +81,8 @@ def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int 
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         bar.ax.minorticks_off()
 
-    told = "; ".join(f"{title}: {_first(*found)}" for title, found in maps.items())
-    alt = f"Heat maps of the difference to the right model, by stage and token. {told}."
+    summary = "; ".join(f"{title}: {_first(*found)}" for title, found in maps.items())
+    alt = f"Heat maps of the difference to the right model, by stage and token. {summary}."
     height = 0.5 + rows * (0.45 + (0.17 if columns > 1 else 0.24) * stages)
     return draw(paint, alt, width=9.2, height=height)
 

@@ -60,8 +60,10 @@ def mixture_diagram(weight_E: Any) -> Picture:
         axes.set_ylim(0, 4.2)
         axes.set_axis_off()
 
-    told = ", ".join(f"expert {expert} with weight {weight_E[expert]:.2f}" for expert in chosen)
-    alt = f"One token and {len(weight_E)} experts. The router asks {told}; the others are not run."
+    summary = ", ".join(f"expert {expert} with weight {weight_E[expert]:.2f}" for expert in chosen)
+    alt = (
+        f"One token and {len(weight_E)} experts. The router asks {summary}; the others are not run."
+    )
     return draw(paint, alt, width=max(6.0, min(9.2, 0.9 * len(weight_E))), height=3.1)
 
 
@@ -98,11 +100,11 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
             axes.tick_params(axis="x", length=0)
         figure.supxlabel("expert   (blue: weight of those asked · outline: softmax over all)")
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: " + " ".join(f"{expert} ({weight_E[expert]:.2f})" for expert in asked)
         for name, (_, weight_E, asked) in drawn.items()
     )
-    alt = f"Router weights of one token, experts asked under {len(drawn)} settings. {told}."
+    alt = f"Router weights of one token, experts asked under {len(drawn)} settings. {summary}."
     height = 0.7 + (1.75 if columns > 1 else 2.3) * rows
     return draw(paint, alt, width=(7, 8, 9)[columns - 1], height=height)
 
@@ -280,11 +282,13 @@ def load_bars(expert_LTX: Any, num_experts: int, titles: Sequence[str] | None = 
             "expert   (dashed: even load · orange: the busiest, and how many times that)"
         )
 
-    told = ", ".join(
+    summary = ", ".join(
         f"{title} expert {load_E.argmax()} {load_E.max() / even:.1f} times"
         for title, load_E in zip(titles, load_LE, strict=True)
     )
-    alt = f"Bars: share of {T} tokens that ask each expert. Busiest against an even load: {told}."
+    alt = (
+        f"Bars: share of {T} tokens that ask each expert. Busiest against an even load: {summary}."
+    )
     return draw(paint, alt, width=min(9.4, max(7.2, 1 + 2.1 * L)), height=2.7)
 
 

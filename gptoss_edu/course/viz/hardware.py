@@ -41,8 +41,8 @@ def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
         axes.axvspan(0, 0.1, color=PALE, lw=0)
         for row, (name, found) in enumerate(shares.items()):
             axes.vlines(found, row - 0.3, row + 0.3, color=BLUE, lw=1.1)
-            told = f"{len(found)} values,\n{low[name]} below a tenth"
-            axes.text(1.03, row, told, va="center", fontsize=9)
+            summary = f"{len(found)} values,\n{low[name]} below a tenth"
+            axes.text(1.03, row, summary, va="center", fontsize=9)
         axes.set_xlim(-0.01, 1.26)
         axes.set_ylim(len(shares) - 0.5, -0.6)
         axes.set_yticks(range(len(shares)), list(shares))
@@ -50,8 +50,8 @@ def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
         axes.set_xlabel("share of the largest value that the format can write")
         axes.tick_params(axis="y", length=0)
 
-    told = "; ".join(f"{n}: {len(s)} values, {low[n]} below a tenth" for n, s in shares.items())
-    alt = f"Positive values of formats, the largest at 1. {told}."
+    summary = "; ".join(f"{n}: {len(s)} values, {low[n]} below a tenth" for n, s in shares.items())
+    alt = f"Positive values of formats, the largest at 1. {summary}."
     return draw(paint, alt, width=9, height=0.8 + 0.55 * len(shares))
 
 
@@ -64,20 +64,20 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
         for place, entry in enumerate(ledgers.values()):
             left = 0.0
             for name, color, hatch in PARTS:
-                size, told = getattr(entry, name) / GIB, name if place == 0 else None
+                size, summary = getattr(entry, name) / GIB, name if place == 0 else None
                 style: dict[str, Any] = {
                     "color": color,
                     "hatch": hatch,
                     "edgecolor": INK,
                     "lw": 0.6,
                 }
-                axes.barh(place, size, 0.6, left=left, label=told, **style)
+                axes.barh(place, size, 0.6, left=left, label=summary, **style)
                 left += size
             full = entry.available / GIB
             axes.plot([full, full], [place - 0.42, place + 0.42], color=VERMILION, lw=3)
             verdict = "fits" if entry.fits else "does not fit"
-            told = f"{entry.total / GIB:.1f} of {full:.1f}: {verdict}"
-            axes.text(max(left, full) + 0.015 * most, place, told, va="center", fontsize=9)
+            summary = f"{entry.total / GIB:.1f} of {full:.1f}: {verdict}"
+            axes.text(max(left, full) + 0.015 * most, place, summary, va="center", fontsize=9)
         axes.set_xlim(0, 1.3 * most)
         axes.set_ylim(len(ledgers) - 0.5, -0.6)
         axes.set_yticks(range(len(ledgers)), list(ledgers))
@@ -85,12 +85,14 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: {e.total / GIB:.1f} of {e.available / GIB:.1f} GiB,"
         f" {'fits' if e.fits else 'does not fit'}"
         for name, e in ledgers.items()
     )
-    return draw(paint, f"Memory on one device. {told}.", width=9, height=1.3 + 0.42 * len(ledgers))
+    return draw(
+        paint, f"Memory on one device. {summary}.", width=9, height=1.3 + 0.42 * len(ledgers)
+    )
 
 
 def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float]) -> Picture:
@@ -120,11 +122,11 @@ def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float])
         axes.set_xlabel("read for one token")
         axes.set_ylabel("tokens per second, at most")
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{machine}: " + ", ".join(f"{name} {rate / size:.0f}" for name, size in formats.items())
         for machine, rate in bandwidths.items()
     )
-    alt = f"Ceilings on tokens per second by machine and format. {told}."
+    alt = f"Ceilings on tokens per second by machine and format. {summary}."
     return draw(paint, alt, width=8, height=4)
 
 
@@ -139,14 +141,14 @@ def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> P
         for place, row in enumerate(rows.values()):
             left = 0.0
             for part, (color, hatch) in zip(parts, styles, strict=False):
-                size, told = row.get(part, 0) / unit, part if place == 0 else None
+                size, summary = row.get(part, 0) / unit, part if place == 0 else None
                 style: dict[str, Any] = {
                     "color": color,
                     "hatch": hatch,
                     "edgecolor": INK,
                     "lw": 0.6,
                 }
-                axes.barh(place, size, 0.6, left=left, label=told, **style)
+                axes.barh(place, size, 0.6, left=left, label=summary, **style)
                 left += size
             axes.text(left + 0.015 * most, place, f"{left:.2f}", va="center", fontsize=9)
         axes.set_xlim(0, 1.12 * most)
@@ -157,12 +159,12 @@ def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> P
         figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
 
     name = "GB" if unit == 1e9 else "MB"
-    told = "; ".join(
+    summary = "; ".join(
         f"{row}: {sum(found.values()) / unit:.2f} {name}, of which "
         + ", ".join(f"{part} {size / unit:.2f}" for part, size in found.items())
         for row, found in rows.items()
     )
-    return draw(paint, f"Read for one token. {told}.", width=9, height=1.3 + 0.42 * len(rows))
+    return draw(paint, f"Read for one token. {summary}.", width=9, height=1.3 + 0.42 * len(rows))
 
 
 def sharding_map(
@@ -178,18 +180,18 @@ def sharding_map(
         place = dict(zip(("tensor", "expert"), device, strict=True))
         used = [axis for axis in spec if axis is not None and mesh.get(axis, 1) > 1]
         number = sum(place[axis] * (10 if axis == "expert" else 1) for axis in used)
-        told = " ".join(f"{axis[0]}{place[axis]}" for axis in used)
-        return told or "all", number if used else -1
+        summary = " ".join(f"{axis[0]}{place[axis]}" for axis in used)
+        return summary or "all", number if used else -1
 
     def paint(figure: Figure) -> None:
         axes, colors = figure.subplots(), (SKY, ORANGE, GREEN, PINK)
         for row, (_, spec) in enumerate(arrays.values()):
             for column, device in enumerate(devices):
-                told, number = part(spec, device)
+                summary, number = part(spec, device)
                 color = PALE if number < 0 else colors[number % 10 % len(colors)]
                 style: dict[str, Any] = {"facecolor": color, "edgecolor": INK, "lw": 0.6}
                 axes.add_patch(rectangle(column + 0.04, row - 0.38, 0.92, 0.76, **style))
-                axes.text(column + 0.5, row, told, ha="center", va="center", fontsize=8.5)
+                axes.text(column + 0.5, row, summary, ha="center", va="center", fontsize=8.5)
         axes.set_xlim(0, len(devices))
         axes.set_ylim(len(arrays) - 0.4, -0.6)
         names = [
@@ -204,10 +206,10 @@ def sharding_map(
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: "
         + (" and ".join(f"cut along {axis}" for axis in spec if axis) or "whole on every device")
         for name, (_, spec) in arrays.items()
     )
-    alt = f"Parts of arrays on {len(devices)} devices. {told}."
+    alt = f"Parts of arrays on {len(devices)} devices. {summary}."
     return draw(paint, alt, width=9, height=0.9 + 0.4 * len(arrays))

@@ -171,5 +171,7 @@ def difference_bars(changes: Mapping[str, tuple[float, bool]], *, unit: str) -> 
         axes.set_xlabel(unit)
         axes.tick_params(axis="y", length=0)
 
-    told = "; ".join(f"{n}: {'another' if o else 'same'} answer" for n, (_, o) in changes.items())
-    return draw(paint, f"Bars: {unit}. {told}.", width=8.4, height=0.75 + 0.36 * len(names))
+    summary = "; ".join(
+        f"{n}: {'another' if o else 'same'} answer" for n, (_, o) in changes.items()
+    )
+    return draw(paint, f"Bars: {unit}. {summary}.", width=8.4, height=0.75 + 0.36 * len(names))

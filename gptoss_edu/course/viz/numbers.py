@@ -43,12 +43,12 @@ def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None
         axes.set_ylim(0.5 - len(grids), 0.95 if bits else 0.3)
         axes.set_axis_off()
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: {' '.join(f'{value:.3g}' for value in sorted(set(np.add(values, 0.0).tolist())))}"
         for name, values in grids.items()
     )
     height = 0.35 + 0.6 * len(grids) + (0.5 if bits else 0)
-    return draw(paint, f"Number lines. {told}.", width=9.0, height=height)
+    return draw(paint, f"Number lines. {summary}.", width=9.0, height=height)
 
 
 def byte_picture(byte: int, scale: int) -> Picture:
@@ -66,8 +66,8 @@ def byte_picture(byte: int, scale: int) -> Picture:
             for middle, part in ((0.47, "sign"), (1.97, "exponent"), (3.47, "mantissa")):
                 axes.text(left + middle, 0.82, part, ha="center", va="top", fontsize=8)
             axes.text(left + 1.97, 2.02, f"{('high', 'low')[half]} nibble", ha="center")
-            told = f"{name}: {VALUES[nibble]:g} · {worth:g} = {VALUES[nibble] * worth:g}"
-            axes.text(left + 1.97, 0.1, told, ha="center", weight="bold")
+            summary = f"{name}: {VALUES[nibble]:g} · {worth:g} = {VALUES[nibble] * worth:g}"
+            axes.text(left + 1.97, 0.1, summary, ha="center", weight="bold")
         axes.set_xlim(-0.2, 8.8)
         axes.set_ylim(-0.1, 2.4)
         axes.set_axis_off()
@@ -119,12 +119,12 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
         cut = any(block.cut.any() for block in blocks.values())
         figure.supxlabel(note + "  ·  cross: cut off at 6 times the scale" * cut, fontsize=9)
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}, scale byte {block.scale}: error {block.error:.0%}, {block.cut.sum()} cut off"
         for name, block in blocks.items()
     )
     width = min(9.0, 1.2 + 3.2 * len(blocks)) if len(blocks) > 1 else 6.2
-    return draw(paint, f"{len(VALUES)} lines for 32 weights. {told}.", width=width, height=3.3)
+    return draw(paint, f"{len(VALUES)} lines for 32 weights. {summary}.", width=width, height=3.3)
 
 
 def _paint_block(axes: Axes, block: Block, top: float) -> None:
@@ -162,8 +162,8 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
             few = bits < 5
             color, hatch = (ORANGE, "///") if few else (SKY, None)
             axes.barh(place, max(error, floor), color=color, hatch=hatch, edgecolor=PAPER)
-            told = f"{_percent(error)}   ({bits:g} bits)"
-            axes.text(max(error, floor) * 1.12, place, told, va="center", fontsize=9)
+            summary = f"{_percent(error)}   ({bits:g} bits)"
+            axes.text(max(error, floor) * 1.12, place, summary, va="center", fontsize=9)
         axes.set_xscale("log")
         axes.set_xlim(floor, 8 * max(*losses, 3 * floor))
         axes.set_xticks([tick for tick in (0.001, 0.01, 0.1, 1) if floor <= tick])
@@ -174,8 +174,10 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
         axes.set_xlabel("error, as a part of the weights (hatched: below 5 bits per weight)")
         axes.tick_params(axis="y", length=0)
 
-    told = "; ".join(f"{name}, {bits:g} bits: {_percent(e)}" for name, (bits, e) in errors.items())
-    return draw(paint, f"Errors by format. {told}.", width=8.6, height=0.8 + 0.36 * len(names))
+    summary = "; ".join(
+        f"{name}, {bits:g} bits: {_percent(e)}" for name, (bits, e) in errors.items()
+    )
+    return draw(paint, f"Errors by format. {summary}.", width=8.6, height=0.8 + 0.36 * len(names))
 
 
 def _percent(error: float) -> str:
@@ -205,21 +207,26 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
                     "lw": 0.6,
                 }
                 axes.add_patch(rectangle(place, -0.5 - 1.75 * row, 0.96, 0.96, **style))
-                told = f"out {output}\nin {first}\n  {first + 1}"
+                summary = f"out {output}\nin {first}\n  {first + 1}"
                 axes.text(
-                    place + 0.48, -0.02 - 1.75 * row, told, ha="center", va="center", fontsize=7.5
+                    place + 0.48,
+                    -0.02 - 1.75 * row,
+                    summary,
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
                 )
         axes.set_xlim(-0.1, max(len(owners) for owners in rows.values()) + 0.1)
         axes.set_ylim(1.1 - 1.75 * len(rows), 1.0)
         axes.set_axis_off()
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: outputs {_spans(o for o, _ in owners)}, inputs"
         f" {_spans(i for _, first in owners for i in (first, first + 1))}"
         for name, owners in rows.items()
     )
     count = max(len(owners) for owners in rows.values())
-    alt = f"{count} neighboring bytes in memory. {told}."
+    alt = f"{count} neighboring bytes in memory. {summary}."
     return draw(paint, alt, width=9.0, height=0.1 + 0.95 * len(rows))
 
 

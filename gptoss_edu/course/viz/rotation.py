@@ -101,12 +101,12 @@ def wavelength_plot(
     def paint(figure: Figure) -> None:
         _wavelengths(figure.subplots(), curves, lengths)
 
-    told = []
+    summary = []
     for name, inv_C in curves.items():
         wave_C = TURN / np.asarray(inv_C, np.float64)
         longer = ", ".join(f"{int((wave_C > length).sum())} above {length:,}" for length in lengths)
-        told.append(f"{name} from {wave_C[0]:.1f} to {_round(wave_C[-1]):,}, {longer}.")
-    alt = f"Wavelengths in positions, pair by pair: {' '.join(told)}"
+        summary.append(f"{name} from {wave_C[0]:.1f} to {_round(wave_C[-1]):,}, {longer}.")
+    alt = f"Wavelengths in positions, pair by pair: {' '.join(summary)}"
     return draw(paint, alt, width=width, height=3.6)
 
 
@@ -163,14 +163,14 @@ def distance_plot(
         axes.set_ylabel(ylabel)
         axes.legend(frameon=False, loc="best", fontsize=9)
 
-    told = []
+    summary = []
     for name, y_S in curves.items():
         parts = [("", y_S[:split])] + ([(" beyond", y_S[split:])] if split < len(y_S) else [])
-        told.append(
+        summary.append(
             f"{name}: " + ",".join(f"{at} {_range(part_S)}" for at, part_S in parts).strip()
         )
     until = f" up to {trained:,} and beyond" if split < len(distance_S) else ""
-    alt = f"Curves of {ylabel} over distances{until}. {'; '.join(told)}."
+    alt = f"Curves of {ylabel} over distances{until}. {'; '.join(summary)}."
     return draw(paint, alt, width=7.5, height=3.4)
 
 
@@ -208,15 +208,15 @@ def yarn_panel(
             curves = {"plain": plain_C, "YaRN": inv_C}
             _wavelengths(axes[4], curves, (config.initial_context,))
 
-    told = []
+    summary = []
     for position, factor, beta_fast, inv_C in rows:
         new = sum(wheel(c, position, inv_C).new > 1e-3 for c in range(len(inv_C)))
         low, high = _bounds(config, beta_fast)
-        told.append(
+        summary.append(
             f"position {position:,}, factor {factor:g}, beta_fast {beta_fast:g}: ramp from pair"
             f" {low:.1f} to {high:.1f}, new angles in {new} of {len(inv_C)} pairs."
         )
-    alt = f"Dials of four pairs, and wavelengths. {' '.join(told)}"
+    alt = f"Dials of four pairs, and wavelengths. {' '.join(summary)}"
     return draw(paint, alt, width=9.6, height=2.3 * len(rows))
 
 

@@ -359,8 +359,8 @@ def count_bars(texts: Mapping[str, str], tokenizer: Tokenizer | None = None) -> 
         ]
         axes.legend(handles, shades, frameon=False, loc="lower right")
 
-    told = "; ".join(f"{name} {c}, {b}, {t}" for name, (c, b, t) in counts.items())
-    alt = f"Bars of characters, bytes and tokens: {told}."
+    summary = "; ".join(f"{name} {c}, {b}, {t}" for name, (c, b, t) in counts.items())
+    alt = f"Bars of characters, bytes and tokens: {summary}."
     return draw(paint, alt, width=7.5, height=0.5 + 0.62 * len(counts))
 
 
@@ -427,8 +427,8 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
         axes.set_ylim(0.6 - len(messages), 0.6)
         axes.axis("off")
 
-    told = "; ".join(_told(message) for message in messages)
-    alt = f"{_count(messages, 'message')}: {told}."
+    summary = "; ".join(_told(message) for message in messages)
+    alt = f"{_count(messages, 'message')}: {summary}."
     return draw(paint, alt, width=9.4, height=0.15 + 0.31 * len(messages))
 
 

@@ -75,8 +75,8 @@ def surprise_bars(ids_L: Sequence[int], nats: Mapping[str, Any]) -> Picture:
 
     means = [float(values_L.mean()) for values_L in nats.values()]
     falls = all(after < before / 2 for before, after in itertools.pairwise(means))
-    told = "each row's mean is less than half of that above" if falls else "the rows are alike"
-    alt = f"Bars: loss of each of the {L} tokens of a reply, for {', '.join(nats)}; {told}."
+    summary = "each row's mean is less than half of that above" if falls else "the rows are alike"
+    alt = f"Bars: loss of each of the {L} tokens of a reply, for {', '.join(nats)}; {summary}."
     return draw(paint, alt, width=max(7.0, 0.27 * L), height=0.9 + 1.35 * len(nats))
 
 
@@ -106,8 +106,8 @@ def training_curves(
                     transform=axes.get_xaxis_transform(),
                 )  # fmt: skip
 
-    told = "; ".join(f"{title}: {_way(values)}" for title, (values, _) in curves.items())
-    alt = f"Curves over {int(steps[-1]):,} steps. {told}."
+    summary = "; ".join(f"{title}: {_way(values)}" for title, (values, _) in curves.items())
+    alt = f"Curves over {int(steps[-1]):,} steps. {summary}."
     return draw(paint, alt, width=3.4 * len(curves), height=2.9)
 
 
@@ -179,9 +179,9 @@ def effort_accuracy(table: Mapping[str, Mapping[str, Sequence[int]]]) -> Picture
         axes.spines["left"].set_visible(False)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
-    told = "; ".join(
+    summary = "; ".join(
         f"{name} {' '.join(f'{effort} {share:.0%}' for effort, share in shares[name].items())}"
         for name in names
     )
-    alt = f"Accuracy on held-out questions by task and effort. {told}."
+    alt = f"Accuracy on held-out questions by task and effort. {summary}."
     return draw(paint, alt, width=8.6, height=0.8 + 0.28 * len(names))
