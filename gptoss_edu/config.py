@@ -9,6 +9,8 @@ both. Reading only one of two spellings is a classic silent failure: a reader th
 from __future__ import annotations
 
 import dataclasses
+import math
+from reprlib import repr as brief  # bounded, whatever a file holds
 from typing import Any
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -50,17 +52,18 @@ class Config:
     layer_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            least, most = RANGES.get(name) or RANGES.get(type(value), (value, value))
+            if not least <= value <= most:
+                raise ValueError(f"config: {name} is {brief(value)}, expected {least} to {most}")
         if not self.layer_types:
             object.__setattr__(self, "layer_types", alternating(self.num_layers))
-        for name, size in dataclasses.asdict(self).items():
-            if isinstance(size, int) and not isinstance(size, bool) and size < 1:
-                raise ValueError(f"config: {name} is {size}, but it must be at least 1")
         _require(self.num_heads % self.num_kv_heads == 0, "num_heads", "a multiple of num_kv_heads")
         _require(self.head_dim % 2 == 0, "head_dim", "even, since RoPE rotates pairs")
         _require(self.experts_per_token <= self.num_experts, "experts_per_token", "<= num_experts")
         _require(len(self.layer_types) == self.num_layers, "layer_types", "one entry per layer")
-        unknown = set(self.layer_types) - {SLIDING, FULL}
-        _require(not unknown, "layer_types", f"{SLIDING!r} or {FULL!r}, found {sorted(unknown)}")
+        unknown = brief(sorted(set(self.layer_types) - {SLIDING, FULL}))
+        _require(unknown == "[]", "layer_types", f"{SLIDING!r} or {FULL!r}, found {unknown}")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -85,29 +88,29 @@ class Config:
         return self.sliding_window if self.layer_types[layer] == SLIDING else None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Config:
+    def from_dict(cls, found: object) -> Config:
         """Read a parsed `config.json` in either dialect.
 
         Raises ValueError when the file is of another architecture, lacks a key (YaRN's above all),
-        or gives one quantity two different values under two names.
+        gives one quantity two values under two names, leaves a number's range, or asks for what
+        GPT-OSS does not compute, such as tied embeddings.
+
+        `truncate` (9 of 32 frequencies) must stand in the Hugging Face dialect: transformers takes
+        a missing one for true, OpenAI's dialect has none and means false, and every published
+        checkpoint says false. So it is asked for and not guessed.
         """
         _check_architecture(found)
-        values = {field: _read(found, field, names) for field, names in SPELLINGS.items()}
-        defaults = {
-            "max_positions": int((values["initial_context"] or 0) * (values["rope_factor"] or 0)),
-            "rope_truncate": False,
-            "swiglu_limit": cls.swiglu_limit,
-            "swiglu_alpha": cls.swiglu_alpha,
-            "rms_eps": cls.rms_eps,
-            "layer_types": (),
-        }
-        for field, value in values.items():
-            if value is None and field in defaults:
-                values[field] = defaults[field]
-            elif value is None:
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        read = {field: _read(found, field, kind) for field, kind in kinds.items()}
+        values: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
+        _check_fixed(found, values.get("rope_factor", 1.0))
+        if not any(_lookup(found, rope) for rope in ROPE):
+            values.setdefault("rope_truncate", False)
+        for field in kinds:
+            if field not in values and field not in OPTIONAL:
                 raise ValueError(_missing(field))
-        types = {f.name: type(f.default) for f in dataclasses.fields(cls)}
-        return cls(**{field: _cast(field, value, types[field]) for field, value in values.items()})
+        values.setdefault("max_positions", int(values["initial_context"] * values["rope_factor"]))
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face dialect, as transformers reads it."""
@@ -138,6 +141,7 @@ class Config:
                 "original_max_position_embeddings": self.initial_context,
             },
             "swiglu_limit": self.swiglu_limit,
+            "swiglu_alpha": self.swiglu_alpha,
             "rms_norm_eps": self.rms_eps,
             "hidden_act": "silu",
             "attention_bias": True,
@@ -145,33 +149,36 @@ class Config:
         }
 
 
-# Our field -> every spelling seen in the wild; a dot descends into a nested dictionary.
-_ROPE = ("rope_scaling.", "rope_parameters.")
+# Field or type -> the least and the greatest value that makes sense; Infinity and NaN never do.
+# Counts end where float32 stops counting, at 2**24.
+RANGES: dict[object, tuple[float, float]] = {
+    int: (1, 2**24),
+    float: (1e-3, 1e6),
+    "num_layers": (1, 10_000),
+    "rope_theta": (2.0, 1e12),
+    "rope_factor": (1.0, 1e6),
+    "rms_eps": (1e-20, 1e-1),
+}
+OPTIONAL = ("max_positions", "swiglu_limit", "swiglu_alpha", "rms_eps", "layer_types")
+# Our field -> its spellings in the wild, if others than its own; a dot descends into a dictionary.
+ROPE = ("rope_scaling", "rope_parameters")
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers",),
     "num_experts": ("num_local_experts", "num_experts"),
     "experts_per_token": ("num_experts_per_tok", "experts_per_token"),
-    "vocab_size": ("vocab_size",),
-    "hidden_size": ("hidden_size",),
-    "intermediate_size": ("intermediate_size",),
     "num_heads": ("num_attention_heads",),
     "num_kv_heads": ("num_key_value_heads",),
-    "head_dim": ("head_dim",),
-    "sliding_window": ("sliding_window",),
     "max_positions": ("max_position_embeddings",),
     "initial_context": (
         "initial_context_length",
-        *(r + "original_max_position_embeddings" for r in _ROPE),
+        *(f"{rope}.original_max_position_embeddings" for rope in ROPE),
     ),
-    "rope_theta": ("rope_theta", *(r + "rope_theta" for r in _ROPE)),
-    "rope_factor": ("rope_scaling_factor", *(r + "factor" for r in _ROPE)),
-    "beta_slow": ("rope_ntk_alpha", *(r + "beta_slow" for r in _ROPE)),
-    "beta_fast": ("rope_ntk_beta", *(r + "beta_fast" for r in _ROPE)),
-    "rope_truncate": tuple(r + "truncate" for r in _ROPE),
-    "swiglu_limit": ("swiglu_limit",),
-    "swiglu_alpha": ("swiglu_alpha",),
+    "rope_theta": ("rope_theta", *(f"{rope}.rope_theta" for rope in ROPE)),
+    "rope_factor": ("rope_scaling_factor", *(f"{rope}.factor" for rope in ROPE)),
+    "beta_slow": ("rope_ntk_alpha", *(f"{rope}.beta_slow" for rope in ROPE)),
+    "beta_fast": ("rope_ntk_beta", *(f"{rope}.beta_fast" for rope in ROPE)),
+    "rope_truncate": tuple(f"{rope}.truncate" for rope in ROPE),
     "rms_eps": ("rms_norm_eps",),
-    "layer_types": ("layer_types",),
 }
 
 
@@ -180,58 +187,75 @@ def _require(holds: bool, name: str, expected: str) -> None:
         raise ValueError(f"config: {name} must be {expected}; check config.json")
 
 
-def _lookup(found: dict[str, Any], dotted: str) -> Any:
+def _lookup(found: object, dotted: str) -> object:
     for key in dotted.split("."):
-        found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, dict | None):
+            holds = f"config.json holds a {type(found).__name__}, {brief(found)}"
+            raise ValueError(f"{holds}, expected an object with {dotted!r} in it")
+        found = found.get(key) if found else None
     return found
 
 
-def _read(found: dict[str, Any], field: str, names: tuple[str, ...]) -> Any:
-    given = {name: value for name in names if (value := _lookup(found, name)) is not None}
-    values = [tuple(v) if isinstance(v, list) else v for v in given.values()]
-    if any(value != values[0] for value in values):
+def _read(found: object, field: str, kind: type) -> object:
+    found_as = {name: _lookup(found, name) for name in SPELLINGS.get(field, (field,))}
+    given = {n: _cast(n, value, kind) for n, value in found_as.items() if value is not None}
+    if len(set(given.values())) > 1:
         raise ValueError(
             f"config.json contradicts itself about {field}: "
-            + ", ".join(f"{name} = {value!r}" for name, value in given.items())
+            + ", ".join(f"{name} = {brief(value)}" for name, value in given.items())
             + "; they name the same quantity, so make them equal"
         )
-    return values[0] if values else None
+    return next(iter(given.values()), None)
 
 
-def _cast(field: str, value: Any, kind: type) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (kind is bool and isinstance(value, bool)) or (kind is tuple and isinstance(value, tuple)):
+def _cast(name: str, value: object, kind: type) -> object:
+    if kind is bool and isinstance(value, bool):
         return value
-    if (kind is float and number) or (kind is int and number and value == int(value)):
-        return kind(value)
-    raise ValueError(f"config.json: {field} is {value!r}, expected {kind.__name__}")
+    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
+        if kind is float or (kind is int and value == int(value)):
+            return kind(value)
+    expected = "a list of strings" if kind is tuple else kind.__name__
+    raise ValueError(f"config.json: {name} is {brief(value)}, expected {expected}")
 
 
 def _missing(field: str) -> str:
-    message = f"config.json has no {' or '.join(SPELLINGS[field])}, which GPT-OSS needs"
-    if field in ("rope_factor", "beta_slow", "beta_fast", "initial_context"):
-        message += (
-            "; without its YaRN keys every position would be rotated wrongly: take config.json"
-            " from the published checkpoint (rope_scaling with factor 32, beta_slow 1, beta_fast"
-            " 32, original_max_position_embeddings 4096)"
-        )
-    return message
+    names = SPELLINGS.get(field, (field,))
+    yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names[-1] else ""
+    return (
+        f"config.json has no {' or '.join(names)}, which GPT-OSS needs{yarn}: take it from the"
+        " published checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
+        " original_max_position_embeddings 4096)"
+    )
 
 
-def _check_architecture(found: Any) -> None:
-    if not isinstance(found, dict):
-        raise ValueError(f"config.json holds a {type(found).__name__}, expected an object")
-    named = [found.get("model_type"), *(found.get("architectures") or [])]
-    others = [name for name in named if name not in (None, "gpt_oss", "GptOssForCausalLM")]
-    if others:
-        raise ValueError(
-            f"config.json describes {others[0]!r}, expected model_type 'gpt_oss'"
-            " (GptOssForCausalLM): this package runs GPT-OSS only"
-        )
-    for spelling in ("rope_scaling", "rope_parameters"):
-        kind = (found.get(spelling) or {}).get("rope_type", "yarn")
-        if kind != "yarn":
-            raise ValueError(f"config.json: {spelling}.rope_type is {kind!r}, expected 'yarn'")
+def _check_architecture(found: object) -> None:
+    classes = _lookup(found, "architectures")
+    for name in [_lookup(found, "model_type"), *(classes if type(classes) is list else [classes])]:
+        if name not in (None, "gpt_oss", "GptOssForCausalLM"):
+            raise ValueError(
+                f"config.json describes {brief(name)}, expected model_type 'gpt_oss'"
+                " (GptOssForCausalLM): this package runs GPT-OSS only"
+            )
+
+
+def _check_fixed(found: object, rope_factor: float) -> None:
+    """Refuse keys that would change numbers, unless they say what is computed anyway."""
+    concentration = 0.1 * math.log(max(rope_factor, 1.0)) + 1.0  # as in rope.py
+    rope = {"rope_type": "yarn", "type": "yarn", "attention_factor": concentration}
+    rope |= {"partial_rotary_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.0}
+    fixed = {f"{spelling}.{key}": only for spelling in ROPE for key, only in rope.items()}
+    fixed |= {"hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
+    fixed["partial_rotary_factor"] = 1.0
+    for name, only in fixed.items():
+        given = _lookup(found, name)
+        close = isinstance(given, float) and isinstance(only, float) and abs(given - only) < 1e-6
+        if not close and given not in (None, only):
+            raise ValueError(
+                f"config.json: {name} is {brief(given)}, expected {only!r} or no such key: that is"
+                " what GPT-OSS computes, and nothing else is computed here"
+            )
 
 
 GPT_OSS_20B = Config()

@@ -1,7 +1,10 @@
 """The numbers of GPT-OSS, from either dialect of config.json, and the ways a file can be wrong."""
 
+import copy
 import dataclasses
 import itertools
+import json
+import random
 
 import pytest
 
@@ -91,6 +94,28 @@ def test_tiny_has_pairwise_different_sizes():
         ({"layer_types": ["full_attention"]}, "one entry per layer"),
         ({"layer_types": ["linear"] * 24}, "found ['linear']"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "'llama3', expected 'yarn'"),
+        ({"hidden_size": 0}, "hidden_size is 0, expected 1 to"),
+        ({"num_key_value_heads": 0}, "num_kv_heads is 0"),
+        ({"num_hidden_layers": 10**8, "layer_types": None}, "num_layers is 100000000, expected 1"),
+        ({"num_hidden_layers": 10**600}, "expected int"),
+        ({"head_dim": float("inf")}, "head_dim is inf, expected int"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan, expected float"),
+        ({"rope_theta": -150000.0}, "rope_theta is -150000.0, expected 2.0 to"),
+        ({"rope_theta": 1}, "rope_theta is 1.0"),
+        ({"rms_norm_eps": -1e-5}, "rms_eps is -1e-05"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
+        ({"swiglu_limit": 0}, "swiglu_limit is 0.0"),
+        ({"vocab_size": True}, "vocab_size is True, expected int"),
+        ({"layer_types": [{}]}, "layer_types is [{}], expected a list of strings"),
+        ({"layer_types": ["x" * 10**6] * 24}, "found ['xxx"),
+        ({"architectures": "LlamaForCausalLM"}, "describes 'LlamaForCausalLM'"),
+        ({"architectures": 5}, "describes 5"),
+        ({"rope_scaling": "yarn"}, "holds a str, 'yarn', expected an object with 'rope_scaling."),
+        ({"rope_scaling": [1]}, "holds a list"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu' or no such key"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is True, expected False"),
+        ({"attention_bias": False}, "attention_bias is False, expected True"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1.0"),
     ],
 )
 def test_a_wrong_file_is_refused_in_words(changes, expected):
@@ -99,6 +124,83 @@ def test_a_wrong_file_is_refused_in_words(changes, expected):
     assert expected in str(caught.value)
 
 
+def with_rope(**changes):
+    return hf(rope_scaling={**GPT_OSS_20B.to_dict()["rope_scaling"], **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_factor": 1.0},
+        {"mscale": 2.0},
+        {"mscale_all_dim": 1.0},
+        {"partial_rotary_factor": 0.5},
+        {"type": "linear"},
+        {"factor": 0.5},
+        {"factor": float("inf")},
+        {"beta_fast": -32},
+    ],
+)
+def test_what_changes_yarn_is_refused_by_name(changes):
+    (key,) = changes
+    with pytest.raises(ValueError, match=rf"^config.*{key} is "):
+        Config.from_dict(with_rope(**changes))
+
+
+def test_keys_that_say_what_is_computed_anyway_are_accepted():
+    same = {"attention_factor": 1.3465735902799727, "mscale": 1, "mscale_all_dim": 0}
+    same |= {"type": "yarn", "partial_rotary_factor": 1.0}
+    found = {**with_rope(**same), "hidden_act": "silu", "architectures": "GptOssForCausalLM"}
+    assert Config.from_dict(found) == GPT_OSS_20B
+
+
+def test_the_hugging_face_dialect_must_say_whether_the_ramp_is_rounded():
+    found = with_rope()
+    del found["rope_scaling"]["truncate"]
+    with pytest.raises(ValueError, match=r"no rope_scaling.truncate or .* truncate false"):
+        Config.from_dict(found)
+    assert Config.from_dict(with_rope(truncate=True)).rope_truncate
+    assert not Config.from_dict(ORIGINAL_20B).rope_truncate  # has no such key, and never rounds
+
+
+def test_every_number_of_a_config_survives_its_file():
+    for field in dataclasses.fields(Config):
+        if isinstance(field.default, float):
+            config = dataclasses.replace(TINY, **{field.name: field.default * 1.5})
+            assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+VALUES = [
+    *(None, True, False, 0, 1, -1, 2, 0.5, 1e-300, 1e308, 10**600, -(10**30), 2**31, 2**64),
+    *(float("nan"), float("inf"), -float("inf"), "", "yarn", "gpt_oss", "32", "\u202e\x1b[2J"),
+    *([], [[]], [{}], [None], {}, {"factor": "x"}, {"rope_type": []}, ["sliding_attention"]),
+]
+
+
+def test_any_value_at_any_key_gives_a_config_or_a_valueerror():
+    dice = random.Random(13)
+    refused = []
+    for _ in range(5_000):
+        found = copy.deepcopy(dice.choice([ORIGINAL_20B, GPT_OSS_20B.to_dict(), TINY.to_dict()]))
+        for _ in range(dice.randint(1, 3)):
+            inside = dice.choice([found, found, found.get("rope_scaling") or found])
+            target = inside if isinstance(inside, dict) else found
+            keys = [*target, "type", "rope_parameters", "attention_factor", "mscale", "truncate"]
+            target[dice.choice(keys)] = dice.choice(VALUES)
+        try:
+            assert isinstance(Config.from_dict(found), Config)
+        except ValueError as error:
+            refused.append(str(error))
+    assert 2_000 < len(refused) < 5_000
+    for message in refused:
+        assert message.startswith("config")
+        assert message.isprintable()
+        assert len(message) < 600
+
+
 def test_a_file_that_holds_no_object_is_refused():
+    for found in VALUES:
+        with pytest.raises(ValueError, match=r"config\.json"):
+            Config.from_dict(found)
     with pytest.raises(ValueError, match="holds a list"):
         Config.from_dict([1, 2])
