@@ -2,134 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
 import shutil
-import threading
 from collections import namedtuple
 
 import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
-from huggingface_hub import file_download
+from fake_hub import REPO, SHA, running, sibling, use_endpoint
 from layouts import random_params
 
 from gptoss_edu.config import TINY
-from gptoss_edu.weights import hub
+from gptoss_edu.weights import fetch, hub
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
-
-REPO, SHA = "edu/tiny", "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """The four requests that a download makes, with a log and with faults to switch on.
-
-    `cut[name]` is the number of bytes after which the connection breaks, again and again, or with
-    `asleep` stays open and sends nothing more.
-    """
-
-    def __init__(self, files: dict[str, bytes]):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.log = files, []
-        self.cut: dict[str, int] = {}
-        self.cuts_left = 0
-        self.asleep, self.over = False, threading.Event()
-        self.ranges = True
-        self.daemon_threads = True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        """A broken connection is what some of these tests are about."""
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.split("?")[0]
-        files = self.server.files
-        if path.startswith(f"/api/models/{REPO}/tree/"):
-            return self.send_json([tree_entry(name, data) for name, data in files.items()])
-        if path.startswith(f"/api/models/{REPO}"):
-            siblings = [sibling(name, data) for name, data in files.items()]
-            return self.send_json({"id": REPO, "sha": SHA, "siblings": siblings})
-        prefix = f"/{REPO}/resolve/"
-        name = path.removeprefix(prefix).partition("/")[2]
-        if path.startswith(prefix) and name in files:
-            return self.send_file(name, files[name], body)
-        return self.send_json({"error": "Repository Not Found"}, 404, "RepoNotFound")
-
-    def send_json(self, value, status=200, error=None) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if error:
-            self.send_header("X-Error-Code", error)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def send_file(self, name: str, data: bytes, body: bool) -> None:
-        asked = self.headers.get("Range") if self.server.ranges else None
-        begin = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-        self.send_response(206 if asked else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", SHA)
-        self.send_header("Content-Length", str(len(data) - begin))
-        if asked:
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        if not body:
-            return
-        self.server.log.append((name, begin))
-        sent = data[begin:]
-        if name in self.server.cut and self.server.cuts_left:
-            self.server.cuts_left -= 1
-            sent = data[begin : max(begin, self.server.cut[name])]
-            self.close_connection = True
-            if self.server.asleep:
-                self.wfile.write(sent)
-                self.wfile.flush()
-                self.server.over.wait(20)
-                return
-        self.wfile.write(sent)
-
-
-def is_large(name: str) -> bool:
-    return name.endswith((".safetensors", "tokenizer.json"))
-
-
-def sibling(name: str, data: bytes) -> dict:
-    entry = {"rfilename": name, "size": len(data), "blobId": "0" * 40}
-    if is_large(name):
-        sha256 = hashlib.sha256(data).hexdigest()
-        entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 130}
-    return entry
-
-
-def tree_entry(name: str, data: bytes) -> dict:
-    entry = {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-    if is_large(name):
-        entry["lfs"] = {
-            "oid": hashlib.sha256(data).hexdigest(),
-            "size": len(data),
-            "pointerSize": 130,
-        }
-    return entry
 
 
 @pytest.fixture(scope="module")
@@ -149,26 +34,11 @@ def files(params, tmp_path_factory):
 
 @pytest.fixture
 def server(files, tmp_path, monkeypatch):
-    server = Hub(dict(files))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    use_endpoint(monkeypatch, server.url)
+    monkeypatch.setattr(fetch, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def use_endpoint(monkeypatch, url: str) -> None:
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    if hasattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):  # older versions keep a copy
-        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    with running(files) as server:
+        use_endpoint(monkeypatch, server.url)
+        yield server
 
 
 def wanted(files) -> set[str]:
@@ -205,68 +75,166 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server):
         assert (folder / file).read_bytes() == server.files[file]
 
 
-def test_a_connection_that_falls_asleep_is_given_up_and_resumed(server, monkeypatch):
-    monkeypatch.setattr(hub, "STALL_SECONDS", 0.4)
-    name = "model-00001-of-00003.safetensors"
-    server.cut, server.cuts_left, server.asleep = {name: 300_000}, 1, True
-    folder = hub.download(REPO)
-    assert [begin for file, begin in server.log if file == name] == [0, 300_000]
-    assert (folder / name).read_bytes() == server.files[name]
-
-
-def test_a_network_that_sleeps_on_is_told_and_what_came_is_kept(server, monkeypatch):
-    monkeypatch.setattr(hub, "STALL_SECONDS", 0.3)
-    name = "model-00001-of-00003.safetensors"
-    server.cut, server.cuts_left, server.asleep = {name: 300_000}, 100, True
-    told = r"broke off after 300,000 of .*\(TimeoutError: no data for 0.3 seconds\).* call again"
-    with pytest.raises(ConnectionError, match=told):
-        hub.download(REPO)
-    begins = [begin for file, begin in server.log if file == name]
-    assert begins == [0] + [300_000] * hub.STALLS
-    server.cuts_left, server.log = 0, []
-    assert (hub.download(REPO) / name).read_bytes() == server.files[name]
-    assert (name, 300_000) in server.log
-
-
-def test_a_connection_that_was_given_up_cannot_write_any_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "STALL_SECONDS", 0.1)
-    wake, woken = threading.Event(), []
-
-    def get(sink):
-        sink.write(b"first")
-        wake.wait(20)
-        try:
-            sink.write(b"too late")
-        except BrokenPipeError as error:
-            woken.append(str(error))
-
-    with open(tmp_path / "file", "ab") as out:
-        with pytest.raises(TimeoutError, match=r"no data for 0\.1 seconds"):
-            hub.watch(get, out)
-        wake.set()
-        while not woken:
-            threading.Event().wait(0.01)
-    assert (tmp_path / "file").read_bytes() == b"first"
-    assert woken == ["this connection was given up"]
-
-
-def test_a_server_that_cannot_resume_sends_the_file_again(server):
-    name = "model-00001-of-00003.safetensors"
-    server.cut, server.cuts_left, server.ranges = {name: 300_000}, 1, False
-    folder = hub.download(REPO)
-    assert (folder / name).read_bytes() == server.files[name]
-
-
-def test_a_damaged_file_is_refused_and_fetched_anew(server, monkeypatch):
+def test_a_damaged_file_is_refused_and_fetched_anew(server):
     name = "model-00001-of-00003.safetensors"
     good = server.files[name]
-    described = hub.describe(REPO)
-    monkeypatch.setattr(hub, "describe", lambda repo_id: described)
     server.files[name] = good[:-1] + bytes([good[-1] ^ 1])
     with pytest.raises(ValueError, match=r"arrived damaged: found sha256 .*, expected"):
         hub.download(REPO)
     server.files[name] = good
     assert (hub.download(REPO) / name).read_bytes() == good
+
+
+def test_a_small_file_with_other_bytes_of_the_right_size_is_refused(server):
+    good = server.files["config.json"]
+    server.files["config.json"] = good.replace(b"6", b"7")
+    with pytest.raises(ValueError, match=r"config.json arrived twice .* deleted, call again"):
+        hub.download(REPO)
+    assert hub.find_cached(REPO) is None
+    server.files["config.json"] = good
+    assert (hub.download(REPO) / "config.json").read_bytes() == good
+
+
+def test_a_small_file_that_changed_in_the_cache_is_fetched_again(server):
+    config = hub.download(REPO) / "config.json"
+    good = config.read_bytes()
+    config.write_bytes(good.replace(b"6", b"7"))
+    assert hub.find_cached(REPO) is None
+    server.log.clear()
+    assert (hub.download(REPO) / "config.json").read_bytes() == good
+    assert server.log == [("config.json", 0)]
+
+
+def test_a_shard_that_is_not_the_one_described_is_refused(server):
+    """What huggingface_hub links may differ from what was described; at least its size is seen."""
+    name = "model-00003-of-00003.safetensors"
+    folder = hub.download(REPO)
+    other = folder / name
+    other.unlink()
+    other.write_bytes(server.files[name] + b"more")
+    files = [hub.File(name, len(server.files[name]), None)]
+    server.files[name] += b"more"
+    with pytest.raises(
+        ValueError, match=r"00003.safetensors arrived twice without its [\d,]+ bytes"
+    ):
+        hub._assemble(REPO, SHA, files, None)
+
+
+def test_all_files_are_of_the_commit_that_was_asked_for(server, monkeypatch):
+    folder = hub.download(REPO, revision="v1.0")
+    assert folder.name == SHA
+    files = {path for path in server.asked if "/resolve/" in path}
+    assert {path.split("/")[4] for path in files} == {SHA}
+    server.asked.clear()
+    assert hub.download(REPO, revision="v1.0") == folder
+    assert hub.download(REPO, revision=SHA) == folder
+    assert server.asked == []
+    assert hub.find_cached(REPO) is None  # nobody has asked what main is
+    use_endpoint(monkeypatch, "http://127.0.0.1:1")
+    with pytest.raises(ConnectionError, match=f"Revision '{SHA}' is in the cache$"):
+        hub.download(REPO)
+
+
+def test_a_repository_that_moves_on_meanwhile_is_taken_as_it_was(server, monkeypatch):
+    described = hub.describe
+
+    def move_on(*arguments):
+        result = described(*arguments)
+        server.sha = "f" * 40
+        return result
+
+    monkeypatch.setattr(hub, "describe", move_on)
+    assert hub.download(REPO).name == SHA
+    assert hub.find_cached(REPO).name == SHA
+
+
+def test_an_unknown_revision_is_named(server):
+    with pytest.raises(FileNotFoundError, match=r"'edu/tiny' has no revision 'missing'; expected"):
+        hub.download(REPO, revision="missing")
+    for wrong in ("../main", "a/../b", "", "a\\b", ".hidden"):
+        with pytest.raises(ValueError, match=r"expected a branch, a tag or a commit"):
+            hub.download(REPO, revision=wrong)
+
+
+def test_a_token_is_sent_with_every_request(server, monkeypatch):
+    sent = []
+    answer = server.RequestHandlerClass.answer
+
+    def spy(self, body):
+        sent.append(self.headers.get("Authorization"))
+        answer(self, body)
+
+    monkeypatch.setattr(server.RequestHandlerClass, "answer", spy)
+    hub.download(REPO, token="hf_mine")
+    assert set(sent) == {"Bearer hf_mine"}
+
+
+HOSTILE = {
+    "a path as hash": {"lfs": {"sha256": "/x/ESCAPED", "size": 9, "pointerSize": 130}},
+    "dots as hash": {"lfs": {"sha256": "../" * 21 + "x", "size": 9, "pointerSize": 130}},
+    "a hash in capitals": {"lfs": None, "blobId": "A" * 40},
+    "control characters as hash": {"lfs": None, "blobId": "\x1b[2J"},
+    "no size": {"size": None},
+    "a negative size": {"size": -1},
+    "a size in words": {"size": "9"},
+    "half a byte": {"size": 0.5},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_a_hub_that_describes_nonsense_is_refused(server, tmp_path, change):
+    server.siblings = [sibling("model.safetensors", b"9 bytes..") | HOSTILE[change]]
+    with pytest.raises(ValueError, match=r"^the Hub describes model.safetensors") as caught:
+        hub.download(REPO)
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.rglob("*.gptoss_edu*"))
+
+
+def test_names_of_a_server_are_names_and_no_paths(server):
+    stems = ("../m", "/x/m", "a/m", ".m", "c:m", "..\\m", "-m", "m\x1b[2J", "m" * 999)
+    names = [f"{stem}.safetensors" for stem in stems]
+    server.siblings += [sibling(name, b"9 bytes..") for name in names]
+    folder = hub.download(REPO)
+    assert {path.name for path in folder.iterdir()} == wanted(server.files)
+    server.siblings = [sibling(names[-1], b"9 bytes..")] * 9
+    with pytest.raises(ValueError, match=r"no \*.safetensors in its top folder") as caught:
+        hub.describe(REPO, None, None)
+    assert len(str(caught.value)) < 600
+
+
+def test_an_api_that_answers_with_a_page_is_out_of_reach(server, monkeypatch):
+    def page(self, value):
+        self.send(200, {"Content-Type": "text/html"}, b"<html>\x1b[2J" + b"x" * 9999)
+
+    monkeypatch.setattr(server.RequestHandlerClass, "send_json", page)
+    with pytest.raises(ConnectionError, match="out of reach") as caught:
+        hub.download(REPO)
+    assert len(str(caught.value)) < 900
+
+
+def test_the_disk_needs_room_only_for_what_is_missing(server, monkeypatch):
+    """A download that broke off goes on, on a disk that has room for the rest and for no more."""
+    name = "model-00002-of-00003.safetensors"
+    server.cut, server.cuts_left = {name: 400_000}, 100
+    with pytest.raises(ConnectionError):
+        hub.download(REPO)
+    server.cuts_left = 0
+    rest = len(server.files[name]) - 400_000
+    rest += len(server.files["model-00003-of-00003.safetensors"])
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, rest - 1))
+    with pytest.raises(OSError, match="too little disk"):
+        hub.download(REPO)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, rest))
+    hub.download(REPO)
+
+
+def test_nothing_but_the_copy_is_left(server, tmp_path):
+    folder = hub.download(REPO)
+    assert {path.name for path in folder.iterdir()} == wanted(server.files)
+    hashes = {path.name for path in (folder.parents[1] / "blobs").iterdir()}
+    assert all(len(name) in (40, 64) for name in hashes)
+    assert (folder.parents[1] / "refs" / "main").read_text() == SHA
 
 
 def test_an_incomplete_copy_in_the_cache_is_completed(server):
@@ -297,7 +265,8 @@ def test_an_unknown_repository_is_neither_folder_nor_hub_id(server):
 
 
 def test_a_repository_without_safetensors_is_refused(server):
-    server.files = {"model.gguf": b"GGUF", "original/model.safetensors": b"x"}
+    names = ("model.gguf", "original/model.safetensors")
+    server.siblings = [sibling(name, b"x") for name in names]
     with pytest.raises(ValueError, match=r"no \*.safetensors in its top folder, only \['model.gg"):
         load_model(REPO)
 
