@@ -3,7 +3,7 @@
     from gptoss_edu.course.checks import colab
     colab.next_range(my_next_range)
 
-Source: gptoss_edu/weights/hub.py and reply.py do the same for real downloads and replies.
+Source: gptoss_edu/weights/fetch.py and reply.py do the same for real downloads and replies.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ stalled = Exercise(
         "the place": ("you return the place in the list; asked for is the second that stands"
             " there.", _stalled(index=True)),
     },
-    praise="`gptoss_edu.weights.hub.watch` does this, with a minute of patience.",
+    praise="A socket's time-out does this for `gptoss_edu.weights.fetch`, after half a minute.",
 )  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 3
