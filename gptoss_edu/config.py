@@ -55,7 +55,8 @@ class Config:
         for name, value in dataclasses.asdict(self).items():
             least, most = RANGES.get(name) or RANGES.get(type(value), (value, value))
             if not least <= value <= most:
-                raise ValueError(f"config: {name} is {brief(value)}, expected {least} to {most}")
+                limits = f"expected at least {least} and at most {most}"
+                raise ValueError(f"config: {name} is {brief(value)}, {limits}")
         if not self.layer_types:
             object.__setattr__(self, "layer_types", alternating(self.num_layers))
         _require(self.num_heads % self.num_kv_heads == 0, "num_heads", "a multiple of num_kv_heads")

@@ -19,8 +19,9 @@ class Hub(http.server.ThreadingHTTPServer):
 
     `log`: (name, first byte asked for) of each file that was sent, `asked`: paths. `cut[name]` is
     the number of bytes after which the connection breaks, `cuts_left` times; with `asleep` it stays
-    open and sends nothing more until `over` is set. `instead[name]` is a list of (status, headers,
-    body) that are sent first in the file's place. `beyond` is sent after a file's last byte.
+    open and sends nothing more until `over` is set, and then up to `further`. `instead[name]` is a
+    list of (status, headers, body) that are sent first in the file's place. `beyond` is sent after
+    a file's last byte.
     """
 
     def __init__(self, files: dict[str, bytes]):
@@ -30,6 +31,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.cut: dict[str, int] = {}
         self.cuts_left = 0
         self.asleep, self.over = False, threading.Event()
+        self.further, self.closed = None, threading.Event()
         self.instead: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
         self.ranges, self.beyond, self.sha = True, b"", SHA
         self.daemon_threads = True
@@ -106,7 +108,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(sent)
                 self.wfile.flush()
                 self.server.over.wait(60)
-                sent = data[begin + len(sent) :]
+                sent = data[begin + len(sent) : self.server.further]
+                if self.server.further:
+                    self.wfile.write(sent)
+                    self.server.closed.wait(60)
+                    return
         self.wfile.write(sent + self.server.beyond)
 
 
@@ -145,6 +151,7 @@ def running(files: dict[str, bytes]):
     thread.start()
     yield server
     server.over.set()
+    server.closed.set()
     server.shutdown()
     server.server_close()
     thread.join()

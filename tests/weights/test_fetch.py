@@ -134,11 +134,14 @@ def test_of_two_at_once_one_fetches_and_the_other_waits(server, blobs, start):
 
 
 def test_the_second_goes_on_where_the_first_was_killed(server, blobs, start):
-    gate(server, 1_000_000)
+    gate(server, 300_000)
+    server.further = 1_000_000
     first = start()
-    until_received(blobs, 900_000)
+    until_received(blobs, 200_000)
     second = start()
-    time.sleep(0.5)  # it waits for the lock by now, and has opened what it will ever open
+    time.sleep(0.5)  # it waits for the lock by now, and has opened all that it can open before
+    server.over.set()
+    until_received(blobs, 900_000)
     kill(first)
     finish(second)
     assert len(begins(server)) == 2
