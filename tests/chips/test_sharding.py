@@ -27,7 +27,7 @@ SMALL = """
     from gptoss_edu.chips import hlo, precision, sharding
     from gptoss_edu.cache import empty_cache
     from gptoss_edu.config import TINY
-    from gptoss_edu.generation import _decode, generate_tokens
+    from gptoss_edu.generation import decode, generate_tokens
     from gptoss_edu.model import Model, forward, init_params
 
     config = dataclasses.replace(
@@ -38,13 +38,13 @@ SMALL = """
 """
 SCRIPT = """
     tokens_BT = jnp.arange(22).reshape(2, 11) * 5 % 152
-    decode = dict(config=config, dtype=jnp.dtype(jnp.float32))
+    options = dict(config=config, dtype=jnp.dtype(jnp.float32))
 
     def answers(params, place):
         logits_BTV = jax.jit(forward, static_argnums=2)(params, tokens_BT, config)
         cache, steps = place(empty_cache(config, 2, 16)), []
         for token_B in tokens_BT.T:
-            step_BV, cache = _decode(params, token_B, cache, **decode)
+            step_BV, cache = decode(params, token_B, cache, **options)
             steps.append(step_BV)
         return logits_BTV, jnp.stack(steps, axis=1), cache
 
@@ -53,7 +53,7 @@ SCRIPT = """
         spread = sharding.shard(params, mesh)
         place = lambda cache: sharding.shard(cache, mesh)
         found_BTV, steps_BTV, cache = answers(spread, place)
-        text = _decode.lower(spread, tokens_BT[:, 0], cache, **decode).compile().as_text()
+        text = decode.lower(spread, tokens_BT[:, 0], cache, **options).compile().as_text()
         again = sharding.shard(spread, mesh)
         return {
             "devices": len(found_BTV.devices()),

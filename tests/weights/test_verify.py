@@ -14,7 +14,7 @@ from models import TOKENIZER
 
 from benchmarks.synthetic import write_synthetic
 from gptoss_edu import forward
-from gptoss_edu.commands import cli
+from gptoss_edu.commands.main import main
 from gptoss_edu.config import TINY
 from gptoss_edu.tokenizer import Tokenizer
 from gptoss_edu.weights import verify
@@ -408,20 +408,20 @@ def test_greedy_answers_are_written_token_by_token(good):
 
 
 def test_command_line(folder, capsys):
-    assert cli.main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
     assert "11 passed, 0 failed" in capsys.readouterr().out
     edit(folder, "model.norm.weight", lambda bits, _: bits.__setitem__(3, bits[3] ^ 1))
-    assert cli.main(["verify", str(folder), "--json", "--no-answers"]) == 1
+    assert main(["verify", str(folder), "--json", "--no-answers"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is False
     states = {row["check"]: row["state"] for row in found["checks"]}
     assert states["sha256"] == FAILED
     assert states["answers"] == UNCHECKED
-    assert cli.main(["verify", str(folder), "--record"]) == 0
+    assert main(["verify", str(folder), "--record"]) == 0
     assert ANSWERS in capsys.readouterr().out
-    assert cli.main(["verify", str(folder), "--no-answers"]) == 0
+    assert main(["verify", str(folder), "--no-answers"]) == 0
 
 
 def test_nothing_there(tmp_path, capsys):
-    assert cli.main(["verify", str(tmp_path / "none")]) == 1
+    assert main(["verify", str(tmp_path / "none")]) == 1
     assert "there is no folder" in capsys.readouterr().err
