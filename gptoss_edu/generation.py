@@ -1,9 +1,8 @@
 """From a prompt to a reply: prefill reads the prompt, decode writes one token at a time.
 
 `generate` and `stream` speak Harmony. Below them `generate_tokens` knows only the model's own
-numbers for tokens, the rows of its embedding (`Tokenizer.to_rows` makes them from ids); it is built
-from `prefill`, one decoding step and `sample`. What writes is compiled (`jax.jit`) here: one
-program per chunk length, batch size and cache size.
+numbers for tokens (`Tokenizer.to_rows` makes them from ids); it is built from `prefill`, one step
+and `sample`. Compiled here (`jax.jit`): one program per chunk length, batch and cache size.
 """
 
 from __future__ import annotations
@@ -45,17 +44,10 @@ SCORE_BYTES = 2**28  # attention scores of one chunk and layer, at most: 256 MiB
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames=("cache",))
 def read_chunk(
-    params: Params,
-    token_BT: jax.Array,
-    cache: Cache,
-    last_BD: jax.Array,
-    *,
-    config: Config,
-    dtype: DTypeLike,
-) -> tuple[Cache, jax.Array]:
-    """Read a chunk of prompts; tokens of -1 are padding on the right. Logits are left for later:
-    only each prompt's last residual stream, last_BD, will need them.
-    """
+    params: Params, token_BT: jax.Array, cache: Cache, last_BD: jax.Array, *,
+    config: Config, dtype: DTypeLike,
+) -> tuple[Cache, jax.Array]:  # fmt: skip
+    """Read a chunk of prompts, -1 is padding on the right; keep each one's last residual stream."""
     B, T = token_BT.shape
     count_B = jnp.sum(token_BT >= 0, axis=1, dtype=jnp.int32)
     position_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
@@ -81,7 +73,7 @@ def decode(
     token_B1 = jnp.maximum(token_B, 0)[:, None]
     x_B1D, kvs, _ = run_blocks(params, token_B1, position_B1, cache.layers, config, dtype)
     logits_BV = unembed(params, x_B1D, config.rms_eps)[:, 0]
-    return logits_BV, Cache(kvs, cache.length_B + (token_B >= 0))
+    return logits_BV, Cache(kvs, cache.length_B + (token_B >= 0).astype(jnp.int32))
 
 
 @jax.jit
@@ -132,9 +124,8 @@ def prefill(
         for token_T, prompt in zip(token_BT, prompts, strict=True):
             part = prompt[begin : begin + size]
             token_T[: len(part)] = part
-        cache, last_BD = read_chunk(
-            params, token_BT, cache, last_BD, config=config, dtype=model.dtype
-        )
+        options = {"config": config, "dtype": model.dtype}
+        cache, last_BD = read_chunk(params, token_BT, cache, last_BD, **options)
     return _last_logits(params, last_BD, eps=config.rms_eps), cache
 
 
@@ -172,18 +163,11 @@ def check_tokens(prompts: Sequence[Sequence[int]], vocab_size: int, lowest: int 
 
 
 def generate_tokens(
-    model: Model,
-    params: Params,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_tokens: int,
-    sampling: Sampling = GREEDY,
-    seeds: Sequence[int] | None = None,
-    stop_rows: Sequence[int] = (),
-    cache: TurnCache | None = None,
-    keep_cache: bool = False,
+    model: Model, params: Params, prompts: Sequence[Sequence[int]], *,
+    max_tokens: int, sampling: Sampling = GREEDY, seeds: Sequence[int] | None = None,
+    stop_rows: Sequence[int] = (), cache: TurnCache | None = None, keep_cache: bool = False,
     clock: Clock | None = None,
-) -> Generator[np.ndarray, None, TurnCache | None]:
+) -> Generator[np.ndarray, None, TurnCache | None]:  # fmt: skip
     """Yield token_B, the next token of each prompt, until all have stopped; -1 from then on.
 
     With `keep_cache` the generator's return value is the `TurnCache` of its one prompt; `cache`
@@ -230,8 +214,7 @@ def runs_ahead(logits_BV: jax.Array) -> bool:
     back rows that have stopped, and after the last token one step runs for nothing. A CPU has no
     such round trip, and that step would cost as much as a token.
     """
-    device: jax.Device = next(iter(logits_BV.devices()))
-    return bool(device.platform != "cpu")
+    return bool(next(iter(logits_BV.devices())).platform != "cpu")
 
 
 def _step(
@@ -244,12 +227,9 @@ def _step(
 
 
 def _start(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    kept: TurnCache | None,
+    model: Model, prompts: Sequence[Sequence[int]], max_tokens: int, kept: TurnCache | None,
     keep_cache: bool,
-) -> tuple[Cache, int, list[Sequence[int]]]:
+) -> tuple[Cache, int, list[Sequence[int]]]:  # fmt: skip
     """(a cache with room, tokens it holds already, what is left to read of each prompt)."""
     config = model.config
     check_tokens(prompts, config.vocab_size)
@@ -262,9 +242,8 @@ def _start(
     if (kept is not None or keep_cache) and len(prompts) != 1:
         found = "a cache" if kept is not None else "keep_cache"
         raise ValueError(f"found {found} and {len(prompts)} prompts, expected one: it holds one")
-    room = capacity_for(
-        min(longest + min(max_tokens, 256), config.max_positions), config.max_positions
-    )
+    wanted = min(longest + min(max_tokens, 256), config.max_positions)
+    room = capacity_for(wanted, config.max_positions)
     resumed = None if kept is None else _resume(model, prompts[0], kept)
     if resumed is None:
         check_memory(config, len(prompts), room, model.dtype)
@@ -301,10 +280,7 @@ R = TypeVar("R")
 
 
 class Stream(Iterator[Y], Generic[Y, R]):
-    """What a generator yields, piece by piece; `reply` is what it returned, None until its end.
-
-    Leaving it early needs nothing more than `close`, or a block of `with`.
-    """
+    """What a generator yields, piece by piece; `reply` is what it returned, None until its end."""
 
     def __init__(self, pieces: Generator[Y, None, R]) -> None:
         self.reply: R | None = None
@@ -317,7 +293,7 @@ class Stream(Iterator[Y], Generic[Y, R]):
         return next(self._pieces)
 
     def finish(self) -> R:
-        """Take what is still to come; return `reply`. Raises ValueError if it was closed before."""
+        """Take the rest; return `reply`. Raises ValueError where it was closed before."""
         for _ in self:
             pass
         if self.reply is None:
@@ -342,17 +318,11 @@ def answer(
     clock, tokenizer = Clock(), model.tokenizer
     prompt_ids = [tokenizer.fit(options.prompt_ids(prompt)) for prompt in prompts]
     steps = generate_tokens(
-        model,
-        params,
-        [tokenizer.to_rows(ids) for ids in prompt_ids],
-        max_tokens=options.max_tokens,
-        sampling=options,
-        seeds=options.seeds(len(prompts)),
-        stop_rows=tokenizer.stop_rows,
-        cache=options.cache,
-        keep_cache=options.keep_cache,
+        model, params, [tokenizer.to_rows(ids) for ids in prompt_ids],
+        max_tokens=options.max_tokens, sampling=options, seeds=options.seeds(len(prompts)),
+        stop_rows=tokenizer.stop_rows, cache=options.cache, keep_cache=options.keep_cache,
         clock=clock,
-    )
+    )  # fmt: skip
     parsers = [StreamParser() for _ in prompts]
     token_ids: list[list[int]] = [[] for _ in prompts]
     for token_B in (tokens := Stream(steps)):
@@ -423,6 +393,6 @@ def generate(
 
 def _is_batch(prompt: object) -> bool:
     """A list of prompts, as against a list of messages."""
-    if not isinstance(prompt, (list, tuple)):
-        return False
-    return not any(isinstance(entry, (Mapping, Message)) for entry in prompt)
+    return isinstance(prompt, (list, tuple)) and not any(
+        isinstance(entry, (Mapping, Message)) for entry in prompt
+    )

@@ -32,15 +32,13 @@ class Options(Sampling):
     reasoning_effort: str = option("medium", "how much to think", flag="effort", choices=EFFORTS)
     instructions: str | None = option(None, "what the developer demands")
     tools: Sequence[Mapping[str, Any]] | None = option(
-        None, "functions that the model may call, as OpenAI describes them", flag=None
+        None, "functions, in OpenAI's form", flag=None
     )
     current_date: str | datetime.date | None = option(
-        None, "tell the model the date, YYYY-MM-DD", flag="date"
+        None, "tell the model: YYYY-MM-DD", flag="date"
     )
-    cache: TurnCache | None = option(
-        None, "the `cache` of an earlier reply: what it holds is not read again", flag=None
-    )
-    keep_cache: bool = option(False, "keep a `cache` in the reply, to go on with it", flag=None)
+    cache: TurnCache | None = option(None, "a reply's `cache`: it is not read again", flag=None)
+    keep_cache: bool = option(False, "leave a `cache` in the reply, to go on with", flag=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,12 +55,9 @@ class Options(Sampling):
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt, rendered: o200k ids. Raises ValueError where it cannot be."""
         return render(
-            prompt,
-            reasoning_effort=self.reasoning_effort,
-            instructions=self.instructions,
-            tools=self.tools,
-            current_date=self.current_date,
-        )
+            prompt, reasoning_effort=self.reasoning_effort, instructions=self.instructions,
+            tools=self.tools, current_date=self.current_date,
+        )  # fmt: skip
 
     def seeds(self, batch: int) -> list[int]:
         """One seed per prompt; a single one serves all, as it would serve each alone."""

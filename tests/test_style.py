@@ -58,6 +58,8 @@ def docstrings(path: str, text: str) -> Iterator[str]:
 def _public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[ast.stmt, str]]:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if any(_name(each) == "overload" for each in node.decorator_list):
+                continue  # its types only; the words stand where the function is
             yield node, prefix + node.name
             if isinstance(node, ast.ClassDef):
                 yield from _public(node.body, f"{node.name}.")
@@ -313,6 +315,7 @@ def test_rule_can_fail(rule, path, text, expected):
 GOOD = [
     (docstrings, "tests/test_x.py", "def test_x(): pass\n"),
     (docstrings, ROPE, '"""D."""\ndef _hidden(): pass\n'),
+    (docstrings, ROPE, '"""D."""\n@overload\ndef f(): ...\ndef f():\n    "D"\n'),
     (function_length, MOE, "def f():\n" + "    pass\n" * 49),
     (einsum_letters, MOE, 'h_TP = einsum("TD, DP -> TP", x_TD, p.w_DP.astype(d)) + b_P\n'),
     (einsum_letters, MOE, 'einsum("TX,XU->TU", x_T2, w_EDP[expert])\n'),
