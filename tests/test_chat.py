@@ -1,5 +1,6 @@
 """A conversation: what is remembered, what is read again, and what an interruption leaves."""
 
+import contextlib
 import gc
 
 import jax
@@ -52,6 +53,15 @@ def test_a_conversation_reads_each_text_once(params, monkeypatch):
     assert alone.token_ids == reply.token_ids
 
 
+def leave(pieces, at, how):
+    """Read up to one letter, and stop there: as Ctrl-C does, or a loop that has read enough."""
+    for piece in pieces:
+        if piece.text == at and how == "in the loop":
+            raise KeyboardInterrupt
+        if piece.text == at and how == "closed":
+            pieces.close()
+
+
 @pytest.mark.parametrize("how", ["in the loop", "in the model", "closed"])
 @pytest.mark.parametrize("at", ["l", "i"])
 def test_an_interruption_leaves_conversation_and_cache(params, monkeypatch, at, how):
@@ -61,32 +71,18 @@ def test_an_interruption_leaves_conversation_and_cache(params, monkeypatch, at, 
     first = chat.say("2 + 2?")
     messages, cache = list(chat.messages), chat.cache
     assert cache is not None
+    feed, (stop,) = StreamParser.feed, TOKENIZER.encode(at)
 
-    def interrupt(piece):
-        if piece.text == at:
+    def interrupted(parser, token):
+        if token == stop:
             raise KeyboardInterrupt
+        return feed(parser, token)
 
-    pieces = chat.stream("and 5?")
-    if how == "closed":
-        while next(pieces).text != at:
-            pass
-        pieces.close()
-    else:
+    with monkeypatch.context() as patch:
         if how == "in the model":
-            feed, interrupt = StreamParser.feed, lambda piece: None
-            first_id = TOKENIZER.encode(at)[0]
-
-            def stops(self, token):
-                if token == first_id:
-                    raise KeyboardInterrupt
-                return feed(self, token)
-
-            monkeypatch.setattr(StreamParser, "feed", stops)
-        with pytest.raises(KeyboardInterrupt):
-            for piece in pieces:
-                interrupt(piece)
-        if how == "in the model":
-            monkeypatch.setattr(StreamParser, "feed", feed)
+            patch.setattr(StreamParser, "feed", interrupted)
+        with contextlib.nullcontext() if how == "closed" else pytest.raises(KeyboardInterrupt):
+            leave(chat.stream("and 5?"), at, how)
     assert chat.messages == messages
     assert chat.cache is cache
     after = chat.say("and 6?")

@@ -29,6 +29,7 @@ SMALL = """
     from gptoss_edu.config import TINY
     from gptoss_edu.generation import decode, generate_tokens
     from gptoss_edu.model import Model, forward, init_params
+    from gptoss_edu.tokenizer import NoText
 
     config = dataclasses.replace(
         TINY, num_layers=2, layer_types=(), num_experts=12, experts_per_token=3, vocab_size=152,
@@ -153,7 +154,8 @@ TWO_HOSTS = (
     prompts = [list(range(5, 45)), list(range(60, 90))]
 
     def tokens(mesh):
-        model, spread = Model(config, None, mesh=mesh), sharding.shard(params, mesh)
+        model = Model(config, NoText(config.vocab_size), mesh=mesh)
+        spread = sharding.shard(params, mesh)
         return np.stack(list(generate_tokens(model, spread, prompts, max_tokens=5))).T.tolist()
 
     meshes = [sharding.make_mesh(2, 1), sharding.make_mesh(1, 2), sharding.make_mesh(data=2)]
