@@ -1,6 +1,5 @@
 """The programs of generation are shaped for an accelerator: read from what XLA makes of them."""
 
-import importlib
 import re
 
 import jax
@@ -8,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptoss_edu import cache as cache_module
+from gptoss_edu import generation as generate_module
 from gptoss_edu.cache import empty_cache
 from gptoss_edu.chips import hlo
 from gptoss_edu.chips.precision import convert
@@ -16,7 +17,6 @@ from gptoss_edu.generation import Stream, _pick, _to_feed, decode, generate_toke
 from gptoss_edu.model import Model, init_params
 from gptoss_edu.tokenizer import NoText
 
-generate_module = importlib.import_module("gptoss_edu.generation")
 F32 = jnp.dtype(jnp.float32)
 MODEL = Model(TINY, NoText(TINY.vocab_size))
 PROMPTS = [[5, 17, 90, 3], [44, 2, 61], [7, 8]]
@@ -80,7 +80,8 @@ def test_of_a_step_only_its_tokens_come_to_the_host(params, monkeypatch):
     steps = 5
     tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=steps)
     next(tokens)  # prefill checks the room of the cache
-    monkeypatch.setattr(generate_module, "np", Watched())
+    for module in (generate_module, cache_module):
+        monkeypatch.setattr(module, "np", Watched())
     assert len(list(tokens)) == steps - 1
     assert fetched == [4 * len(PROMPTS)] * (steps - 1)
 
@@ -142,7 +143,8 @@ def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, monkey
     monkeypatch.setattr(generate_module, "decode", noted)
     tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=3)
     next(tokens)
-    monkeypatch.setattr(generate_module, "np", Watched())
+    for module in (generate_module, cache_module):
+        monkeypatch.setattr(module, "np", Watched())
     events.clear()
     assert len(list(tokens)) == 2
     assert events == ["step", "look", "look"]  # after the last token nothing follows
