@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_load")
         (["ask", "hi", "--effort", "extreme"], "choose from"),
         (["ask", "hi", "--precision", "fp64"], "choose from"),
         (["ask", "hi", "--max-tokens", "many"], "invalid int value: 'many'"),
-        (["ask", "hi", "--max-tokens", "0"], "max_tokens is 0, expected a whole number from 1"),
+        (["ask", "hi", "--max-tokens", "0"], "max_tokens is 0, expected a whole number, 1 or"),
         (["ask", "hi", "--max-tokens", "-5"], "max_tokens is -5"),
         (["ask", "hi", "--temperature", "-1"], "temperature is -1.0, expected a finite number"),
         (["ask", "hi", "--temperature", "nan"], "temperature is nan"),
