@@ -15,13 +15,18 @@ XLA drops or shifts a write past the end without a word, so room is checked on t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from gptoss_edu.config import Config
+from gptoss_edu.model import num_bytes
 from gptoss_edu.shapes import check_shapes
+from gptoss_edu.system import available_memory
 
 SMALLEST = 256  # tokens of room in the smallest cache
 
@@ -166,6 +171,53 @@ def grow(cache: Cache, capacity: int) -> Cache:
         )
 
     return Cache(tuple(wider(kv) for kv in cache.layers), cache.length_B)
+
+
+def to_host(array_B: jax.Array) -> np.ndarray:
+    """All rows, also those that lie on the devices of other machines."""
+    if array_B.is_fully_addressable or array_B.is_fully_replicated:
+        return np.asarray(array_B)
+    return np.asarray(multihost_utils.process_allgather(array_B, tiled=True))
+
+
+def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
+    """Raise ValueError unless row b of the cache has room for added[b] tokens more."""
+    if cache.length_B.is_deleted():
+        raise ValueError(
+            "this cache was used up by an earlier call; go on with the one it returned"
+        )
+    if len(added) != len(cache.length_B):
+        raise ValueError(
+            f"found {len(added)} rows for a cache of {len(cache.length_B)}, expected as many"
+        )
+    length = int(np.max(to_host(cache.length_B) + np.asarray(added)))
+    room = cache.capacity or config.max_positions
+    if length > room:
+        raise ValueError(
+            f"the cache is full: {length} tokens would have to fit, it has room for {room};"
+            f" grow(cache, capacity) makes room, up to the model's {config.max_positions} positions"
+        )
+
+
+def with_room(state: Cache, length: int, config: Config) -> Cache:
+    """The cache itself, or a copy that has grown so that `length` tokens fit."""
+    if state.capacity is None or length <= state.capacity:
+        return state
+    room = capacity_for(length, config.max_positions)
+    check_memory(config, len(state.length_B), room, state.layers[0].k_BKSH.dtype)
+    return grow(state, room)
+
+
+def check_memory(config: Config, batch: int, room: int, dtype: Any) -> None:
+    """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
+    needed = num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, room, dtype)))
+    available, where = available_memory()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"too little memory: keys and values of {batch} x {room:,} tokens take"
+            f" {needed / 2**30:.2f} GiB, {where} has {available / 2**30:.2f} GiB available;"
+            " shorten the prompt, lower max_tokens, or answer fewer prompts at once"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,14 +19,13 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeAlias
+
+import openai_harmony as oh
 
 from gptoss_edu.parser import CHANNELS, FUNCTION_NAME, HEADER_WORD, Message
 from gptoss_edu.schemas import as_text, tool_descriptions
 from gptoss_edu.tokenizer import bounded, check_text, load_encoding
-
-if TYPE_CHECKING:
-    import openai_harmony
 
 EFFORTS = ("low", "medium", "high")
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -35,8 +34,17 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_TEMPLATE_RUN = 20_000
 
 
+class Conversation(Protocol):
+    """An `openai_harmony.Conversation`: that package brings no types."""
+
+    messages: list[Any]
+
+
+Prompt: TypeAlias = "str | Sequence[Mapping[str, Any] | Message] | Conversation"
+
+
 def render(
-    prompt: str | Sequence[Mapping[str, Any] | Message] | openai_harmony.Conversation,
+    prompt: Prompt,
     *,
     reasoning_effort: str = "medium",
     instructions: str | None = None,
@@ -58,8 +66,6 @@ def render(
     Raises ValueError with what was found, what was expected and what to do.
     Source: openai-harmony 0.0.8, `render_conversation_for_completion`.
     """
-    import openai_harmony as oh
-
     if isinstance(prompt, oh.Conversation):
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
         given["reasoning_effort"] = None if reasoning_effort == "medium" else reasoning_effort
@@ -77,8 +83,8 @@ def render(
     system = _system(reasoning_effort, current_date)
     rendered = [oh.Message.from_role_and_content(oh.Role.SYSTEM, system)]
     if leading or tools:
-        given = "\n\n".join(leading) if leading else None
-        rendered.append(_developer(given, tool_descriptions(tools)))
+        demanded = "\n\n".join(leading) if leading else None
+        rendered.append(_developer(demanded, tool_descriptions(tools)))
     names: dict[str, str] = {}
     for message in messages:
         rendered += _harmony_messages(message, names)
@@ -159,8 +165,6 @@ def _text(message: Mapping[str, Any]) -> str:
 
 def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> Any:
     """OpenAI's system message: identity, knowledge cutoff, date, effort, channels."""
-    import openai_harmony as oh
-
     if reasoning_effort not in EFFORTS:
         raise ValueError(
             f"reasoning_effort is {reasoning_effort!r}, but one of {', '.join(EFFORTS)} was "
@@ -185,10 +189,8 @@ def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> 
     return system.with_conversation_start_date(current_date)
 
 
-def _developer(instructions: str | None, functions: list[Any]) -> openai_harmony.Message:
+def _developer(instructions: str | None, functions: list[Any]) -> oh.Message:
     """The developer message: "# Instructions", then "# Tools"."""
-    import openai_harmony as oh
-
     content = oh.DeveloperContent.new()
     if instructions is not None:
         content = content.with_instructions(instructions)
@@ -199,8 +201,6 @@ def _developer(instructions: str | None, functions: list[Any]) -> openai_harmony
 
 def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[Any]:
     """One chat message -> one or more Harmony messages. `names` maps tool_call_id -> function."""
-    import openai_harmony as oh
-
     role, where = message["role"], f"message {message['index']}"
     text = _text(message)
     if role == "assistant":
@@ -225,8 +225,6 @@ def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[An
 
 def _author(message: dict[str, Any]) -> Any:
     """Role and, if given, name: the header reads `user:name`."""
-    import openai_harmony as oh
-
     name = message.get("name")
     name = name and _word(name, f"name of message {message['index']}")
     return oh.Author(role=oh.Role(message["role"]), name=name)
@@ -234,8 +232,6 @@ def _author(message: dict[str, Any]) -> Any:
 
 def _assistant_messages(message: dict[str, Any], text: str, names: dict[str, str]) -> list[Any]:
     """Thinking, then text, then tool calls of an assistant message."""
-    import openai_harmony as oh
-
     where = f"message {message['index']}"
     calls = _tool_calls(message.get("tool_calls", ()), where)
     channel = message.get("channel", "commentary" if calls else "final")
@@ -270,7 +266,7 @@ def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
         raise ValueError(f"tool_calls of {where} is a {type(calls).__name__}, not a list")
     checked = []
     for index, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, Mapping) else None
+        function: Any = call.get("function", call) if isinstance(call, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
             raise ValueError(
@@ -294,10 +290,8 @@ def _word(word: Any, what: str) -> str:
     return word
 
 
-def _render_conversation(conversation: openai_harmony.Conversation) -> list[int]:
+def _render_conversation(conversation: oh.Conversation) -> list[int]:
     """Renders with openai-harmony, after cutting the stretches that would crash its encoder."""
-    import openai_harmony as oh
-
     if not conversation.messages:
         raise ValueError("the Conversation is empty; give it at least one message")
     messages = []
@@ -312,9 +306,8 @@ def _render_conversation(conversation: openai_harmony.Conversation) -> list[int]
                 contents.append(content)
         messages.append(message.model_copy(update={"content": contents}))
     try:
-        return load_encoding().render_conversation_for_completion(
-            oh.Conversation.from_messages(messages), oh.Role.ASSISTANT
-        )
+        whole = oh.Conversation.from_messages(messages)
+        return list(load_encoding().render_conversation_for_completion(whole, oh.Role.ASSISTANT))
     except (ValueError, oh.HarmonyError) as error:
         raise ValueError(f"openai-harmony cannot render this conversation: {error}") from error
 

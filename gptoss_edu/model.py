@@ -21,7 +21,7 @@ from gptoss_edu.config import Config
 from gptoss_edu.moe import Moe, Routing, moe
 from gptoss_edu.rope import cos_sin, inverse_frequencies
 from gptoss_edu.shapes import check_shapes, contract
-from gptoss_edu.tokenizer import Tokenizer
+from gptoss_edu.tokenizer import NoText, Tokenizer
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +49,7 @@ class Model:
     """What is not an array: sizes, tokenizer, precision by name, and the dtype of activations."""
 
     config: Config
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | NoText
     precision: str = "auto"
     dtype: Any = np.dtype("float32")
     mesh: Any = None

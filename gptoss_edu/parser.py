@@ -160,11 +160,12 @@ class StreamParser:
         return self._tokenizer.token_bytes(token) if inside else "\ufffd".encode()
 
     def _piece(self, text: str) -> list[Piece]:
-        if not text:
+        message = self._open
+        if not text or message is None:
             return []
         ids, self._pending = tuple(self._pending), []
         self._texts.append(text)
-        return [Piece(self._open.channel, text, ids, self._open.recipient, self._open.role)]
+        return [Piece(message.channel, text, ids, message.recipient, message.role)]
 
     def _take(self, token: int) -> list[Piece]:
         self._pending.append(token)

@@ -10,6 +10,7 @@ import functools
 import html
 import json
 import time
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +54,8 @@ class Reply:
 
     `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
     cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
-    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`.
+    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`, and reads only
+    what is new with `cache`, which is there if `keep_cache=True` asked for it: it is large.
     """
 
     final: str
@@ -64,6 +66,7 @@ class Reply:
     token_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     prompt_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     messages: tuple[Message, ...] = dataclasses.field(default=(), repr=False)
+    # A `cache.TurnCache`: chapter 01 cannot name a type of chapter 06.
     cache: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -114,9 +117,10 @@ def make_reply(
     calls = [m for m in messages if _is_call(m)]
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
-    # Unique in a conversation, because every later turn has a longer prompt.
+    # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
+    turn = zlib.crc32(repr(prompt_ids).encode())
     tool_calls = tuple(
-        ToolCall(m.function, m.text, f"call_{len(prompt_ids)}_{index}")
+        ToolCall(m.function or "", m.text, f"call_{turn:08x}_{index}")
         for index, m in enumerate(calls)
     )
     return Reply(
@@ -178,14 +182,14 @@ def _footer(reply: Reply) -> str:
 _compilations: collections.deque[tuple[float, float]] = collections.deque(maxlen=10_000)
 
 
-def _remember(event: str, duration: float, **_: Any) -> None:
+def _remember(event: str, duration_secs: float, **_: str | int) -> None:
     """Called by jax at the end of each tracing, lowering and compilation, inner ones first."""
     if not event.startswith("/jax/core/compile/"):
         return
     end = time.perf_counter()
-    while _compilations and _compilations[-1][0] >= end - duration:
+    while _compilations and _compilations[-1][0] >= end - duration_secs:
         _compilations.pop()  # it happened inside this one: do not count it twice
-    _compilations.append((end - duration, end))
+    _compilations.append((end - duration_secs, end))
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,27 @@ import numpy as np
 
 from gptoss_edu.shapes import check_shapes
 
+T = TypeVar("T")
+
+
+def option(default: T, explained: str, **more: object) -> T:
+    """A field that explains itself: docstrings and the command line's help are made from it."""
+    return dataclasses.field(default=default, metadata={"help": explained, **more})
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """Settings of the draw. Temperature 0 is greedy: always the likeliest token.
 
-    `top_k` keeps that many tokens (None: all); `top_p` keeps the likeliest tokens that together
-    reach that probability; `min_p` keeps those at least that fraction as likely as the likeliest;
     `repetition_penalty` divides the positive logits of tokens already seen, and multiplies the
     negative ones. Raises ValueError for values outside their range.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float = option(0.0, "0: always the likeliest token; OpenAI recommends 1")
+    top_k: int | None = option(None, "draw from the N likeliest tokens")
+    top_p: float = option(1.0, "draw from the likeliest tokens that reach probability N")
+    min_p: float = option(0.0, "draw from tokens at least N times as likely as the likeliest")
+    repetition_penalty: float = option(1.0, "above 1: avoid tokens that were there already")
 
     def __post_init__(self) -> None:
         _range("temperature", self.temperature, "a finite number, 0 (greedy) or above", 0, math.inf)

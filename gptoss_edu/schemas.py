@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import openai_harmony as oh
+
 from gptoss_edu.parser import FUNCTION_NAME
 from gptoss_edu.tokenizer import check_text
 
@@ -26,8 +28,6 @@ def as_text(value: Any, what: str) -> str:
 
 def tool_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[Any]:
     """OpenAI function schemas, checked -> openai-harmony's tool descriptions."""
-    import openai_harmony as oh
-
     if tools is None:
         return []
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):

@@ -27,7 +27,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gptoss_edu.system import cache_folders
 
@@ -349,3 +349,22 @@ class Tokenizer:
                     f"token id {token} is outside the vocabulary 0..{FULL_VOCAB - 1} of GPT-OSS"
                 )
         return ids
+
+
+@dataclasses.dataclass(frozen=True)
+class NoText:
+    """A model's tokenizer where nothing says what text its rows stand for: all we know is how many.
+
+    `generate_tokens`, `prefill` and `decode_step` need no more. Any use of it is a ValueError.
+    """
+
+    vocab_size: int
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):  # asked for by copy, pickle, IPython: they take no for an answer
+            raise AttributeError(name)
+        raise ValueError(
+            f"this checkpoint's {self.vocab_size} vocabulary rows have no text: expected"
+            " o200k_harmony's 201088 or an o200k_ids.json beside the weights;"
+            " generate_tokens works on rows"
+        )

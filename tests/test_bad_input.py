@@ -15,15 +15,17 @@ import openai_harmony as oh
 import pytest
 from models import CONFIG, MODEL, random_params
 
-from gptoss_edu.cache import empty_cache
+from gptoss_edu import cache as cache_module
+from gptoss_edu.cache import TurnCache, empty_cache, with_room
 from gptoss_edu.generation import decode_step, generate, generate_tokens, prefill, stream
+from gptoss_edu.tokenizer import NoText
 
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
     """Fail as soon as one of the compiled programs is reached."""
     module = importlib.import_module("gptoss_edu.generation")
-    for program in ("_read_chunk", "_decode", "_last_logits", "_pick"):
+    for program in ("read_chunk", "decode", "_last_logits", "_pick"):
         monkeypatch.setattr(module, program, lambda *_, **__: pytest.fail("a program ran"))
 
 
@@ -88,6 +90,8 @@ def test_rows_outside_the_vocabulary_are_refused(nothing_runs, params, row):
         list(generate_tokens(MODEL, params, [[1, 2], [3, row]], max_tokens=2))
     with pytest.raises(ValueError, match=message):
         prefill(MODEL, params, [[3, row]], empty_cache(CONFIG, 1, 16))
+    row = -2 if row == -1 else row  # -1 waits
+    message = rf"prompt \d holds row {row}, expected -1 to 282"
     with pytest.raises(ValueError, match=message):
         decode_step(MODEL, params, np.array([row]), empty_cache(CONFIG, 1, 16))
 
@@ -100,30 +104,40 @@ def test_prompts_without_tokens_are_refused(nothing_runs, params):
 
 
 def test_a_cache_that_does_not_fit_in_memory_is_refused(nothing_runs, params, monkeypatch):
-    module = importlib.import_module("gptoss_edu.generation")
-    monkeypatch.setattr(module, "available_memory", lambda: (100_000, "this machine"))
+    monkeypatch.setattr(cache_module, "available_memory", lambda: (100_000, "this machine"))
     with pytest.raises(MemoryError, match=r"too little memory: keys and values of 2 x 512 tokens"):
         generate(MODEL, params, ["hi", "ho"])
     state = empty_cache(CONFIG, 1, 16)
     with pytest.raises(MemoryError, match=r"1 x 1,024 .*shorten the prompt, lower max_tokens"):
-        module._with_room(state, 1000, CONFIG)
-    assert module._with_room(state, 16, CONFIG) is state
+        with_room(state, 1000, CONFIG)
+    assert with_room(state, 16, CONFIG) is state
+
+
+def test_a_cache_is_copied_only_where_the_copy_fits(params, monkeypatch):
+    """Going on with a cache keeps the old one, too: its copy is checked like a new one."""
+    kept = generate(MODEL, params, "hi", max_tokens=1, keep_cache=True).cache
+    monkeypatch.setattr(cache_module, "available_memory", lambda: (100_000, "this machine"))
+    monkeypatch.setattr(TurnCache, "resume", lambda *_: pytest.fail("it was copied"))
+    with pytest.raises(MemoryError, match=r"too little memory: keys and values of 1 x 256 tokens"):
+        generate(MODEL, params, "hi", cache=kept)
 
 
 def test_a_cache_of_another_model_is_refused(params):
-    cache = generate(MODEL, params, "hi", max_tokens=1).cache
+    cache = generate(MODEL, params, "hi", max_tokens=1, keep_cache=True).cache
     narrow = dataclasses.replace(CONFIG, num_kv_heads=1)
     for model, message in (
-        (dataclasses.replace(MODEL, config=narrow), "with other layers, heads or sizes; leave it"),
-        (dataclasses.replace(MODEL, dtype=jnp.dtype(jnp.bfloat16)), "float32, but .* in bfloat16"),
+        (dataclasses.replace(MODEL, config=narrow), r"of another model: 2 .* \(1, 20, 'float32'\)"),
+        (dataclasses.replace(MODEL, dtype=jnp.dtype(jnp.bfloat16)), r"'float32'\), .*'bfloat16'\)"),
     ):
         with pytest.raises(ValueError, match=message):
             generate(model, params, "hi", cache=cache)
     with pytest.raises(ValueError, match="found a cache and 2 prompts, expected one"):
         generate(MODEL, params, ["hi", "ho"], cache=cache)
+    with pytest.raises(ValueError, match="found keep_cache and 2 prompts, expected one"):
+        generate(MODEL, params, ["hi", "ho"], keep_cache=True)
 
 
 def test_a_model_without_a_vocabulary_says_what_it_can_do(nothing_runs, params):
-    mute = dataclasses.replace(MODEL, tokenizer=None)
+    mute = dataclasses.replace(MODEL, tokenizer=NoText(CONFIG.vocab_size))
     with pytest.raises(ValueError, match=r"283 vocabulary rows have no text: expected .* work"):
         generate(mute, params, "hi")

@@ -5,11 +5,16 @@ terms stay within 2e-5 of each other. Sampled tokens must be equal.
 """
 
 import dataclasses
-import importlib
+import gc
+import inspect
 import os
+import re
 import signal
 import threading
 import time
+import traceback
+import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +32,16 @@ from models import (
     say,
 )
 
+from gptoss_edu import cache as cache_module
+from gptoss_edu import generation as generate_module
+from gptoss_edu import moe
 from gptoss_edu.cache import empty_cache, grow
 from gptoss_edu.config import FULL, GPT_OSS_20B
-from gptoss_edu.generation import Options, decode_step, generate, generate_tokens, prefill, stream
+from gptoss_edu.generation import Stream, decode_step, generate, generate_tokens, prefill, stream
 from gptoss_edu.harmony import render
 from gptoss_edu.model import forward
 from gptoss_edu.mxfp4 import quantize
+from gptoss_edu.options import Options
 from gptoss_edu.parser import Message
 from gptoss_edu.sampling import GREEDY, Sampling
 from gptoss_edu.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
@@ -42,15 +51,13 @@ LENGTHS = (1, 127, 128, 129, 300)  # the window is 128, the initial context 256
 ROOM = 512
 SAMPLED = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01)
 
-# The package offers a function of the same name.
-generate_module = importlib.import_module("gptoss_edu.generation")
 whole = jax.jit(forward, static_argnames="config")
 
 
 @pytest.fixture(autouse=True)
 def one_capacity(monkeypatch):
     """Every cache has one size, so that a few compiled programs serve all tests."""
-    monkeypatch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+    monkeypatch.setattr(cache_module, "SMALLEST", ROOM)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +178,52 @@ def test_packed_equals_dequantized(params):
     assert np.abs(np.asarray(found_BV) - read(params, PROMPTS, chunk=64)[0]).max() > 0.1
 
 
+def test_a_batch_ends_row_by_row(params):
+    """A row that is given -1 waits: nothing is written for it, and it goes on where it was."""
+    rows = [draw_rows(1, 40), draw_rows(2, 30)]
+    _, cache = read(params, [row[:20] for row in rows])
+    for step in range(20, 30):
+        _, cache = decode_step(MODEL, params, [row[step] for row in rows], cache)
+    for step in range(30, 40):
+        logits_BV, cache = decode_step(MODEL, params, [rows[0][step], -1], cache)
+    assert cache.length_B.tolist() == [40, 30]
+    expected_BV, _ = read(params, [rows[0]])
+    np.testing.assert_allclose(logits_BV[0], expected_BV[0], atol=TOLERANCE)
+    logits_BV, cache = decode_step(MODEL, params, [-1, 7], cache)
+    expected_BV, _ = read(params, [[*rows[1], 7]])
+    np.testing.assert_allclose(logits_BV[1], expected_BV[0], atol=TOLERANCE)
+    assert cache.length_B.tolist() == [40, 31]
+
+
+def test_a_row_that_waits_needs_no_room(params):
+    _, cache = read(params, [draw_rows(1, ROOM), draw_rows(2, 5)])
+    _, cache = decode_step(MODEL, params, [-1, 7], cache)
+    with pytest.raises(ValueError, match="full: 513 tokens"):
+        decode_step(MODEL, params, [7, -1], cache)
+
+
+def test_64_bit_integers_change_no_type_of_the_cache(params):
+    """With JAX_ENABLE_X64=1 positions were int64 and were scattered into int32, with a warning."""
+    options = {"config": CONFIG, "dtype": MODEL.dtype}
+    shapes = jax.eval_shape(lambda: empty_cache(CONFIG, 2, 64))
+    token_BT = jax.ShapeDtypeStruct((2, 16), np.int32)
+    last_BD = jax.ShapeDtypeStruct((2, CONFIG.hidden_size), np.float32)
+    try:
+        jax.config.update("jax_enable_x64", True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            chunk, step = generate_module.read_chunk, generate_module.decode
+            read_cache, _ = chunk.eval_shape(params, token_BT, shapes, last_BD, **options)
+            token_B = jax.ShapeDtypeStruct((2,), np.int32)
+            _, written = step.eval_shape(params, token_B, shapes, **options)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    for cache in (read_cache, written):
+        assert jax.tree.map(lambda leaf: leaf.dtype, cache) == jax.tree.map(
+            lambda leaf: leaf.dtype, shapes
+        )
+
+
 # ---- tokens -------------------------------------------------------------------------------------
 
 
@@ -206,7 +259,8 @@ def test_growing_in_the_middle_changes_nothing(params, monkeypatch):
     expected = rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20))
     # Unasked, the cache would be large enough for this short answer from the start.
     rooms = iter([ROOM, 2 * ROOM])
-    monkeypatch.setattr(generate_module, "capacity_for", lambda length, limit: next(rooms))
+    for module in (generate_module, cache_module):
+        monkeypatch.setattr(module, "capacity_for", lambda length, limit: next(rooms))
     assert rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20)) == expected
     assert next(rooms, None) is None
 
@@ -310,13 +364,74 @@ def test_streaming_comes_token_by_token(params, monkeypatch):
     assert pieces.reply is None
 
 
+def test_a_stream_can_be_left_and_can_be_finished(params, monkeypatch):
+    dictate(monkeypatch, say("ab", "cd"))
+    with stream(MODEL, params, "hi") as pieces:
+        assert next(pieces).text == "a"
+    assert list(pieces) == []
+    assert pieces.reply is None
+    with pytest.raises(ValueError, match="stopped before its end, so there is no reply"):
+        pieces.finish()
+    pieces = stream(MODEL, params, "hi")
+    next(pieces)
+    assert pieces.finish().final == "cd"
+    assert pieces.finish() is pieces.reply
+
+
+def living_bytes():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays() if not array.is_deleted())
+
+
+def test_replies_that_are_kept_cost_text_alone(params):
+    """A kept cache is what a hundred pages of text are: nobody gets one who did not ask."""
+    replies = [generate(MODEL, params, "hi", max_tokens=2)]
+    before = living_bytes()
+    replies += [generate(MODEL, params, "hi", max_tokens=2) for _ in range(20)]
+    with_stream = stream(MODEL, params, "hi", max_tokens=2)
+    replies += [with_stream.finish(), *generate(MODEL, params, ["hi", "ho"], max_tokens=2)]
+    assert living_bytes() == before
+    assert {reply.cache for reply in replies} == {None}
+    kept = generate(MODEL, params, "hi", max_tokens=2, keep_cache=True)
+    assert living_bytes() - before > 100_000
+    assert kept.cache.rows[:-1] == tuple(TOKENIZER.to_rows(kept.prompt_ids))
+
+
+CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+
+
+def test_a_token_passes_through_the_files_that_contributing_lists(params, monkeypatch):
+    """Who calls whom, from `generate` to `swiglu`, at the moment when `swiglu` runs."""
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    listed = re.findall(r"^\d+\. `(\w+)` \((\w+)\.py\)", text, re.MULTILINE)
+    stacks, swiglu = [], moe.swiglu
+
+    def noted(*arguments):
+        stacks.append(traceback.extract_stack()[:-1])
+        return swiglu(*arguments)
+
+    monkeypatch.setattr(moe, "swiglu", noted)
+    anew = dataclasses.replace(CONFIG, rms_eps=2e-5)  # what is compiled already calls nobody
+    generate(dataclasses.replace(MODEL, config=anew), params, "hi", max_tokens=2)
+    assert len(stacks) >= 2 * CONFIG.num_layers  # prefill and decode
+    package = str(Path(moe.__file__).parent)
+    for stack in stacks:
+        frames = [frame for frame in stack if frame.filename.startswith(package)]
+        calls = [(frame.name, Path(frame.filename).stem) for frame in frames]
+        assert calls[:2] == [("with_options", "options"), ("generate", "generation")]
+        assert {file for _, file in calls} == {file for _, file in listed}
+    assert len({file for _, file in listed}) <= 4
+    decode = iter([*calls, ("swiglu", "moe")])
+    assert listed == [call for call in listed if call in decode], calls  # in this order
+
+
 @pytest.fixture(scope="module")
 def pair(params):
     """Two prompts in a batch, answered twice: the first time compiles, the second does not."""
     prompts = ["hi", [{"role": "user", "content": "a longer question, in two parts"}]]
     settings = {"max_tokens": 6, "temperature": 1.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
+        patch.setattr(cache_module, "SMALLEST", ROOM)
         return prompts, [
             generate(MODEL, params, prompts, seed=[8, 9], **settings) for _ in range(2)
         ]
@@ -360,7 +475,7 @@ def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, monke
     first = [{"role": "user", "content": "2 + 2?"}]
     with monkeypatch.context() as patch:
         dictate(patch, say("2 + 2 is 4", "four"))
-        reply = generate(MODEL, params, first)
+        reply = generate(MODEL, params, first, keep_cache=True)
     second = [*first, *reply.to_messages(), {"role": "user", "content": "and 5?"}]
     fresh = generate(MODEL, params, second, max_tokens=6)
     reused = generate(MODEL, params, second, max_tokens=6, cache=reply.cache)
@@ -375,7 +490,8 @@ def test_a_second_turn_with_the_cache_reads_less_and_says_the_same(params, monke
 def test_a_cache_of_another_conversation_does_no_harm(params, monkeypatch):
     with monkeypatch.context() as patch:
         dictate(patch, say("?", "!"))
-        other = generate(MODEL, params, "something else", reasoning_effort="high").cache
+        options = {"reasoning_effort": "high", "keep_cache": True}
+        other = generate(MODEL, params, "something else", **options).cache
     fresh = generate(MODEL, params, "hi", max_tokens=4)
     reused = generate(MODEL, params, "hi", max_tokens=4, cache=other)
     assert reused.token_ids == fresh.token_ids
@@ -386,13 +502,9 @@ def test_a_cache_of_another_conversation_does_no_harm(params, monkeypatch):
 def turn(params):
     """A turn that has written 150 tokens after 200: its rings no longer hold the prompt's end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("gptoss_edu.cache"), "SMALLEST", ROOM)
-        steps = generate_tokens(MODEL, params, [draw_rows(21, 200)], max_tokens=150)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        patch.setattr(cache_module, "SMALLEST", ROOM)
+        options = {"max_tokens": 150, "keep_cache": True}
+        return Stream(generate_tokens(MODEL, params, [draw_rows(21, 200)], **options)).finish()
 
 
 @pytest.mark.parametrize(
@@ -426,7 +538,7 @@ def test_a_conversation_of_three_turns_reads_each_text_once(params, monkeypatch)
     talk, cache, read_so_far, longest = [], None, 0, 0
     for question in ("2 + 2?", "and 5?", "and 6?"):
         talk.append({"role": "user", "content": question})
-        reply = generate(MODEL, params, talk, cache=cache)
+        reply = generate(MODEL, params, talk, cache=cache, keep_cache=True)
         talk, cache = talk + reply.to_messages(), reply.cache
         read_so_far += tokens_read(reply)
         longest = len(reply.prompt_ids)
@@ -461,16 +573,27 @@ def test_a_full_cache_is_refused_and_grown(params):
     np.testing.assert_allclose(logits_BV, expected_BV, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, None, "abc", [1, 2], [0.5], []])
-def test_seeds_are_whole_numbers_one_for_each_prompt(seed):
-    with pytest.raises(ValueError, match=r"seed is .*, expected a whole number from 0 .* 1 prompt"):
-        Options(seed=seed).seeds(1)
+def test_generate_lists_every_option_for_its_reader():
+    """What Shift-Tab shows in a notebook, and what a typo is answered with."""
+    for function in (generate, stream):
+        shown = inspect.signature(function).parameters
+        assert list(shown)[:3] == ["model", "params", "prompt"]
+        for field in dataclasses.fields(Options):
+            parameter = shown[field.name]
+            assert parameter.kind is parameter.KEYWORD_ONLY
+            assert (parameter.default, parameter.annotation) == (field.default, field.type)
+            assert f"{field.name}: {field.metadata['help']}\n" in f"{function.__doc__}\n"
+        assert len(shown) == 3 + len(dataclasses.fields(Options))
 
 
-def test_one_seed_serves_all_prompts_and_a_list_each_its_own():
-    assert Options(seed=7).seeds(3) == [7, 7, 7]
-    assert Options(seed=np.arange(2)).seeds(2) == [0, 1]
-    assert Options(seed=np.int64(5)).seeds(1) == [5]
+@pytest.mark.parametrize("function", [generate, stream])
+def test_an_option_that_does_not_exist_is_answered_with_the_nearest(params, function):
+    with pytest.raises(TypeError, match="no option temprature; did you mean temperature"):
+        function(MODEL, params, "hi", temprature=1)
+    with pytest.raises(TypeError, match="missing a required argument: 'prompt'"):
+        function(MODEL, params, max_tokens=1)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        function(MODEL, params, "hi", 5)
 
 
 def test_a_stream_takes_one_prompt(params):

@@ -1,5 +1,6 @@
 """Text and ids: the vocabulary that ships with the package, subsets of it, and hostile text."""
 
+import copy
 import dataclasses
 import os
 import pickle
@@ -359,3 +360,17 @@ def test_two_processes_at_once(tmp_path):
     answers = {child.communicate(timeout=60)[0].strip() for child in children}
     assert answers == {str(official("How are you?"))}
     assert [file.name for file in (tmp_path / "gptoss_edu").iterdir()] == [tk.VOCABULARY_FILE]
+
+
+def test_a_vocabulary_without_text_says_so_wherever_it_is_used():
+    nothing = tk.NoText(283)
+    assert nothing == copy.deepcopy(nothing) == pickle.loads(pickle.dumps(nothing))
+    assert repr(nothing) == "NoText(vocab_size=283)"
+    for use in (
+        lambda: nothing.encode("a"),
+        lambda: nothing.decode([1]),
+        lambda: nothing.to_rows([1]),
+        lambda: nothing.stop_rows,
+    ):
+        with pytest.raises(ValueError, match=r"283 vocabulary rows have no text: .*works on rows"):
+            use()

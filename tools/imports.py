@@ -23,7 +23,7 @@ LESSONS = {
     "attention": 3,
     "moe": 4,
     "mxfp4": 5,
-    "model": 6, "cache": 6, "sampling": 6, "generation": 6, "chat": 6,
+    "model": 6, "cache": 6, "sampling": 6, "options": 6, "generation": 6, "chat": 6,
 }  # fmt: skip
 ROOMS = ("cpu", "chips", "weights", "bridges", "inside", "course", "commands")
 FRONT_DOOR = {"__init__", "__main__"}

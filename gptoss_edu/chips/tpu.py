@@ -27,7 +27,7 @@ from gptoss_edu.chips.hlo import Messages, bytes_read, collectives
 from gptoss_edu.chips.precision import abstract_params
 from gptoss_edu.chips.sharding import make_mesh, places, spread
 from gptoss_edu.config import Config
-from gptoss_edu.generation import _decode, _read_chunk, chunk_size
+from gptoss_edu.generation import chunk_size, decode, read_chunk
 
 DTYPE = jnp.dtype(jnp.bfloat16)  # activations, keys and values on a TPU
 
@@ -81,7 +81,7 @@ def compile_decode(
     """
     token_B = jax.ShapeDtypeStruct((1,), jnp.int32)
     params, cache, (token_B,) = _arguments(chip, config, precision, context, experts, token_B)
-    return _compile(_decode.lower(params, token_B, cache, config=config, dtype=DTYPE))
+    return _compile(decode.lower(params, token_B, cache, config=config, dtype=DTYPE))
 
 
 def compile_prefill(
@@ -92,7 +92,7 @@ def compile_prefill(
     last_BD = jax.ShapeDtypeStruct((1, config.hidden_size), DTYPE)
     params, cache, rest = _arguments(chip, config, precision, context, experts, chunk_BT, last_BD)
     chunk_BT, last_BD = rest
-    return _compile(_read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE))
+    return _compile(read_chunk.lower(params, chunk_BT, cache, last_BD, config=config, dtype=DTYPE))
 
 
 def _arguments(

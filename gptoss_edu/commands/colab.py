@@ -1,20 +1,19 @@
-"""Chapter 09 on a borrowed machine: which chip is this, what fits, load it once, talk to it.
+"""Chapter 09 on a borrowed machine: which chip is this, what fits, load it once.
 
 A notebook in a browser has an hour or so, and mistakes that show late waste it. So everything that
 can be refused is refused before the download, in a sentence that names the menu to use; and what is
-dear (weights in the memory of the chip) is there once, however often a cell runs.
+expensive (weights in the memory of the chip) is there once, however often a cell runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +23,7 @@ from gptoss_edu.chips import fit, sharding
 from gptoss_edu.chips.fit import CHIPS, GIB, Chip, Ledger, Roofline
 from gptoss_edu.chips.precision import choose_precision, convert_layer
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
-from gptoss_edu.generation import stream
 from gptoss_edu.model import Layer, Model, Params, num_bytes
-from gptoss_edu.parser import Piece
-from gptoss_edu.reply import Reply, ToolCall
 from gptoss_edu.system import available_memory
 from gptoss_edu.weights.checkpoint import POCKET, load_model, read_config
 
@@ -42,7 +38,6 @@ FAMILIES = {
     "TPU v2": "v2", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v6 lite": "v6e", "TPU v6e": "v6e",
     "H200": "h200", "H100": "h100", "A100": "a100", "L4": "l4", "T4": "t4",
 }  # fmt: skip
-ROUNDS = 8  # answers of tools within one turn; a model that asks for more goes in circles
 
 
 class Refusal(RuntimeError):
@@ -69,7 +64,7 @@ def wanted_model() -> str | None:
 
 def config_of(model: str | None) -> Config:
     """The sizes of a model that is not here yet. Raises ValueError for an unknown Hub id."""
-    known = {None: None, HUB_20B: GPT_OSS_20B, HUB_120B: GPT_OSS_120B}
+    known = {HUB_20B: GPT_OSS_20B, HUB_120B: GPT_OSS_120B}
     if model is None or Path(model).expanduser().is_dir():
         return read_config(POCKET if model is None else Path(model).expanduser())
     if model not in known:
@@ -117,7 +112,7 @@ def _accelerator(devices: Sequence[Any]) -> Chip:
     memory = stats.get("bytes_limit") or (like.memory_bytes if like else 0)
     if like is None:
         return Chip(kind, count, memory, math.nan, math.nan)
-    name = f"{family}-{count}" if devices[0].platform == "tpu" else family
+    name = f"{family}-{count}" if devices[0].platform == "tpu" else str(family)
     return dataclasses.replace(like, name=name, devices=count, memory_bytes=memory)
 
 
@@ -201,58 +196,3 @@ _convert = jax.jit(convert_layer, static_argnames="precision")
 def _in_precision(layer: Layer, *, precision: str) -> Layer:
     """One layer as planned; packed layers stay as they are stored."""
     return layer if precision == "mxfp4" else _convert(layer, precision=precision)
-
-
-@dataclasses.dataclass
-class Chat:
-    """A conversation that goes on: its messages, the cache of what was read, and tools.
-
-    `functions`: name -> (function, its description in OpenAI's format). The function is called with
-    the arguments that the model writes, and its result, as text, is handed back.
-    """
-
-    model: Model
-    params: Params
-    functions: Mapping[str, tuple[Callable[..., Any], dict[str, Any]]] = dataclasses.field(
-        default_factory=dict
-    )
-    messages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    cache: Any = None
-
-    def say(
-        self, text: str, *, effort: str = "medium", show: Callable[[Piece], Any] | None = None,
-        **options: Any,
-    ) -> Reply:  # fmt: skip
-        """Say something and return the reply; tools are called on the way. `show` gets each piece
-        as it comes, and `options` are those of `generate`.
-
-        An error or an interruption leaves the conversation as it was before.
-        """
-        messages, cache = [*self.messages, {"role": "user", "content": text}], self.cache
-        tools = [description for _, description in self.functions.values()] or None
-        self.cache = None  # reading uses it up, also where it is interrupted
-        for _ in range(ROUNDS):
-            told = {"reasoning_effort": effort, "tools": tools, "cache": cache}
-            pieces = stream(self.model, self.params, messages, **told, **options)
-            for piece in pieces:
-                if show is not None:
-                    show(piece)
-            reply = pieces.reply
-            messages, cache = messages + reply.to_messages(), reply.cache
-            if not reply.tool_calls:
-                break
-            messages += [self._call(call) for call in reply.tool_calls]
-        self.messages, self.cache = messages, cache
-        return reply
-
-    def _call(self, call: ToolCall) -> dict[str, Any]:
-        """What a tool answers. The model gets to read errors, too, and can try again."""
-        if call.name not in self.functions:
-            content = f"error: there is no {call.name}, only {', '.join(self.functions) or 'none'}"
-        else:
-            try:
-                result = self.functions[call.name][0](**call.parsed())
-                content = result if isinstance(result, str) else json.dumps(result)
-            except Exception as error:
-                content = f"error: {type(error).__name__}: {error}"
-        return {"role": "tool", "tool_call_id": call.id, "content": content}

@@ -1,4 +1,4 @@
-"""What is installed, what this machine has, and which models and chapters it can run.
+"""`doctor`: what is installed, what this machine has, and which models and chapters it can run.
 
 Everything is looked up, nothing is downloaded, loaded or changed. What cannot be found out is said
 in words, never raised: a doctor that faints is of no use.
@@ -6,7 +6,9 @@ in words, never raised: a doctor that faints is of no use.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -30,6 +32,21 @@ HUB_20B = "openai/gpt-oss-20b"
 GIB = 2**30
 WORKSPACE = 3 * GIB  # keys and values, activations, the largest matrix in float32, Python itself
 NOTEBOOK = 2 * GIB
+
+
+HELP = "versions, memory, disk, and what can run here"
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """For people, or for programs."""
+    command.add_argument("--json", action="store_true", help="one JSON object, nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Facts about this machine. Nothing is downloaded or loaded."""
+    found = survey()
+    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else describe(found))
+    return 0
 
 
 def survey() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.cpu.native import wanted
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
-from gptoss_edu.tokenizer import STOP_TOKENS, Tokenizer
+from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer
 from gptoss_edu.weights.hub import check_disk, download
 from gptoss_edu.weights.layout import (
     HF_PACKED,
@@ -85,7 +85,7 @@ def load_model(
 
     What `python -m gptoss_edu convert` made of a folder is mapped in its place, on a CPU and where
     `precision` keeps the bytes (mapped.py). The folder that it wrote may be given, too.
-    `Model.tokenizer` is None where nothing says what text the rows of the vocabulary stand for.
+    `Model.tokenizer` is `NoText` where nothing says what text the vocabulary's rows stand for.
 
     Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
     a Hub out of reach, MemoryError before allocating what does not fit.
@@ -147,10 +147,11 @@ def read_config(folder: Path) -> Config:
     return Config.from_dict(_read_json(folder / CONFIG))
 
 
-def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
-    """The vocabulary that the embedding's rows stand for; None where nothing says so."""
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer | NoText:
+    """The vocabulary that the embedding's rows stand for; `NoText` where nothing says so."""
     if not (folder / KEPT_IDS).is_file():
-        return Tokenizer() if config.vocab_size == GPT_OSS_20B.vocab_size else None
+        whole = config.vocab_size == GPT_OSS_20B.vocab_size
+        return Tokenizer() if whole else NoText(config.vocab_size)
     ids = _read_json(folder / KEPT_IDS)
     if not isinstance(ids, list) or len(ids) != config.vocab_size:
         found = f"{len(ids)} ids" if isinstance(ids, list) else f"a {type(ids).__name__}"

@@ -33,7 +33,7 @@ from gptoss_edu.generation import decode_step, prefill
 from gptoss_edu.harmony import render
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
-from gptoss_edu.tokenizer import Tokenizer
+from gptoss_edu.tokenizer import NoText, Tokenizer
 from gptoss_edu.weights.checkpoint import (
     CONFIG,
     SYNTHETIC,
@@ -162,10 +162,10 @@ def look_at_headers(folder: Path, config: Config) -> tuple[tuple[dict, Layout], 
     return (tensors, layout), f"{len(tensors)} tensors as expected, experts {experts}"
 
 
-def look_at_vocabulary(folder: Path, config: Config) -> tuple[Tokenizer | None, str]:
+def look_at_vocabulary(folder: Path, config: Config) -> tuple[Tokenizer | NoText, str]:
     """The tokenizer, where something says what the rows stand for."""
     tokenizer = read_tokenizer(folder, config)
-    said = "each with its id" if tokenizer else "whose ids nothing tells"
+    said = "whose ids nothing tells" if isinstance(tokenizer, NoText) else "each with its id"
     return tokenizer, f"{config.vocab_size:,} rows, {said}"
 
 
@@ -463,12 +463,14 @@ def judge(model: Model, params: Params, answer: Known, known: Known) -> Row:
     return summary(f"answer to {answer['prompt'][:28]!r}", problems, fine)
 
 
-def rows_of(answer: Known, tokenizer: Tokenizer | None) -> tuple[list[int], list[int], list[float]]:
+def rows_of(
+    answer: Known, tokenizer: Tokenizer | NoText
+) -> tuple[list[int], list[int], list[float]]:
     """(rows of the prompt, rows of the answer, log-probabilities of its first tokens)."""
     expected = answer["log_probabilities"]
     if "rows" in answer:
         return answer["prompt_rows"], answer["rows"], expected
-    if tokenizer is None:
+    if isinstance(tokenizer, NoText):
         raise ValueError(f"no tokenizer reads {answer['prompt']!r}: nothing tells the rows' ids")
     prompt, rows = (
         tokenizer.to_rows(tokenizer.encode(answer[key])) for key in ("prompt", "continuation")
@@ -476,9 +478,11 @@ def rows_of(answer: Known, tokenizer: Tokenizer | None) -> tuple[list[int], list
     return prompt, rows, expected
 
 
-def name_of(row: int, tokenizer: Tokenizer | None) -> str:
+def name_of(row: int, tokenizer: Tokenizer | NoText) -> str:
     """A token for people."""
-    return repr(tokenizer.decode(tokenizer.to_ids([row]))) if tokenizer else f"row {row}"
+    if isinstance(tokenizer, NoText):
+        return f"row {row}"
+    return repr(tokenizer.decode(tokenizer.to_ids([row])))
 
 
 def follow(
@@ -532,10 +536,10 @@ def record(path_or_id: str | Path | None = None, *, tokens: int = 16) -> Path:
 
 def record_answer(model: Model, params: Params, question: str, tokens: int) -> Known:
     """What the model answers to a question; without a tokenizer, to rows that stand for it."""
-    if model.tokenizer:
-        prompt = model.tokenizer.to_rows(model.tokenizer.fit(render(question)))
-    else:
+    if isinstance(model.tokenizer, NoText):
         prompt = [byte % model.config.vocab_size for byte in question.encode()]
+    else:
+        prompt = model.tokenizer.to_rows(model.tokenizer.fit(render(question)))
     rows: list[int] = []
     steps = follow(model, params, prompt, rows, tokens)
     log = [round(float(log_V[rows[step]]), 6) for step, log_V in enumerate(steps)]

@@ -6,7 +6,7 @@ import pytest
 
 from gptoss_edu.chips import preflight, tpu
 from gptoss_edu.chips.hlo import Messages
-from gptoss_edu.commands import cli
+from gptoss_edu.commands.main import main
 
 FIELDS = {
     "fits", "compiled", "argument_bytes", "temp_bytes", "bytes_per_token", "roofline_tokens_per_s",
@@ -15,7 +15,7 @@ FIELDS = {
 
 
 def test_json_is_one_object_with_all_fields(capsys):
-    assert cli.main(["fit", "--chip", "v5e-1", "--json"]) == 0
+    assert main(["fit", "--chip", "v5e-1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found.keys() >= FIELDS
     assert found["precision"] == "mxfp4"
@@ -25,7 +25,7 @@ def test_json_is_one_object_with_all_fields(capsys):
 
 
 def test_people_get_a_ledger(capsys):
-    assert cli.main(["fit", "--chip", "v2-8", "--context", "8192"]) == 0
+    assert main(["fit", "--chip", "v2-8", "--context", "8192"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("GPT-OSS-20B in bf16 on v2-8\n")
     assert "keys and values of 8,192 tokens" in page
@@ -33,7 +33,7 @@ def test_people_get_a_ledger(capsys):
 
 
 def test_what_does_not_fit_is_status_one(capsys):
-    assert cli.main(["fit", "--chip", "v5e-1", "--precision", "fp8"]) == 1
+    assert main(["fit", "--chip", "v5e-1", "--precision", "fp8"]) == 1
     assert "It does not fit. fp8 was asked for." in capsys.readouterr().out
 
 
@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_status_one(capsys):
     ],
 )
 def test_bad_input_is_one_line(arguments, expected, capsys):
-    assert cli.main(["fit", *arguments]) == 1
+    assert main(["fit", *arguments]) == 1
     assert expected in capsys.readouterr().err
 
 
@@ -73,7 +73,7 @@ REFUSED = tpu.Report(False, 0, 0, "it needs 22G")
 def test_the_compiler_has_the_last_word(monkeypatch, decode, prefill, told, capsys):
     monkeypatch.setattr(tpu, "compile_decode", lambda *arguments: decode)
     monkeypatch.setattr(tpu, "compile_prefill", lambda *arguments: prefill)
-    assert cli.main(["fit", "--chip", "v5e-1", "--compile"]) == int("It fits" not in told)
+    assert main(["fit", "--chip", "v5e-1", "--compile"]) == int("It fits" not in told)
     page = capsys.readouterr().out
     assert told in page
     assert ("13.00 GiB" in page) == ("needs 22G" not in page)
@@ -85,7 +85,7 @@ def test_messages_between_devices_are_shown(monkeypatch, capsys):
     report = COMPILED._replace(messages=told, argument_bytes=2**30)
     monkeypatch.setattr(tpu, "compile_decode", lambda *arguments: report)
     monkeypatch.setattr(tpu, "compile_prefill", lambda *arguments: report)
-    assert cli.main(["fit", "--chip", "v5e-8", "--compile", "--json"]) == 0
+    assert main(["fit", "--chip", "v5e-8", "--compile", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["collectives_per_token"] == 50
     assert found["bytes_per_token"] == found["prefill_bytes"] == 8 * 4 * 10**9

@@ -1,6 +1,5 @@
 """The programs of generation are shaped for an accelerator: read from what XLA makes of them."""
 
-import importlib
 import re
 
 import jax
@@ -8,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptoss_edu import cache as cache_module
+from gptoss_edu import generation as generate_module
 from gptoss_edu.cache import empty_cache
 from gptoss_edu.chips import hlo
 from gptoss_edu.chips.precision import convert
 from gptoss_edu.config import TINY
-from gptoss_edu.generation import _decode, _next_rows, _pick, _read_chunk, generate_tokens
+from gptoss_edu.generation import Stream, _pick, _to_feed, decode, generate_tokens, read_chunk
 from gptoss_edu.model import Model, init_params
+from gptoss_edu.tokenizer import NoText
 
-generate_module = importlib.import_module("gptoss_edu.generation")
 F32 = jnp.dtype(jnp.float32)
+MODEL = Model(TINY, NoText(TINY.vocab_size))
 PROMPTS = [[5, 17, 90, 3], [44, 2, 61], [7, 8]]
 TALK = {"infeed", "outfeed", "send", "recv", "send-done", "recv-done"}
 
@@ -35,9 +37,9 @@ def programs(params):
     """Name -> (compiled, leaves of the cache that it is given)."""
     chunk_BT, last_BD = jnp.zeros((1, 16), jnp.int32), jnp.zeros((1, TINY.hidden_size))
     options = {"config": TINY, "dtype": F32}
-    decode = _decode.lower(params, jnp.zeros(3, jnp.int32), cache_of(3), **options)
-    prefill = _read_chunk.lower(params, chunk_BT, cache_of(1), last_BD, **options)
-    return {"decode": decode.compile(), "prefill": prefill.compile()}
+    step = decode.lower(params, jnp.zeros(3, jnp.int32), cache_of(3), **options)
+    chunk = read_chunk.lower(params, chunk_BT, cache_of(1), last_BD, **options)
+    return {"decode": step.compile(), "prefill": chunk.compile()}
 
 
 @pytest.mark.parametrize("name", ["decode", "prefill"])
@@ -75,10 +77,11 @@ def test_of_a_step_only_its_tokens_come_to_the_host(params, monkeypatch):
                 fetched.append(array.nbytes)
             return np.asarray(array, *rest, **options)
 
-    model, steps = Model(TINY, None), 5
-    tokens = generate_tokens(model, params, PROMPTS, max_tokens=steps)
+    steps = 5
+    tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=steps)
     next(tokens)  # prefill checks the room of the cache
-    monkeypatch.setattr(generate_module, "np", Watched())
+    for module in (generate_module, cache_module):
+        monkeypatch.setattr(module, "np", Watched())
     assert len(list(tokens)) == steps - 1
     assert fetched == [4 * len(PROMPTS)] * (steps - 1)
 
@@ -89,7 +92,7 @@ def ahead(monkeypatch):
 
 
 def answers(params, prompts=PROMPTS, **options):
-    return np.stack(list(generate_tokens(Model(TINY, None), params, prompts, **options))).tolist()
+    return np.stack(list(generate_tokens(MODEL, params, prompts, **options))).tolist()
 
 
 def test_running_ahead_changes_no_answer(params, monkeypatch):
@@ -103,12 +106,8 @@ def test_running_ahead_changes_no_answer(params, monkeypatch):
 
 
 def turn(params, prompts, **options):
-    steps, rows = generate_tokens(Model(TINY, None), params, prompts, **options), []
-    while True:
-        try:
-            rows.append(int(next(steps)[0]))
-        except StopIteration as end:
-            return rows, end.value
+    steps = Stream(generate_tokens(MODEL, params, prompts, keep_cache=True, **options))
+    return [int(token_B[0]) for token_B in steps], steps.reply
 
 
 def test_a_cache_that_ran_ahead_holds_what_was_fed(params, ahead):
@@ -126,11 +125,11 @@ def test_a_cache_that_ran_ahead_holds_what_was_fed(params, ahead):
 def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, monkeypatch):
     """No stall: when the host looks at a token, the step that follows has been handed over."""
     events = []
-    decode, asarray = generate_module._decode, np.asarray
+    program, asarray = generate_module.decode, np.asarray
 
     def noted(*arguments, **options):
         events.append("step")
-        return decode(*arguments, **options)
+        return program(*arguments, **options)
 
     class Watched:
         def __getattr__(self, name):
@@ -141,10 +140,11 @@ def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, monkey
                 events.append("look")
             return asarray(array, *rest, **options)
 
-    monkeypatch.setattr(generate_module, "_decode", noted)
-    tokens = generate_tokens(Model(TINY, None), params, PROMPTS, max_tokens=3)
+    monkeypatch.setattr(generate_module, "decode", noted)
+    tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=3)
     next(tokens)
-    monkeypatch.setattr(generate_module, "np", Watched())
+    for module in (generate_module, cache_module):
+        monkeypatch.setattr(module, "np", Watched())
     events.clear()
     assert len(list(tokens)) == 2
     assert events == ["step", "look", "look"]  # after the last token nothing follows
@@ -152,8 +152,8 @@ def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, monkey
 
 def test_rows_that_have_ended_feed_nothing():
     token_B, open_B = np.array([7, 8, 9], np.int32), np.array([True, False, True])
-    assert _next_rows(token_B, open_B, np.array([9, 4], np.int32)).tolist() == [7, -1, -1]
-    assert _next_rows(token_B, open_B, np.array([], np.int32)).tolist() == [7, -1, 9]
+    assert _to_feed(token_B, open_B, np.array([9, 4], np.int32)).tolist() == [7, -1, -1]
+    assert _to_feed(token_B, open_B, np.array([], np.int32)).tolist() == [7, -1, 9]
 
 
 def test_a_token_is_picked_on_the_device():

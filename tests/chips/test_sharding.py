@@ -27,8 +27,9 @@ SMALL = """
     from gptoss_edu.chips import hlo, precision, sharding
     from gptoss_edu.cache import empty_cache
     from gptoss_edu.config import TINY
-    from gptoss_edu.generation import _decode, generate_tokens
+    from gptoss_edu.generation import decode, generate_tokens
     from gptoss_edu.model import Model, forward, init_params
+    from gptoss_edu.tokenizer import NoText
 
     config = dataclasses.replace(
         TINY, num_layers=2, layer_types=(), num_experts=12, experts_per_token=3, vocab_size=152,
@@ -38,13 +39,13 @@ SMALL = """
 """
 SCRIPT = """
     tokens_BT = jnp.arange(22).reshape(2, 11) * 5 % 152
-    decode = dict(config=config, dtype=jnp.dtype(jnp.float32))
+    options = dict(config=config, dtype=jnp.dtype(jnp.float32))
 
     def answers(params, place):
         logits_BTV = jax.jit(forward, static_argnums=2)(params, tokens_BT, config)
         cache, steps = place(empty_cache(config, 2, 16)), []
         for token_B in tokens_BT.T:
-            step_BV, cache = _decode(params, token_B, cache, **decode)
+            step_BV, cache = decode(params, token_B, cache, **options)
             steps.append(step_BV)
         return logits_BTV, jnp.stack(steps, axis=1), cache
 
@@ -53,7 +54,7 @@ SCRIPT = """
         spread = sharding.shard(params, mesh)
         place = lambda cache: sharding.shard(cache, mesh)
         found_BTV, steps_BTV, cache = answers(spread, place)
-        text = _decode.lower(spread, tokens_BT[:, 0], cache, **decode).compile().as_text()
+        text = decode.lower(spread, tokens_BT[:, 0], cache, **options).compile().as_text()
         again = sharding.shard(spread, mesh)
         return {
             "devices": len(found_BTV.devices()),
@@ -153,7 +154,8 @@ TWO_HOSTS = (
     prompts = [list(range(5, 45)), list(range(60, 90))]
 
     def tokens(mesh):
-        model, spread = Model(config, None, mesh=mesh), sharding.shard(params, mesh)
+        model = Model(config, NoText(config.vocab_size), mesh=mesh)
+        spread = sharding.shard(params, mesh)
         return np.stack(list(generate_tokens(model, spread, prompts, max_tokens=5))).T.tolist()
 
     meshes = [sharding.make_mesh(2, 1), sharding.make_mesh(1, 2), sharding.make_mesh(data=2)]

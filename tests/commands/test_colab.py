@@ -1,4 +1,4 @@
-"""Chapter 09's machinery: refusals before the download, one copy of weights, a chat with tools."""
+"""Chapter 09's machinery: refusals before the download, one copy of weights."""
 
 import gc
 import json
@@ -17,9 +17,7 @@ from gptoss_edu.chips import fit
 from gptoss_edu.commands import colab
 from gptoss_edu.commands.colab import HUB_20B, HUB_120B, Refusal
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
-from gptoss_edu.generation import generate
 from gptoss_edu.model import num_bytes
-from pocket.tasks import CALCULATOR
 
 
 def devices(kind="TPU v5 lite", platform="tpu", gib=15.75, count=1):
@@ -157,7 +155,7 @@ def test_a_dry_run_keeps_the_pocket_model_as_it_is_stored():
     assert plan.context == plan.config.max_positions
 
 
-# ------------------------------------------------------------------------------- load and chat
+# ---------------------------------------------------------------------------------------- load
 
 
 def living_bytes():
@@ -226,69 +224,6 @@ def test_a_broken_download_goes_through_in_words(monkeypatch, on_colab):
     for _ in range(2):  # and nothing on the shelf pretends to be loaded
         with pytest.raises(ConnectionError, match="call again to go on"):
             colab.load(plan)
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    model, params = colab.load_model()
-    return model, params
-
-
-def multiply(expression):
-    left, right = expression.split("*")
-    return int(left) * int(right)
-
-
-def test_a_chat_calls_tools_and_goes_on(pocket):
-    chat = colab.Chat(*pocket, functions={"calculator": (multiply, CALCULATOR)})
-    pieces = []
-    reply = chat.say("What is 4821 * 77?", show=pieces.append)
-    assert reply.final == "The answer is 371217."
-    assert {piece.channel for piece in pieces} == {"analysis", "commentary", "final"}
-    roles = [message["role"] for message in chat.messages]
-    assert (roles[0], roles[-2:]) == ("user", ["tool", "assistant"])
-    assert chat.messages[-2]["content"] == "371217"
-    assert chat.cache is not None
-
-
-def test_a_chat_without_tools_answers_as_generate_does(pocket):
-    question = "How many r's are in strawberry?"
-    reply = colab.Chat(*pocket).say(question, effort="low", max_tokens=200)
-    alone = generate(*pocket, question, reasoning_effort="low", max_tokens=200)
-    assert (reply.final, reply.token_ids) == (alone.final, alone.token_ids)
-
-
-def test_an_interruption_leaves_the_conversation_as_it_was(pocket):
-    chat = colab.Chat(*pocket)
-
-    def stop(piece):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        chat.say("How many r's are in strawberry?", show=stop, max_tokens=200)
-    assert (chat.messages, chat.cache) == ([], None)
-    assert chat.say("How many r's are in strawberry?", max_tokens=200).final
-
-
-def call(name, arguments):
-    return colab.ToolCall(name, arguments, "call_1")
-
-
-def test_what_goes_wrong_in_a_tool_is_told_to_the_model(pocket):
-    chat = colab.Chat(*pocket, functions={"calculator": (multiply, CALCULATOR)})
-    found = [
-        chat._call(one)["content"]
-        for one in (
-            call("calculator", '{"expression": "6 * 7"}'),
-            call("calculator", '{"expression": "six"}'),
-            call("calculator", "{"),
-            call("weather", "{}"),
-        )
-    ]
-    assert found[0] == "42"
-    assert found[1].startswith("error: ValueError")
-    assert found[2].startswith("error: ValueError: arguments of calculator are not JSON")
-    assert found[3] == "error: there is no weather, only calculator"
 
 
 def test_on_many_devices_the_weights_are_spread(tmp_path):

@@ -1,9 +1,13 @@
 """What the doctor says about machines that are not this one."""
 
+import json
+
 import jax
 import pytest
 
+from gptoss_edu import __version__
 from gptoss_edu.commands import doctor
+from gptoss_edu.commands.main import main
 
 GIB = 2**30
 
@@ -93,3 +97,12 @@ def test_the_doctor_never_faints(machine, monkeypatch):
 def test_a_package_that_is_not_there_is_said(monkeypatch):
     assert doctor.version("no-such-package") == "not installed"
     assert doctor.version("jax") == jax.__version__
+
+
+def test_doctor_answers_in_lines_and_in_json(capsys):
+    assert main(["doctor"]) == 0
+    assert f"gptoss_edu          {__version__}\n" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["jax"] == jax.__version__
+    assert {row["name"] for row in found["can_run"]} >= {"the pocket model", "chapters 00 to 07"}

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from layouts import random_params, write_layout
 
-from gptoss_edu.commands import cli
+from gptoss_edu.commands import flags
+from gptoss_edu.commands.main import main, make_parser
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import mapped, shards
 from gptoss_edu.weights.checkpoint import POCKET, load_model
@@ -490,24 +491,24 @@ def test_a_disk_that_runs_full_keeps_what_is_finished(source, params, monkeypatc
 
 
 def test_the_command_says_where_it_wrote_and_checks(source, capsys):
-    assert cli.main(["convert", str(source)]) == 0
+    assert main(["convert", str(source)]) == 0
     folder = source / mapped.FOLDER
     assert capsys.readouterr().out == f"{folder}\n"
     for path in (source, folder):
-        assert cli.main(["convert", str(path), "--check"]) == 0
+        assert main(["convert", str(path), "--check"]) == 0
         assert "4 files, every byte as it was written" in capsys.readouterr().out
     data = bytearray((folder / "layer-01.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "layer-01.safetensors").write_bytes(data)
-    assert cli.main(["convert", str(source), "--check"]) == 1
+    assert main(["convert", str(source), "--check"]) == 1
     error = capsys.readouterr().err
     assert f"layer-01.safetensors is damaged: found sha256" in error  # noqa: F541
     assert f"run `python -m gptoss_edu convert {source} --out {folder}` again" in error
-    assert cli.main(["convert", str(source), "--out", str(folder)]) == 0
+    assert main(["convert", str(source), "--out", str(folder)]) == 0
 
 
 def test_checking_what_was_never_converted_says_how_to(source, capsys):
-    assert cli.main(["convert", str(source), "--check"]) == 1
+    assert main(["convert", str(source), "--check"]) == 1
     assert "`python -m gptoss_edu convert PATH_OR_ID` makes one" in capsys.readouterr().err
 
 
@@ -520,7 +521,7 @@ def test_checking_what_was_never_converted_says_how_to(source, capsys):
     ],
 )
 def test_a_wrong_command_is_refused(capsys, argv, message):
-    assert cli.main(["convert", *argv]) == 2
+    assert main(["convert", *argv]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -529,15 +530,15 @@ def test_an_interrupted_command_says_that_it_goes_on(source, monkeypatch, capsys
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "write_file", interrupt)
-    assert cli.main(["convert", str(source)]) == 130
+    assert main(["convert", str(source)]) == 130
     assert "stopped; files that are finished are kept" in capsys.readouterr().err
 
 
 def test_a_conversion_that_is_passed_over_is_a_line_for_the_user(source, capsys):
     folder = convert(source)
     (folder / "top.safetensors").unlink()
-    args = cli.make_parser().parse_args(["ask", "hi", "--model", str(source)])
-    cli.load(args)
+    args = make_parser().parse_args(["ask", "hi", "--model", str(source)])
+    flags.load(args)
     error = capsys.readouterr().err
     assert error.startswith(f"gptoss_edu: {folder / 'top.safetensors'} is damaged: found nothing")
     assert len(error.splitlines()) == 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from layouts import random_params, write_layout
 
-from gptoss_edu.commands import cli
+from gptoss_edu.commands.main import main
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import orbax
 from gptoss_edu.weights.checkpoint import POCKET, load_model
@@ -58,8 +58,8 @@ def exported(folder, tmp_path):
 @needs_orbax
 def test_the_pocket_model_there_and_back_keeps_every_bit(tmp_path, capsys):
     own, exported, back = (str(tmp_path / name) for name in ("own", "exported", "back"))
-    assert cli.main(["convert", str(POCKET), "--out", own, "--to-orbax", exported]) == 0
-    assert cli.main(["convert", "--from-orbax", exported, "--out", back]) == 0
+    assert main(["convert", str(POCKET), "--out", own, "--to-orbax", exported]) == 0
+    assert main(["convert", "--from-orbax", exported, "--out", back]) == 0
     assert capsys.readouterr().out.split() == [own, exported, back]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +145,7 @@ def test_without_orbax_the_package_is_named(folder, tmp_path, monkeypatch, capsy
     for name in [name for name in sys.modules if name.split(".")[0] == "orbax"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "orbax", None)
-    assert cli.main(["convert", str(folder), "--to-orbax", str(tmp_path / "x")]) == 1
+    assert main(["convert", str(folder), "--to-orbax", str(tmp_path / "x")]) == 1
     assert "pip install orbax-checkpoint" in capsys.readouterr().err
     with pytest.raises(ImportError, match=r"gptoss-edu\[orbax\]"):
         orbax.from_orbax(tmp_path, tmp_path / "y")

@@ -14,9 +14,9 @@ from models import TOKENIZER
 
 from benchmarks.synthetic import write_synthetic
 from gptoss_edu import forward
-from gptoss_edu.commands import cli
+from gptoss_edu.commands.main import main
 from gptoss_edu.config import TINY
-from gptoss_edu.tokenizer import Tokenizer
+from gptoss_edu.tokenizer import NoText, Tokenizer
 from gptoss_edu.weights import verify
 from gptoss_edu.weights.convert import convert
 from gptoss_edu.weights.layout import HF_PACKED, stored_bytes
@@ -359,7 +359,7 @@ def judged(monkeypatch, log_TV, rows, expected):
     monkeypatch.setattr(verify, "follow", lambda *_: iter(np.array(log_TV)))
     answer = {"prompt": "p", "prompt_rows": [0], "rows": rows, "log_probabilities": expected}
     known = {"tolerance": {"absolute": 0.1, "relative": 0.1}}
-    model = type("Model", (), {"tokenizer": None})
+    model = type("Model", (), {"tokenizer": NoText(3)})
     return verify.judge(model, None, answer, known)
 
 
@@ -391,7 +391,7 @@ def test_text_becomes_rows_of_the_models_vocabulary():
     assert TOKENIZER.decode(TOKENIZER.to_ids(prompt + rows)) == "Rose"
     assert max(prompt + rows) < WITH_WORDS.vocab_size
     with pytest.raises(ValueError, match="no tokenizer"):
-        verify.rows_of(answer, None)
+        verify.rows_of(answer, NoText(3))
 
 
 def test_greedy_answers_are_written_token_by_token(good):
@@ -408,20 +408,20 @@ def test_greedy_answers_are_written_token_by_token(good):
 
 
 def test_command_line(folder, capsys):
-    assert cli.main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
     assert "11 passed, 0 failed" in capsys.readouterr().out
     edit(folder, "model.norm.weight", lambda bits, _: bits.__setitem__(3, bits[3] ^ 1))
-    assert cli.main(["verify", str(folder), "--json", "--no-answers"]) == 1
+    assert main(["verify", str(folder), "--json", "--no-answers"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is False
     states = {row["check"]: row["state"] for row in found["checks"]}
     assert states["sha256"] == FAILED
     assert states["answers"] == UNCHECKED
-    assert cli.main(["verify", str(folder), "--record"]) == 0
+    assert main(["verify", str(folder), "--record"]) == 0
     assert ANSWERS in capsys.readouterr().out
-    assert cli.main(["verify", str(folder), "--no-answers"]) == 0
+    assert main(["verify", str(folder), "--no-answers"]) == 0
 
 
 def test_nothing_there(tmp_path, capsys):
-    assert cli.main(["verify", str(tmp_path / "none")]) == 1
+    assert main(["verify", str(tmp_path / "none")]) == 1
     assert "there is no folder" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""The program: its commands, help, and what becomes of everything that goes wrong."""
+
+import contextlib
+
+import jax
+import pytest
+
+from commands.console import run_python
+from gptoss_edu import __version__
+from gptoss_edu.commands import flags
+from gptoss_edu.commands.main import main
+
+pytestmark = pytest.mark.usefixtures("quick_load")
+
+
+def test_traceback_shows_where(capsys, tmp_path):
+    assert main(["ask", "hi", "--traceback", "--model", str(tmp_path / "nothing")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert "gptoss_edu: there is no folder" in err
+
+
+def out_of_memory():
+    return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nlong")
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (MemoryError("too little memory: 1 of 2"), 1, "too little memory: 1 of 2"),
+        (MemoryError(), 1, "ran out of memory; free some"),
+        (ConnectionError("the Hub is out of reach"), 1, "the Hub is out of reach"),
+        (OSError("too little disk"), 1, "too little disk"),
+        (ValueError("weights and config.json do not fit"), 1, "weights and config.json"),
+        (out_of_memory(), 1, "the device ran out of memory; a shorter prompt needs less"),
+        (RuntimeError("Unable to initialize backend 'tpu'"), 1, "Unable to initialize"),
+        (RuntimeError(), 1, "RuntimeError"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_goes_wrong_while_loading_is_said(monkeypatch, failing, error, status, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(flags, "load_model", fail)
+    found, err = failing("ask", "hi")
+    assert found == status
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [IndexError, TypeError, AttributeError, AssertionError])
+def test_a_bug_of_ours_is_one_sentence_and_a_status_of_its_own(monkeypatch, capsys, kind):
+    def fail(*_, **__):
+        raise kind("two\nlines")
+
+    monkeypatch.setattr(flags, "load_model", fail)
+    assert main(["ask", "hi"]) == 70
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"found a bug in this program ({kind.__name__}: two lines), expected none; please" in err
+    assert "--traceback" in err
+    assert main(["ask", "hi", "--traceback"]) == 70
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+@pytest.mark.parametrize(
+    "flag, meant",
+    [
+        ("--temprature=1", "--temperature"),
+        ("--efort", "--effort"),
+        ("--topk", "--top-k"),
+        ("--jsno", "--json"),
+    ],
+)
+def test_a_typo_in_a_flag_is_answered_with_the_nearest(failing, flag, meant):
+    status, err = failing("ask", "hi", flag, *([] if "=" in flag else ["1"]))
+    assert status == 2
+    assert f"; did you mean {meant}?" in err
+
+
+def test_a_flag_like_none_of_ours_is_refused_without_a_guess(failing):
+    status, err = failing("doctor", "--zzzz")
+    assert status == 2
+    assert err.endswith("unrecognized arguments: --zzzz\n")
+
+
+def test_the_package_runs_as_a_program():
+    done = run_python("-m", "gptoss_edu", "--version", text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gptoss-edu {__version__}\n", "")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = (
+        "import os, sys; from gptoss_edu.commands import doctor, main\n"
+        "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+        "doctor.survey, doctor.describe = dict, lambda found: 'a line'\n"
+        "sys.exit(main.main(['doctor']))"
+    )
+    done = run_python("-c", code, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["ask", "--help"], ["chat", "--help"]])
+def test_help_explains_the_command(capsys, argv):
+    with contextlib.suppress(SystemExit):
+        main(argv)
+    assert "usage: python -m gptoss_edu" in capsys.readouterr().out
