@@ -48,7 +48,7 @@ class Sampling:
         """The settings that do something. Under jit their names are static, their values are not:
         another temperature compiles nothing anew, and what is off costs nothing.
         """
-        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(Sampling)}
         on = {name: float(value) for name, (value, off) in fields.items() if value != off}
         if "temperature" not in on:
             return {name: on[name] for name in on if name == "repetition_penalty"}
