@@ -7,6 +7,7 @@ terms stay within 2e-5 of each other. Sampled tokens must be equal.
 import dataclasses
 import importlib
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ SAMPLED = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01)
 
 # The package offers a function of the same name.
 generate_module = importlib.import_module("gptoss_edu.generation")
+PACKAGE = str(Path(generate_module.__file__).parent)
 whole = jax.jit(forward, static_argnames="config")
 
 
@@ -285,7 +287,8 @@ class Interruption:
         sys.settrace(self.before)
 
     def called(self, frame, event, _):
-        return self.ran if frame.f_globals.get("__name__", "").startswith("gptoss_edu") else None
+        # Files only: JAX itself unpacks dataclasses, and goes on where that was interrupted.
+        return self.ran if frame.f_code.co_filename.startswith(PACKAGE) else None
 
     def ran(self, frame, event, _):
         self.lines += event == "line"
