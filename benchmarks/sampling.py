@@ -35,7 +35,8 @@ def runs() -> dict[tuple[str, str], Callable[[], object]]:
     """(logits, setting) -> a compiled draw of one token."""
     V = GPT_OSS_20B.vocab_size
     noise_1V = np.random.default_rng(0).normal(size=(1, V)).astype(np.float32)
-    seed_B, made = jnp.zeros(1, jnp.uint32), {}
+    seed_B = jnp.zeros(1, jnp.uint32)
+    made: dict[tuple[str, str], Callable[[], object]] = {}
     for kind, spread in {"2.5": 2.5, "10": 10.0, "0: all alike": 0.0}.items():
         logits_BV = jnp.asarray(spread * noise_1V)
         for name, setting in SETTINGS.items():
