@@ -30,12 +30,10 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.work_db import WorkDB
-from cosmic_ray.work_item import MutationSpec
+if TYPE_CHECKING:  # `make mutants` installs it
+    from cosmic_ray.work_item import MutationSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
@@ -101,6 +99,9 @@ def types(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 def mutants(file: str) -> list[Mutant]:
     """Every mutant of a file of the package."""
+    from cosmic_ray.commands import init
+    from cosmic_ray.work_db import WorkDB
+
     path = Path("gptoss_edu", f"{file}.py")
     source = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
@@ -158,6 +159,8 @@ def healthy(file: str) -> tuple[str, float]:
 
 def attempt(run: tuple[Mutant, float]) -> Result:
     """Change, test for so many seconds at most, put back."""
+    from cosmic_ray.mutating import mutate_and_test
+
     mutant, limit = run
     result = mutate_and_test([mutant.spec], command(mutant.file), limit)
     lines = (result.diff or "").splitlines()
