@@ -1,4 +1,4 @@
-"""The mutation tester's table is complete, its excuses are about code that is there, it can fail."""
+"""The mutation tester knows every lesson file; its excuses are about what is there; it can fail."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_lesson_file_has_tests_that_must_notice():
-    assert mutants.LESSONS.keys() == imports.LESSONS.keys()
+    assert mutants.LESSONS.keys() >= imports.LESSONS.keys()
     for file in mutants.LESSONS | mutants.OTHERS:
         if (ROOT / "gptoss_edu" / f"{file}.py").is_file():
             tests = [word for word in mutants.command(file).split() if word.startswith("tests/")]
@@ -20,10 +20,9 @@ def test_every_lesson_file_has_tests_that_must_notice():
 
 def test_what_is_explained_is_there_and_has_a_reason():
     for (file, was, becomes), why in mutants.explained().items():
-        source = [
-            line.strip() for line in (ROOT / f"gptoss_edu/{file}.py").read_text().splitlines()
-        ]
-        assert set(was.splitlines()) <= set(source), f"{file} no longer says {was!r}"
+        lines = (ROOT / f"gptoss_edu/{file}.py").read_text(encoding="utf-8").splitlines()
+        missing = set(was.splitlines()) - {line.strip() for line in lines}
+        assert not missing, f"{file} no longer says {missing}"
         assert was != becomes
         assert len(why.split()) >= 4, f"{was!r} needs a reason"
 
@@ -32,7 +31,7 @@ def test_types_are_left_alone():
     source = "def f(x: int | None = 1 + 2) -> int | str:\n    y: float | None = 3\n"
     spans = mutants.types(source)
     inside = [any(begin <= (1, place) < end for begin, end in spans) for place in range(44)]
-    assert [place for place in range(44) if inside[place]] == [*range(9, 19), *range(31, 40)]
+    assert [place for place in range(44) if inside[place]] == [*range(9, 19), *range(32, 41)]
 
 
 @pytest.mark.parametrize(
