@@ -9,6 +9,7 @@ them alike. The last line is a sort of the same logits, which is what the filter
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -42,10 +43,9 @@ def runs() -> dict[tuple[str, str], Callable[[], object]]:
         for name, setting in SETTINGS.items():
             draw = jax.jit(sample).lower(logits_BV, seed_B, 0, setting.active).compile()
             active = {key: jnp.asarray(value) for key, value in setting.active.items()}
-            arguments = logits_BV, seed_B, jnp.asarray(0), active
-            made[kind, name] = lambda draw=draw, given=arguments: draw(*given)
+            made[kind, name] = functools.partial(draw, logits_BV, seed_B, jnp.asarray(0), active)
         sort = jax.jit(lambda x_BV: jnp.argsort(-x_BV, stable=True)).lower(logits_BV).compile()
-        made[kind, "a sort"] = lambda sort=sort, given=logits_BV: sort(given)
+        made[kind, "a sort"] = functools.partial(sort, logits_BV)
     return made
 
 
