@@ -184,6 +184,15 @@ def test_draws_follow_the_odds():
     np.testing.assert_allclose(found, odds**2 / (odds**2).sum(), atol=0.015)
 
 
+def test_nothing_is_sorted():
+    """A sort of 201,088 logits took a third of a token's time (benchmarks/sampling.py)."""
+    seed_B, active = jnp.zeros(3, jnp.uint32), Sampling(1.0, 5, 0.9, 0.1).active
+    program = str(jax.make_jaxpr(plain_sample)(jnp.asarray(LOGITS_BV), seed_B, 0, active))
+    assert "argmax" in program
+    assert "sort" not in program
+    assert "top_k" not in program
+
+
 def test_the_draw_is_that_of_categorical():
     """So a seed gives what it gave with every version of JAX and of this package."""
     seed_B, step = np.array([5, 6, 7], np.uint32), 4
