@@ -1,4 +1,4 @@
-"""Do the tests notice when the code is wrong? Mutants of the lesson files and of three others.
+"""Do the tests notice when the code is wrong? Mutants of the lesson files and of four others.
 
     python tools/mutants.py [--all] [FILE …]        # make mutants, make mutants ALL=1
 
@@ -61,7 +61,11 @@ LESSONS = {
     "generation": ["bad_input", "generation"],
     "chat": ["chat"],
 }
-OTHERS = {"weights/hub": ["weights/hub"], "chips/fit": ["chips/fit"]}
+OTHERS = {
+    "weights/fetch": ["weights/fetch"],
+    "weights/hub": ["weights/hub"],
+    "chips/fit": ["chips/fit"],
+}
 
 
 class Mutant(NamedTuple):
