@@ -16,7 +16,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test parity oldest notebooks format lint clean
+.PHONY: help lab test parity oldest mutants notebooks format lint clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ parity: $(VENV)/.installed-parity ## compare with the live references (installs 
 
 oldest: $(VENV)/.installed-test ## one click as on Colab, where JAX is as old as it may be
 	$(RUN) tools/oldest.py
+
+mutants: $(VENV)/.installed-mutants ## change the code in 300 places: do the tests notice? (ALL=1: in all)
+	$(RUN) tools/mutants.py $(if $(ALL),--all)
 
 notebooks: $(VENV)/.installed-test ## execute the notebooks again and write their outputs
 	$(RUN) tools/notebooks.py run $(NOTEBOOKS)
@@ -69,7 +72,8 @@ LAB_FLAGS = $$([ "$$(id -u)" -ne 0 ] || echo --allow-root) \
 covers_course := course
 covers_test := course test
 covers_parity := course test parity
-STAMPS := $(VENV)/.installed-course $(VENV)/.installed-test $(VENV)/.installed-parity
+covers_mutants := course test mutants
+STAMPS := $(addprefix $(VENV)/.installed-,course test parity mutants)
 
 $(STAMPS): $(VENV)/.installed-%: pyproject.toml | $(RUN)
 	@echo "Installing gptoss-edu[$*] into $(VENV): a few minutes the first time"
@@ -84,6 +88,8 @@ LIBTPU = from importlib.metadata import requires; \
   print(next(r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")))
 after_test = @[ "$$(uname -sm)" != "Linux x86_64" ] || \
   $(INSTALL) --no-deps --upgrade --target $(VENV)/tpu "$$($(RUN) -c '$(LIBTPU)')"
+
+after_mutants = $(after_test)
 
 # OpenAI's package asks for Python >= 3.12 and for a server's dependencies; the torch model that we
 # compare with needs neither.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gptoss_edu.shapes import check_shapes
 
@@ -52,17 +54,14 @@ class Sampling:
         """The settings that do something. Under jit their names are static, their values are not:
         another temperature compiles nothing anew, and what is off costs nothing.
         """
-        numbers: dict[str, float] = {}
-        if self.repetition_penalty != 1:
-            numbers["repetition_penalty"] = self.repetition_penalty
-        if self.temperature > 0:
-            numbers["temperature"] = max(self.temperature, 1e-30)  # float32 knows no smaller one
-            if self.top_k is not None or self.top_p < 1 or self.min_p > 0:
-                numbers.update(top_k=self.top_k or 0, top_p=self.top_p, min_p=self.min_p)
-        return numbers
+        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(Sampling)}
+        on = {name: float(value) for name, (value, off) in fields.items() if value != off}
+        if "temperature" not in on:
+            return {name: on[name] for name in on if name == "repetition_penalty"}
+        return on | {"temperature": max(on["temperature"], 1e-30)}  # float32 knows no smaller one
 
 
-def _range(name: str, value: Any, expected: str, low: float, high: float) -> None:
+def _range(name: str, value: float, expected: str, low: float, high: float) -> None:
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}, expected {expected}")
@@ -71,32 +70,61 @@ def _range(name: str, value: Any, expected: str, low: float, high: float) -> Non
 GREEDY = Sampling()
 
 
-def penalize(logits_BV: jax.Array, seen_BV: jax.Array, penalty: Any) -> jax.Array:
+def penalize(logits_BV: jax.Array, seen_BV: jax.Array, penalty: ArrayLike) -> jax.Array:
     """Make tokens that were seen (a boolean mask) less likely, whatever the sign of their logit."""
     check_shapes(logits_BV=logits_BV, seen_BV=seen_BV)
     lower_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     return jnp.where(seen_BV, lower_BV, logits_BV)
 
 
-def filter_logits(logits_BV: jax.Array, top_k: Any, top_p: Any, min_p: Any) -> jax.Array:
+def filter_logits(logits_BV: jax.Array, active: Mapping[str, ArrayLike]) -> jax.Array:
     """Set the logits of tokens that top-k, top-p or min-p rule out to minus infinity.
 
-    `top_k` 0 keeps all. Top-p sees what top-k left, min-p compares with the likeliest token, which
-    is always kept. Of equally likely tokens the one with the lower index ranks first.
+    Top-p sees what top-k left; min-p compares with the likeliest token, which is always kept. Of
+    equally likely tokens the one with the lower index ranks first. Probabilities are float32: what
+    is kept is right for a p that differs from the one asked for by at most a millionth.
     """
     check_shapes(logits_BV=logits_BV)
-    V = logits_BV.shape[-1]
-    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
-    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-    kept_BV = jnp.arange(V) < jnp.where(top_k == 0, V, top_k)
-    p_BV = jax.nn.softmax(jnp.where(kept_BV, sorted_BV, -jnp.inf), axis=-1)
-    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    # A sum of many small numbers may pass 1 too early, so 1 is asked for by itself.
-    kept_BV &= ((before_BV < top_p) | (top_p >= 1)) & (p_BV >= min_p * p_BV[:, :1])
-    kept_BV = kept_BV.at[:, 0].set(True)
-    row_B1 = jnp.arange(logits_BV.shape[0])[:, None]
-    allowed_BV = jnp.zeros(logits_BV.shape, bool).at[row_B1, order_BV].set(kept_BV)
-    return jnp.where(allowed_BV, logits_BV, -jnp.inf)
+    logits_BV = logits_BV.astype(jnp.float32)
+    kept_BV = jnp.ones(logits_BV.shape, bool)
+    if "top_k" in active:
+        kept_BV = _likeliest(logits_BV, jnp.ones_like(logits_BV), active["top_k"])
+    if "top_p" in active:
+        p_BV = jax.nn.softmax(jnp.where(kept_BV, logits_BV, -jnp.inf), axis=-1)
+        kept_BV &= _likeliest(logits_BV, p_BV, active["top_p"])
+    if "min_p" in active:  # in logarithms: exp rounds what is nearly 1 to 1
+        below_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+        kept_BV &= below_BV >= jnp.log(active["min_p"])
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def _likeliest(logits_BV: jax.Array, weight_BV: jax.Array, enough: ArrayLike) -> jax.Array:
+    """A mask of the likeliest tokens, down to the one whose weight makes the sum `enough`.
+
+    Sorting 201,088 logits would take a third of a token's time, and only the place of the cut is
+    wanted: the lowest threshold above which there is not enough. Thirty-two halvings find it, bit
+    by bit, each with one sum; a sum of fewer terms, added in the same order, is never the larger.
+    """
+    sign, bits_BV = jnp.uint32(2**31), jax.lax.bitcast_convert_type(logits_BV, jnp.uint32)
+    # Bits of a float, read as a whole number, rank as floats of one sign do; 0 and -0 are equal.
+    rank_BV = jnp.where(bits_BV < sign, bits_BV + sign, -bits_BV)
+
+    def above(cut_B1: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(rank_BV > cut_B1, weight_BV, 0.0), axis=-1, keepdims=True)
+
+    def halve(n: jax.Array, cut_B1: jax.Array) -> jax.Array:
+        lower_B1 = cut_B1 ^ (sign >> n.astype(jnp.uint32))
+        return jnp.where(above(lower_B1) < enough, lower_B1, cut_B1)
+
+    highest_B1 = jnp.full((len(logits_BV), 1), 2**32 - 1, jnp.uint32)
+    cut_B1: jax.Array = jax.lax.fori_loop(0, 32, halve, highest_B1)
+    tie_BV = rank_BV == cut_B1
+    before_BV: jax.Array = jax.lax.cond(  # ties of lower index: counting them costs half a search
+        jnp.any(tie_BV.sum(axis=-1) > 1),
+        lambda: jnp.cumsum(tie_BV, axis=-1, dtype=jnp.int32) - tie_BV,
+        lambda: jnp.zeros(tie_BV.shape, jnp.int32),
+    )
+    return (rank_BV > cut_B1) | tie_BV & (above(cut_B1) + before_BV * weight_BV < enough)
 
 
 def filter_obvious(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
@@ -115,7 +143,11 @@ def filter_obvious(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float)
 
 
 def sample(
-    logits_BV: jax.Array, seed_B: jax.Array, step: Any, active: dict[str, Any], seen_BV: Any = None
+    logits_BV: jax.Array,
+    seed_B: jax.Array,
+    step: ArrayLike,
+    active: Mapping[str, ArrayLike],
+    seen_BV: jax.Array | None = None,
 ) -> jax.Array:
     """Draw one token per row, token_B, with the settings in `active` (`Sampling.active`).
 
@@ -131,7 +163,11 @@ def sample(
     # The largest becomes 0 first: a tiny temperature then cannot overflow.
     highest_B1 = logits_BV.max(axis=-1, keepdims=True)
     logits_BV = (logits_BV - highest_B1) / active["temperature"]
-    if "top_k" in active:
-        logits_BV = filter_logits(logits_BV, active["top_k"], active["top_p"], active["min_p"])
+    logits_BV = filter_logits(logits_BV, active)
+    # The index of the largest sum of logit and Gumbel noise is a draw by the odds: `categorical`,
+    # taken apart, since XLA takes twice as long where it makes the noise inside of the search.
     key_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), step))(seed_B)
-    return jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)
+    V, dtype = logits_BV.shape[1], logits_BV.dtype
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, (V,), dtype))(key_B)
+    noise_BV = jax.lax.optimization_barrier(noise_BV)
+    return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)

@@ -76,11 +76,11 @@ def test_a_prompt_or_setting_that_makes_no_sense_is_refused(nothing_runs, params
 
 @pytest.mark.parametrize("text", [" " * 1_000_000, "word " * 2000, "🙂" * 300])
 def test_a_prompt_longer_than_the_context_is_refused(nothing_runs, params, text):
-    began = time.perf_counter()
+    began = time.process_time()  # a busy machine takes nothing of it
     for prompt in (text, ["short", text]):
         with pytest.raises(ValueError, match=r"prompt has \d+ tokens, but this model has 1024 pos"):
             generate(MODEL, params, prompt)
-    assert time.perf_counter() - began < 30
+    assert time.process_time() - began < 30
 
 
 @pytest.mark.parametrize("row", [-1, CONFIG.vocab_size, 2**31, 201_088])

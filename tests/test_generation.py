@@ -7,11 +7,8 @@ terms stay within 2e-5 of each other. Sampled tokens must be equal.
 import dataclasses
 import gc
 import inspect
-import os
 import re
-import signal
-import threading
-import time
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -325,34 +322,54 @@ def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
     assert dataclasses.replace(again, stats=None) == dataclasses.replace(reply, stats=None)
 
 
-def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
-    """A real signal, as a terminal or a notebook sends it, from the first moment to the last.
-
-    Python itself drops an interrupt that arrives inside a callback of the garbage collector, so
-    not every one has to be seen; whatever happened, nothing may be damaged.
+class Interruption:
+    """Counts the lines that the package runs, and raises KeyboardInterrupt at one of them, as the
+    handler of a real Ctrl-C would: at a place that is known, however busy the machine is.
     """
+
+    def __init__(self, at=None):
+        self.at, self.lines = at, 0
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self.called)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+
+    def called(self, frame, event, _):
+        # Files only: JAX itself unpacks dataclasses, and goes on where that was interrupted.
+        return (
+            self.ran
+            if frame.f_code.co_filename.startswith(str(Path(moe.__file__).parent))
+            else None
+        )
+
+    def ran(self, frame, event, _):
+        self.lines += event == "line"
+        if self.lines == self.at:
+            self.at = None
+            raise KeyboardInterrupt
+        return self.ran
+
+
+def test_ctrl_c_at_any_moment_leaves_model_and_weights_usable(params):
+    """Forty moments, from the first line to the last ones."""
     before = jax.tree.map(np.array, params)
-    generate(MODEL, params, "hi", max_tokens=40)  # compiles
-    start = time.perf_counter()
-    expected = generate(MODEL, params, "hi", max_tokens=40)
-    seconds = time.perf_counter() - start
-    finished = []
 
-    def answer_until(delay):
-        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        try:
-            generate(MODEL, params, "hi", max_tokens=40)
-            finished.append(delay)
-            timer.join()  # a signal that was late
-            time.sleep(0.1)
-        except KeyboardInterrupt:
-            timer.join()
+    def answer():
+        return generate(MODEL, params, "hi", max_tokens=12, temperature=1.0)
 
-    for delay in np.linspace(0.05, 0.9, 8) * seconds:
-        answer_until(delay)
-    assert len(finished) < 8, "no signal came in time"
-    again = generate(MODEL, params, "hi", max_tokens=40)
+    answer()  # compiles
+    with Interruption() as uninterrupted:
+        expected = answer()
+    assert uninterrupted.lines > 500
+    for line in np.linspace(1, 0.98 * uninterrupted.lines, 40).astype(int).tolist():
+        with Interruption(line) as interrupted, pytest.raises(KeyboardInterrupt):
+            answer()
+        assert interrupted.lines >= line
+    again = answer()
     assert dataclasses.replace(again, stats=None) == dataclasses.replace(expected, stats=None)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, before))
 
@@ -427,18 +444,25 @@ def test_a_token_passes_through_the_files_that_contributing_lists(params, monkey
 
 @pytest.fixture(scope="module")
 def pair(params):
-    """Two prompts in a batch, answered twice: the first time compiles, the second does not."""
+    """Two prompts in a batch, answered twice: the first time compiles, the second does not. Each
+    time with the number of programs that JAX compiled.
+    """
     prompts = ["hi", [{"role": "user", "content": "a longer question, in two parts"}]]
     settings = {"max_tokens": 6, "temperature": 1.0}
+    events, answers = [], []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "SMALLEST", ROOM)
-        return prompts, [
-            generate(MODEL, params, prompts, seed=[8, 9], **settings) for _ in range(2)
-        ]
+        for _ in range(2):
+            events.clear()
+            replies = generate(MODEL, params, prompts, seed=[8, 9], **settings)
+            programs = events.count("/jax/core/compile/backend_compile_duration")
+            answers.append((replies, programs))
+    return prompts, answers
 
 
 def test_a_list_of_prompts_gives_each_the_reply_it_gets_alone(params, pair):
-    prompts, (replies, _) = pair
+    prompts, ((replies, _), _) = pair
     assert [reply.cache for reply in replies] == [None, None]
     for prompt, seed, reply in zip(prompts, [8, 9], replies, strict=True):
         alone = generate(MODEL, params, prompt, seed=seed, max_tokens=6, temperature=1.0)
@@ -446,11 +470,12 @@ def test_a_list_of_prompts_gives_each_the_reply_it_gets_alone(params, pair):
 
 
 def test_statistics_keep_compiling_apart(pair):
-    _, (first_replies, second_replies) = pair
+    _, ((first_replies, programs), (second_replies, programs_again)) = pair
+    assert programs > 0
+    assert programs_again == 0
     for first, second in zip(first_replies, second_replies, strict=True):
         assert first.token_ids == second.token_ids
-        assert first.stats.compile_s > 0.2
-        assert second.stats.compile_s < 0.02
+        assert first.stats.compile_s > second.stats.compile_s >= 0
         for stats in (first.stats, second.stats):
             assert stats.completion_tokens == 6
             assert stats.prompt_tokens == len(first.prompt_ids)
@@ -602,6 +627,20 @@ def test_a_stream_takes_one_prompt(params):
 
 
 def test_weights_in_bf16_answer_too(params):
-    low = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params)
-    model = dataclasses.replace(MODEL, precision="bf16", dtype=jnp.dtype(jnp.bfloat16))
-    assert len(generate(model, low, "hi", max_tokens=3).token_ids) == 3
+    """Close to float32, not equal to it; keys and values are bfloat16, too."""
+    low = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.bfloat16), params)
+    model = dataclasses.replace(MODEL, dtype=jnp.dtype(jnp.bfloat16))
+    prompts = [draw_rows(1, 200)]
+    expected_BV, _ = read(params, prompts)
+    found_BV, cache = prefill(model, low, prompts, empty_cache(CONFIG, 1, ROOM, model.dtype))
+    assert {leaf.dtype for kv in cache.layers for leaf in (kv.k_BKSH, kv.v_BKSH)} == {model.dtype}
+    step = [int(expected_BV[0].argmax())]
+    _, float_cache = read(params, prompts)
+    for found, expected in (
+        (found_BV, expected_BV),
+        (decode_step(model, low, step, cache)[0], decode_step(MODEL, params, step, float_cache)[0]),
+    ):
+        assert 1e-3 < np.abs(found - expected).max() < 0.2
+    reply = generate(model, low, "hi", max_tokens=3)
+    assert reply.token_ids[0] == generate(MODEL, params, "hi", max_tokens=1).token_ids[0]
+    assert len(reply.token_ids) == 3

@@ -229,7 +229,7 @@ def test_killed_in_the_middle_the_next_start_works(tmp_path):
         "    (folder / 'model-00000-of-00002.safetensors').write_bytes(b'half'); os._exit(9)\n"
         "s.write_shards = half; s.write_synthetic(sys.argv[1], s.TINY)"
     )
-    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "m")], timeout=60)
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "m")], timeout=600)
     assert run.returncode == 9
     assert names(tmp_path) == [".m.partial"]
     write_synthetic(tmp_path / "m", CONFIG)

@@ -115,9 +115,9 @@ def test_the_constants_are_the_encodings():
 )
 def test_two_hundred_thousand_of_one_character(character):
     text = character * 200_000
-    start = time.perf_counter()
+    start = time.process_time()
     ids = WHOLE.encode(text)
-    assert time.perf_counter() - start < 5  # the library alone needs minutes, or crashes
+    assert time.process_time() - start < 5  # the library alone needs minutes, or crashes
     assert WHOLE.decode(ids) == text
 
 
@@ -143,9 +143,9 @@ def test_only_endless_stretches_are_cut():
 
 def test_searching_for_stretches_takes_linear_time():
     text = ("x" * 2_000 + " ") * 1_000  # two million characters, each stretch just short enough
-    start = time.perf_counter()
+    start = time.process_time()
     assert list(tk.bounded(text)) == [text]
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_lone_surrogates_are_refused():
@@ -349,7 +349,7 @@ def test_importing_loads_nothing():
     child = start_python(
         "print([name for name in ('openai_harmony', 'jax') if name in sys.modules])"
     )
-    assert child.communicate(timeout=60)[0].strip() == "[]"
+    assert child.communicate(timeout=600)[0].strip() == "[]"
 
 
 def test_two_processes_at_once(tmp_path):
@@ -357,7 +357,7 @@ def test_two_processes_at_once(tmp_path):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     code = "print(tk.Tokenizer().encode('How are you?'))"
     children = [start_python(code, XDG_CACHE_HOME=str(tmp_path), **nowhere) for _ in range(2)]
-    answers = {child.communicate(timeout=60)[0].strip() for child in children}
+    answers = {child.communicate(timeout=600)[0].strip() for child in children}
     assert answers == {str(official("How are you?"))}
     assert [file.name for file in (tmp_path / "gptoss_edu").iterdir()] == [tk.VOCABULARY_FILE]
 

@@ -68,8 +68,6 @@ def _probabilities(logits_V: np.ndarray, setting: Sampling) -> np.ndarray:
     if "temperature" not in active:
         return np.asarray(np.eye(len(logits_V))[int(np.argmax(logits_V))])
     logits_V = (logits_V - logits_V.max()) / active["temperature"]
-    if "top_k" in active:
-        filters = active["top_k"], active["top_p"], active["min_p"]
-        logits_V = np.asarray(filter_logits(jnp.asarray(logits_V[None], jnp.float32), *filters)[0])
+    logits_V = np.asarray(filter_logits(jnp.asarray(logits_V[None], jnp.float32), active)[0])
     p_V: np.ndarray = np.exp(logits_V, dtype=np.float64)
     return np.asarray(p_V / p_V.sum())
