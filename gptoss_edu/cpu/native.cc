@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -73,10 +74,22 @@ inline Floats NibbleValue(Words nibble) {
 #endif
 }
 
-// 2^(byte - 127): the byte is a float's exponent, but for 0 (subnormal) and 255 (not a number).
+// 2^(byte - 127): the byte is a float's exponent, and 255 is not a number. Not for 0.
 inline Floats ScaleValue(Words byte) {
-  const Words bits = byte == 0 ? (Words{} + 0x00400000u) : (byte << 23);
-  return (Floats)(byte == 255 ? (Words{} + 0x7fc00000u) : bits);
+  return (Floats)(byte == 255 ? (Words{} + 0x7fc00000u) : (byte << 23));
+}
+
+// Is one of W scales so small or so large that it is no float, or that a weight may be none (4 x 2^126
+// is infinite)? Such blocks are decoded first, so that every weight is what it is in mxfp4.py.
+template <int V>
+inline bool Extreme(const uint8_t* scales) {
+  Bytes any = {};
+  for (int v = 0; v < V; ++v) {
+    any |= (Bytes)((Bytes)(Load<Bytes>(scales + v * kLanes) - 2) > 250);  // 0, 1, 253, 254, 255
+  }
+  uint64_t parts[2];
+  std::memcpy(parts, &any, sizeof(parts));
+  return (parts[0] | parts[1]) != 0;
 }
 
 // Ask for the memory from here on, `bytes` of it. Beyond the end of an array that does nothing.
@@ -101,6 +114,15 @@ struct Mxfp4 {
     const uint8_t* scale = scales + tile * inputs / kBlock * W;
     Floats sum[V] = {};
     for (int64_t i = 0; i < inputs; i += kBlock, scale += W) {
+      if (__builtin_expect(Extreme<V>(scale), 0)) {
+        alignas(64) float w[kBlock * W];
+        Decode<V>(tile, i, w);
+        for (int k = 0; k < kBlock; ++k) {
+          for (int v = 0; v < V; ++v) sum[v] += Load<Floats>(w + k * W + v * kLanes) * x[i + k];
+        }
+        bytes += kBlock / 2 * W;
+        continue;
+      }
       Floats even[V] = {}, odd[V] = {};
       for (int u = 0; u < kBlock / 2; ++u, bytes += W) {
         Prefetch<W>(bytes);
@@ -122,14 +144,18 @@ struct Mxfp4 {
     constexpr int64_t W = V * kLanes;
     const uint8_t* bytes = blocks + (tile * inputs + i) / 2 * W;
     const uint8_t* scale = scales + (tile * inputs + i) / kBlock * W;
-    Floats factor[V];
-    for (int v = 0; v < V; ++v) factor[v] = ScaleValue(Widen(scale + v * kLanes));
+    Floats factor[V], rest[V];  // 2^-127 is no float that all processors know: two factors are
+    for (int v = 0; v < V; ++v) {
+      const Words byte = Widen(scale + v * kLanes);
+      factor[v] = ScaleValue((byte >> 1) + 64);
+      rest[v] = ScaleValue(byte == 255 ? byte : byte - (byte >> 1) + 63);
+    }
     for (int u = 0; u < kBlock / 2; ++u, bytes += W, w += 2 * W) {
       Prefetch<W>(bytes);
       for (int v = 0; v < V; ++v) {
         const Words pair = Widen(bytes + v * kLanes);
-        Store(w + v * kLanes, NibbleValue(pair) * factor[v]);
-        Store(w + W + v * kLanes, NibbleValue(pair >> 4) * factor[v]);
+        Store(w + v * kLanes, NibbleValue(pair) * factor[v] * rest[v]);
+        Store(w + W + v * kLanes, NibbleValue(pair >> 4) * factor[v] * rest[v]);
       }
     }
   }
@@ -328,23 +354,51 @@ ffi::Error RunTiles(ffi::ThreadPool pool, const std::vector<Job<Matrix>>& jobs, 
     case 1: Run<1>(pool, jobs, threads); break;
     case 2: Run<2>(pool, jobs, threads); break;
     case 4: Run<4>(pool, jobs, threads); break;
-    default: return ffi::Error::InvalidArgument("tiles must be 16, 32 or 64 wide");
   }
   return ffi::Error::Success();
 }
 
+using Shape = std::vector<int64_t>;
+
+std::string Text(const Shape& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + text + "]";
+}
+
+// A sentence where an array is not as the others need it; nothing is read before all are.
+template <typename Array>
+std::string Wrong(const char* name, const Array& array, const Shape& expected) {
+  const Shape found(array.dimensions().begin(), array.dimensions().end());
+  if (found == expected) return "";
+  return std::string(name) + " is " + Text(found) + ", expected " + Text(expected) + "; ";
+}
+
+// A sentence where the kernels have no loop for tiles [L, I, W].
+std::string Wrong(int64_t L, int64_t I, int64_t W) {
+  if (L > 0 && I % kBlock == 0 && (W == 16 || W == 32 || W == 64)) return "";
+  return "tiles [L, I, W] are " + Text({L, I, W}) +
+         ", expected one or more, 32 inputs or a multiple of it, and 16, 32 or 64 outputs; ";
+}
+
 // y[T, X, O] = x[T, I] times the matrices expert[T, X]; all rows of an expert are done together.
-ffi::Error Mxfp4Products(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> expert,
-                         ffi::Buffer<ffi::U8> blocks, ffi::Buffer<ffi::U8> scales,
-                         ffi::ResultBuffer<ffi::F32> y) {
+ffi::Error Mxfp4Products(ffi::ThreadPool pool, ffi::BufferR2<ffi::F32> x, ffi::BufferR2<ffi::S32> expert,
+                         ffi::BufferR4<ffi::U8> blocks, ffi::BufferR4<ffi::U8> scales,
+                         ffi::ResultBufferR3<ffi::F32> y) {
   const auto size = scales.dimensions();
   const int64_t E = size[0], L = size[1], J = size[2], W = size[3], I = J * kBlock;
   const int64_t T = expert.dimensions()[0], X = expert.dimensions()[1];
+  const std::string wrong = Wrong(L, I, W) + Wrong("x", x, {T, I}) + Wrong("blocks", blocks, {E, L, J * 16, W}) +
+                            Wrong("y", *y, {T, X, L * W});
+  if (!wrong.empty()) return ffi::Error::InvalidArgument(wrong);
   std::vector<std::vector<const float*>> from(E);
   std::vector<std::vector<float*>> to(E);
   for (int64_t row = 0; row < T * X; ++row) {
     const int32_t e = expert.typed_data()[row];
-    if (e < 0 || e >= E) return ffi::Error::InvalidArgument("an expert's number is out of range");
+    if (e < 0 || e >= E) {
+      return ffi::Error::InvalidArgument("expert " + std::to_string(e) + " is out of range: there are " +
+                                         std::to_string(E));
+    }
     from[e].push_back(x.typed_data() + row / X * I);
     to[e].push_back(y->typed_data() + row * L * W);
   }
@@ -359,16 +413,18 @@ ffi::Error Mxfp4Products(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buf
   return RunTiles(pool, jobs, threads, W);
 }
 
-// All rows of x[T, I] times one matrix.
+// All rows of x[T, I] times one matrix, unless something is wrong with it already.
 template <typename Matrix>
-ffi::Error OneProduct(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, const Matrix& matrix, int64_t W,
-                      ffi::ResultBuffer<ffi::F32> y) {
-  const int64_t T = x.dimensions()[0];
+ffi::Error OneProduct(ffi::ThreadPool pool, ffi::BufferR2<ffi::F32> x, const Matrix& matrix, int64_t W,
+                      ffi::ResultBufferR2<ffi::F32> y, std::string wrong) {
+  const int64_t T = x.dimensions()[0], I = matrix.inputs, L = matrix.tiles;
+  wrong += Wrong(L, I, W) + Wrong("x", x, {T, I}) + Wrong("y", *y, {T, L * W});
+  if (!wrong.empty()) return ffi::Error::InvalidArgument(wrong);
   std::vector<const float*> from(T);
   std::vector<float*> to(T);
   for (int64_t t = 0; t < T; ++t) {
-    from[t] = x.typed_data() + t * matrix.inputs;
-    to[t] = y->typed_data() + t * matrix.tiles * W;
+    from[t] = x.typed_data() + t * I;
+    to[t] = y->typed_data() + t * L * W;
   }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   const std::vector<Job<Matrix>> jobs{MakeJob(matrix, Rows{from.data(), to.data(), T}, threads)};
@@ -376,20 +432,21 @@ ffi::Error OneProduct(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, const Matri
 }
 
 // y[T, O] = x[T, I] times the matrix whose tiles are w[L, I, W].
-ffi::Error Bf16Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::BF16> w,
-                       ffi::ResultBuffer<ffi::F32> y) {
+ffi::Error Bf16Product(ffi::ThreadPool pool, ffi::BufferR2<ffi::F32> x, ffi::BufferR3<ffi::BF16> w,
+                       ffi::ResultBufferR2<ffi::F32> y) {
   const auto size = w.dimensions();
   const Bf16 matrix{reinterpret_cast<const uint16_t*>(w.untyped_data()), size[1], size[0]};
-  return OneProduct(pool, x, matrix, size[2], y);
+  return OneProduct(pool, x, matrix, size[2], y, "");
 }
 
 // The same with numbers[L, I, W] times scales[L, J, W].
-ffi::Error Int8Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> numbers,
-                       ffi::Buffer<ffi::BF16> scales, ffi::ResultBuffer<ffi::F32> y) {
+ffi::Error Int8Product(ffi::ThreadPool pool, ffi::BufferR2<ffi::F32> x, ffi::BufferR3<ffi::S8> numbers,
+                       ffi::BufferR3<ffi::BF16> scales, ffi::ResultBufferR2<ffi::F32> y) {
   const auto size = numbers.dimensions();
   const Int8 matrix{static_cast<const int8_t*>(numbers.untyped_data()),
                     reinterpret_cast<const uint16_t*>(scales.untyped_data()), size[1], size[0]};
-  return OneProduct(pool, x, matrix, size[2], y);
+  return OneProduct(pool, x, matrix, size[2], y,
+                    Wrong("scales", scales, {size[0], size[1] / kBlock, size[2]}));
 }
 
 }  // namespace
@@ -397,23 +454,23 @@ ffi::Error Int8Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffe
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mxfp4_products, Mxfp4Products,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Arg<ffi::BufferR2<ffi::F32>>()
+                                  .Arg<ffi::BufferR2<ffi::S32>>()
+                                  .Arg<ffi::BufferR4<ffi::U8>>()
+                                  .Arg<ffi::BufferR4<ffi::U8>>()
+                                  .Ret<ffi::BufferR3<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bf16_product, Bf16Product,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::BF16>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Arg<ffi::BufferR2<ffi::F32>>()
+                                  .Arg<ffi::BufferR3<ffi::BF16>>()
+                                  .Ret<ffi::BufferR2<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(int8_product, Int8Product,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::BF16>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Arg<ffi::BufferR2<ffi::F32>>()
+                                  .Arg<ffi::BufferR3<ffi::S8>>()
+                                  .Arg<ffi::BufferR3<ffi::BF16>>()
+                                  .Ret<ffi::BufferR2<ffi::F32>>());

@@ -117,10 +117,13 @@ class Tiled:
 def tile(array: jax.Array, matrices: int = 0, summed: int = 1) -> jax.Array:
     """Tiles of an array whose first axes count `matrices`, and whose next are `summed` over.
 
-    Raises ValueError for outputs that no width divides.
+    Raises ValueError for outputs that no width divides, and for a single bfloat16 matrix of inputs
+    that the kernels' steps do not.
     """
     lead, rest = array.shape[:matrices], array.shape[matrices:]
     rows, outputs = math.prod(rest[:summed]), math.prod(rest[summed:])
     if (width := tile_width(outputs)) is None:
         raise ValueError(f"{outputs} outputs are no multiple of {WIDTHS[-1]}: {array.shape}")
+    if rows % STEP and not matrices and array.dtype == jnp.bfloat16:
+        raise ValueError(f"{rows} inputs are not a multiple of {STEP}: {array.shape}")
     return jnp.asarray(to_tiles(array, (*lead, outputs // width, rows, width)))

@@ -68,7 +68,8 @@ def test_a_tpu_program_is_charged_for_what_it_fetches():
 
 
 def test_messages_are_counted():
-    assert hlo.collectives(TPU) == {"all-reduce": (1, 600), "all-gather": (1, 4800)}
+    reduce, gather = hlo.Messages(1, 600), hlo.Messages(1, 4800)
+    assert hlo.collectives(TPU) == {"all-reduce": reduce, "all-gather": gather}
 
 
 def test_a_loop_that_nobody_can_count_is_refused():
