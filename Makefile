@@ -16,7 +16,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test parity oldest mutants notebooks format lint clean
+.PHONY: help lab test subset parity oldest mutants notebooks format lint clean as-asked
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,13 +26,16 @@ lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open 
 	$(RUN) -m jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 # Tests and committed outputs are of the CPU.
-test parity notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
+test subset parity notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
 
 # Times and memory, as just measured, go into the notebooks and the README.
-test: $(VENV)/.installed-test ## set up, check style and types, run every test and every notebook
+test: $(VENV)/.tpu ## set up, check style and types, run every test and every notebook
 	$(LINT)
 	$(PYTEST) --nbval --nbval-current-env tests $(NOTEBOOKS); \
 	  passed=$$?; $(RUN) tools/course.py write; exit $$passed
+
+subset: $(VENV)/.installed-test ## lessons, weights, kernels and commands alone, for one more Python
+	$(PYTEST) @tests/subset.txt
 
 parity: $(VENV)/.installed-parity ## compare with the live references (installs torch)
 	$(PYTEST) -m parity tests
@@ -76,7 +79,7 @@ covers_parity := course test parity
 covers_mutants := course test mutants
 STAMPS := $(addprefix $(VENV)/.installed-,course test parity mutants)
 
-$(STAMPS): $(VENV)/.installed-%: pyproject.toml | $(RUN)
+$(STAMPS): $(VENV)/.installed-%: pyproject.toml | $(RUN) as-asked
 	@echo "Installing gptoss-edu[$*] into $(VENV): a few minutes the first time"
 	$(INSTALL) --editable ".[$*]"
 	$(after_$*)
@@ -87,18 +90,26 @@ $(STAMPS): $(VENV)/.installed-%: pyproject.toml | $(RUN)
 # a TPU whenever the course is opened, and complain that there is none.
 LIBTPU = from importlib.metadata import requires; \
   print(next(r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")))
-after_test = @[ "$$(uname -sm)" != "Linux x86_64" ] || \
-  $(INSTALL) --no-deps --upgrade --target $(VENV)/tpu "$$($(RUN) -c '$(LIBTPU)')"
-
-after_mutants = $(after_test)
+$(VENV)/.tpu: $(VENV)/.installed-test
+	@[ "$$(uname -sm)" != "Linux x86_64" ] || \
+	  $(INSTALL) --no-deps --upgrade --target $(VENV)/tpu "$$($(RUN) -c '$(LIBTPU)')"
+	@touch $@
 
 # OpenAI's package asks for Python >= 3.12 and for a server's dependencies; the torch model that we
 # compare with needs neither.
-after_parity = $(after_test) && $(RUN) -m pip install --quiet --no-deps --ignore-requires-python gpt-oss==0.0.9
+after_parity = $(RUN) -m pip install --quiet --no-deps --ignore-requires-python gpt-oss==0.0.9
+
+# An environment is not made again for another Python: say so, rather than test the wrong one.
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+as-asked: | $(RUN)
+	@[ -z "$(PYTHON)" ] || has="$$($(RUN) -c '$(VERSION)')" asked="$$("$(PYTHON)" -c '$(VERSION)')" && \
+	  [ "$$has" = "$$asked" ] || { \
+	  echo "$(VENV) is of Python $$has, and $(PYTHON) is $${asked:-not there}: make clean, or name" >&2; \
+	  echo "another folder: make VENV=.venv-$$asked PYTHON=$(PYTHON)" >&2; exit 1; }
 
 # A name on the PATH may be a shim that fails or an old version: only running it tells. Debian's
 # python3 comes without its venv module: then the next one is tried.
-CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python
+CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11 python)
 $(RUN):
 	@for python in $(CANDIDATES); do \
 	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \

@@ -3,7 +3,8 @@
 Where notebooks are executed (`pytest --nbval`), the time that each takes, and the most memory that
 its kernel had, are written to build/measured.json; `tools/course.py write` brings them, rounded,
 into the notebooks and the README. The time is that of the clock, or the kernel's processor time
-where this is less: then the machine was busy with something else.
+where this is less: then the machine was busy with something else. A run that ever took more memory,
+all workers and kernels together, than a laptop has fails, since the README promises that.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import peak
 import pytest
 
 # Expected values were computed on a CPU; `JAX_PLATFORMS=cuda make test` asks for something else.
@@ -26,6 +28,7 @@ sys.path.append(str(Path(sys.prefix) / "tpu"))
 _started: dict[str, tuple[float, int]] = {}  # notebook -> when its first cell began, cells so far
 _runs: dict[str, dict] = {}
 _failed: set[str] = set()
+_peak = peak.Peak(os.getpid())
 
 
 def usage(pid: int) -> tuple[float, int] | None:
@@ -71,8 +74,28 @@ def pytest_runtest_logreport(report):
         _runs[path] = dict(report.user_properties)["measured"]
 
 
+def pytest_sessionstart(session):
+    """One process watches all."""
+    if not hasattr(session.config, "workerinput"):
+        _peak.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say what the run took at its peak."""
+    if _peak.bytes:
+        words = "more than" if _peak.bytes > peak.LAPTOP else "of"
+        terminalreporter.write_line(
+            f"peak memory, all processes together: {_peak.bytes / 1e9:.1f} GB, {words} the"
+            f" {peak.LAPTOP / 1e9:.0f} GB that a laptop has"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
     """Add what was measured to what earlier runs have; a notebook that failed says nothing."""
+    if not hasattr(session.config, "workerinput") and _peak.stop() > peak.LAPTOP:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     runs = {path: run for path, run in _runs.items() if path not in _failed}
     if not runs or hasattr(session.config, "workerinput"):
         return

@@ -6,7 +6,9 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -98,9 +100,110 @@ def test_ci_runs_what_the_readme_tells():
     text = script.read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in text
-    assert re.findall(r"^make (\w+)$", text, re.MULTILINE) == ["test", "oldest", "parity"]
+    newest, oldest = 'PYTHON="$newest" VENV=.venv', 'PYTHON="$oldest" VENV=.venv-3.11'
+    assert re.findall(r"^make (\w+) (.+)$", text, re.MULTILINE) == [
+        ("test", newest), ("subset", oldest), ("oldest", newest), ("parity", oldest),
+    ]  # fmt: skip
+    assert re.findall(r"^(\w+)=\$\(interpreter (.+)\)$", text, re.MULTILINE) == [
+        ("newest", "3.13"), ("oldest", "3.11"),
+    ]  # fmt: skip
+    lowest = tomllib.loads(read("pyproject.toml"))["project"]["requires-python"]
+    assert lowest == ">=3.11"
     assert {"lab", "test", "parity"} <= make_commands(read("README.md"))
-    assert ".ci/run" in read(".github/workflows/test.yml")
+
+
+def interpreter(version: str, path: str) -> subprocess.CompletedProcess:
+    """What .ci/run finds for a version of Python, with this PATH and no home folder."""
+    script = re.search(r"^interpreter\(\) \{\n.*?^\}$", read(".ci/run"), re.MULTILINE | re.DOTALL)[
+        0
+    ]
+    return subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\n{script}\ninterpreter {version}"],
+        env={"PATH": path, "HOME": "/nowhere"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def python(folder: Path, name: str, text: str) -> Path:
+    """A program of this name that may pass for a Python."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return folder / name
+
+
+def test_ci_looks_for_interpreters(tmp_path):
+    """A shim that fails is passed over for pyenv's own folder; a missing Python is said."""
+    version = "{}.{}".format(*sys.version_info)
+    real = f'exec {sys.executable} "$@"'
+    python(tmp_path / "shims", f"python{version}", "exit 127")
+    python(tmp_path / "shims", "pyenv", f"echo {tmp_path}/pyenv")
+    path = f"{tmp_path}/shims:/usr/bin:/bin"
+    if shutil.which(f"python{version}", path="/usr/bin:/bin") is None:
+        lacking = interpreter(version, path)
+        assert lacking.returncode == 1
+        assert f"No Python {version} with its venv module" in lacking.stderr
+    python(tmp_path / "pyenv" / "versions" / f"{version}.7" / "bin", "python", real)
+    found = interpreter(version, path)
+    assert found.returncode == 0, found.stderr
+    python(tmp_path / "pyenv" / "versions" / "9.9.1" / "bin", "python", real)
+    assert interpreter("9.9", path).returncode == 1, "its name says 9.9, and it is not"
+
+
+@pytest.mark.parametrize(
+    "has, asked, said",
+    [
+        ("3.13", "3.13", None),
+        ("3.11", "3.13", "is of Python 3.11, and"),
+        ("3.11", None, "not there"),
+    ],
+)
+def test_an_environment_of_another_python_is_not_used(tmp_path, has, asked, said):
+    """`make PYTHON=...` either takes that Python or says that it cannot."""
+    python(tmp_path / "venv" / "bin", "python", f"echo {has}")
+    if asked:
+        python(tmp_path, "other", f"echo {asked}")
+    command = ["make", "as-asked", f"VENV={tmp_path / 'venv'}", f"PYTHON={tmp_path / 'other'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode == 0) == (said is None), done.stderr
+    assert said is None or said in done.stderr
+    again = subprocess.run([*command[:3], "PYTHON="], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+
+
+def workflow(name: str) -> dict:
+    """A workflow of GitHub's; YAML reads its key `on` as True."""
+    found = yaml.safe_load(read(f".github/workflows/{name}.yml"))
+    return found | {"on": found.pop(True)}
+
+
+def test_the_workflow_runs_ci_and_every_system():
+    test = workflow("test")
+    assert set(test["on"]) == {"push", "pull_request", "schedule"}
+    assert test["jobs"]["everything"]["steps"][-1]["run"] == ".ci/run"
+    systems = test["jobs"]["systems"]
+    assert systems["strategy"]["matrix"] == {
+        "os": ["ubuntu-latest", "macos-latest", "windows-latest"],
+        "python": ["3.11", "3.13"],
+    }
+    (subset,) = re.findall(r"^subset:.*\n\t\$\(PYTEST\) (.+)$", read("Makefile"), re.MULTILINE)
+    assert systems["steps"][-1]["run"].endswith(f" {subset}")
+
+
+def test_the_subset_leaves_out_what_is_there():
+    """Each line names tests that exist, so that a test that moves does not slip back in."""
+    for line in read("tests/subset.txt").split()[1:]:
+        option, _, pattern = line.partition("=")
+        assert option in ("--ignore", "--ignore-glob")
+        assert list(ROOT.glob(pattern.replace("*/", "tests/"))), f"nothing is called {pattern}"
+
+
+def test_the_address_is_set_by_hand_alone():
+    action = workflow("address")
+    assert action["on"] == "workflow_dispatch"
+    assert action["permissions"] == {"contents": "write"}
+    lines = [step["run"] for step in action["jobs"]["address"]["steps"] if "run" in step]
+    assert any(line.startswith("python tools/course.py address ") for line in lines)
+    assert not any("${{" in line for line in lines), "a name from outside is never code"
 
 
 def test_lab_opens_a_notebook_that_exists():

@@ -1,6 +1,19 @@
-"""What the full-size tests of the TPU compiler share: compile once, and skip where it is absent."""
+"""What the full-size tests of the TPU compiler share: compile once, and skip where it is absent.
+
+The compiler takes up to 4 GB for a program, and returns little of it while its process lives. So
+each program is compiled in a process of its own, one at a time, however many workers pytest has.
+"""
+
+from __future__ import annotations
 
 import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +24,35 @@ CONTEXT = 32768
 installed = pytest.mark.skipif(tpu.absent() is not None, reason=str(tpu.absent()))
 
 
-@functools.cache
-def program(name: str, chip: str, model: str, kind: str) -> tpu.Report:
+@contextmanager
+def alone() -> Iterator[None]:
+    """Only one worker at a time is in here; the system opens the door again if it dies."""
+    import fcntl  # not on Windows, where there is no TPU compiler either
+
+    build = Path(__file__).parents[2] / "build"
+    build.mkdir(exist_ok=True)
+    with open(build / "tpu.lock", "w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        yield
+
+
+def compiled(name: str, chip: str, model: str, kind: str) -> tpu.Report:
     """The report on `decode` or `prefill`, as `fit --compile` and benchmarks/tpu.py get it."""
     compile_it = {"decode": tpu.compile_decode, "prefill": tpu.compile_prefill}[name]
     return compile_it(fit.CHIPS[chip], MODELS[model], kind, CONTEXT)
+
+
+@functools.cache
+def program(name: str, chip: str, model: str, kind: str) -> tpu.Report:
+    """The same, from a process that ends with it."""
+    with alone():
+        done = subprocess.run(
+            [sys.executable, __file__, name, chip, model, kind],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+        )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return pickle.loads(done.stdout)
 
 
 def check_memory(chip: str, model: str, kind: str) -> None:
@@ -45,3 +82,8 @@ def messages(chip: str, model: str, kind: str) -> dict[str, int]:
     """Collectives of one decoded token."""
     found = program("decode", chip, model, kind).messages
     return {name: each.count for name, each in found.items()}
+
+
+if __name__ == "__main__":
+    report = compiled(*sys.argv[1:])
+    sys.stdout.buffer.write(pickle.dumps(report._replace(messages=dict(report.messages))))
