@@ -7,6 +7,9 @@ where this is less: then the machine was busy with something else. A run that ev
 all workers and kernels together, than a laptop has fails, since the README promises that.
 """
 
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import re
@@ -29,6 +32,7 @@ _started: dict[str, tuple[float, int]] = {}  # notebook -> when its first cell b
 _runs: dict[str, dict] = {}
 _failed: set[str] = set()
 _peak = peak.Peak(os.getpid())
+LARGE = 10**9  # bytes: a worker that holds more gives back what it can after each file
 
 
 def usage(pid: int) -> tuple[float, int] | None:
@@ -40,6 +44,17 @@ def usage(pid: int) -> tuple[float, int] | None:
         return None
     seconds = sum(map(int, times[11:15])) / os.sysconf("SC_CLK_TCK")  # own and children's
     return seconds, 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_workers():
+    """Compiled programs of tests that have ended go, and free memory goes back to the system."""
+    yield
+    if "jax" in sys.modules and peak.memory(os.getpid()) > LARGE:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # glibc alone has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.hookimpl(tryfirst=True)
