@@ -603,5 +603,5 @@ def test_a_stream_takes_one_prompt(params):
 
 def test_weights_in_bf16_answer_too(params):
     low = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params)
-    model = dataclasses.replace(MODEL, precision="bf16", dtype=jnp.dtype(jnp.bfloat16))
+    model = dataclasses.replace(MODEL, dtype=jnp.dtype(jnp.bfloat16))
     assert len(generate(model, low, "hi", max_tokens=3).token_ids) == 3
