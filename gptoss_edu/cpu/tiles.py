@@ -7,8 +7,8 @@ the weights of W outputs lie in one straight line, and so do those of the next W
 then come at the speed of plain reading (benchmarks/README.md).
 
 Tiles are for the C++ kernels alone (native.py). Everybody else asks a `Tiled` for the array that it
-stands for. Letters beside those of the dimension key: L tiles, W outputs of a tile, R what lies
-before the outputs, all in one.
+stands for. Letters beside those of the dimension key: L tiles, W outputs of a tile, and here R is
+what lies before the outputs, all in one.
 """
 
 from __future__ import annotations
