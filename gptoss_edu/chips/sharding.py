@@ -31,7 +31,6 @@ from gptoss_edu.shapes import (
     Loop,
     Weight,
     check_shapes,
-    matmul,
     products,
     summary,
 )
@@ -250,7 +249,7 @@ def _(w: Spread, equation: str, x_RI: jax.Array, expert_R: jax.Array, loop: Loop
         expert_R = jnp.where((expert_R >= 0) & (expert_R < E), expert_R, E)
         in_tiles = functools.partial(grouped, tile=tile)
         y_RO: jax.Array = jax.lax.psum(
-            matmul(equation, x_RI, w_EIO, expert_R, in_tiles),
+            products(w_EIO, equation, x_RI, expert_R, in_tiles),
             ("expert", "tensor") if plain and down else "expert",
         )
         # Packed weights are cut by outputs, plain ones by inputs.
