@@ -193,43 +193,20 @@ def init_params(config: Config, key: jax.Array, dtype: DTypeLike = jnp.float32) 
     """Random parameters: normal with 1/sqrt(input size), small biases, scales near one."""
     sizes = config.sizes
     keys = iter(jax.random.split(key, 3 + 17 * config.num_layers))
+    D, F, NH = sizes["D"], sizes["F"], sizes["N"] * sizes["H"]
+    inputs = {"norm_D": 100, "sinks_N": 1, "w_o_NHD": NH, "w_down_EFD": F, "embedding_VD": 1}
 
-    def draw(letters: str, fan_in: int, mean: float = 0.0) -> jax.Array:
-        shape = tuple(sizes[letter] for letter in letters)
-        spread: float = fan_in**-0.5
+    def draw(name: str) -> jax.Array:
+        shape = tuple(sizes[letter] for letter in name.rsplit("_", 1)[-1])
+        spread: float = inputs.get(name, 2500 if name.startswith("b_") else D) ** -0.5
+        mean = 1.0 if name == "norm_D" else 0.0
         return (mean + jax.random.normal(next(keys), shape) * spread).astype(dtype)
 
-    D, F, NH = sizes["D"], sizes["F"], sizes["N"] * sizes["H"]
-    bias, scale = 2500, 100  # standard deviations 0.02 and 0.1
+    def drawn(part: type[Attention] | type[Moe]) -> dict[str, jax.Array]:
+        return {field.name: draw(field.name) for field in dataclasses.fields(part)}
+
     layers = tuple(
-        Layer(
-            Attention(
-                norm_D=draw("D", scale, mean=1.0),
-                w_q_DNH=draw("DNH", D),
-                b_q_NH=draw("NH", bias),
-                w_k_DKH=draw("DKH", D),
-                b_k_KH=draw("KH", bias),
-                w_v_DKH=draw("DKH", D),
-                b_v_KH=draw("KH", bias),
-                sinks_N=draw("N", 1),
-                w_o_NHD=draw("NHD", NH),
-                b_o_D=draw("D", bias),
-            ),
-            Moe(
-                norm_D=draw("D", scale, mean=1.0),
-                w_router_DE=draw("DE", D),
-                b_router_E=draw("E", bias),
-                w_gate_up_EDP=draw("EDP", D),
-                b_gate_up_EP=draw("EP", bias),
-                w_down_EFD=draw("EFD", F),
-                b_down_ED=draw("ED", bias),
-            ),
-        )
-        for _ in range(config.num_layers)
+        Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in range(config.num_layers)
     )
-    return Params(
-        embedding_VD=draw("VD", 1),
-        layers=layers,
-        norm_D=draw("D", scale, mean=1.0),
-        unembedding_DV=draw("DV", D),
-    )
+    top = {name: draw(name) for name in ("embedding_VD", "norm_D", "unembedding_DV")}
+    return Params(layers=layers, **top)
