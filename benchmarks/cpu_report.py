@@ -85,7 +85,7 @@ def sizes(config: Any) -> dict[str, float]:
     """Bytes that one decoded token must read, experts packed and experts in bf16, and all."""
     from gptoss_edu.chips.fit import read_bytes
     from gptoss_edu.chips.precision import abstract_params, weight_bytes
-    from gptoss_edu.model import num_bytes
+    from gptoss_edu.shapes import num_bytes
 
     params = abstract_params(config, "mxfp4")
     rounded = [params.unembedding_DV]

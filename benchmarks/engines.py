@@ -69,7 +69,7 @@ class Ours:
         depend on the context.
         """
         from gptoss_edu.config import SLIDING
-        from gptoss_edu.model import num_bytes
+        from gptoss_edu.shapes import num_bytes
 
         config = self.model.config
         if not hasattr(self, "as_loaded"):

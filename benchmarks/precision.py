@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from gptoss_edu import load_model
 from gptoss_edu.chips import precision
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.cpu.native import Dense, round_to_int8
+from gptoss_edu.cpu.scaled import to_int8
 from gptoss_edu.model import Layer, Model, Params, init_params
+from gptoss_edu.mxfp4 import BLOCK
 from gptoss_edu.weights.mapped import write_json
 from pocket import rows, tasks
 from pocket.evaluate import TASKS, measure
@@ -57,8 +58,8 @@ def full_width() -> tuple[Config, Layer]:
 def rounded(w: jax.Array, inputs: int = 1) -> jax.Array:
     """A weight whose first `inputs` axes are summed over, rounded to 8 bits and decoded again."""
     rows = math.prod(w.shape[:inputs])
-    one_tile = Dense(w.astype(jnp.bfloat16).reshape(1, rows, -1), w.shape)
-    return round_to_int8(one_tile).array
+    w_IO = w.astype(jnp.bfloat16).reshape(rows, -1)
+    return to_int8(w_IO, BLOCK, jnp.bfloat16)[...].reshape(w.shape)
 
 
 def in_form(layer: Layer, name: str) -> Layer:
@@ -89,11 +90,10 @@ def table(count: int, batch: int, length: int) -> dict[str, dict[str, Any]]:
     exact = precision.convert_layer(packed, "f32")
     x_BTD = jax.random.normal(jax.random.key(1), (1, 16, config.hidden_size))
     found: dict[str, dict[str, Any]] = {}
-    for name in (*precision.PRECISIONS, DENSE_INT8):
+    for name in (*precision.FORMATS, DENSE_INT8):
         other = all_in_form(params, name)
         lost = precision.divergence(truth, other, tokens_BT, model.config, name)
-        settings = {"precision": name, "dtype": precision.activation_dtype(name)}
-        asked = dataclasses.replace(model, **settings), other
+        asked = dataclasses.replace(model, dtype=precision.activation_dtype(name)), other
         scores = measure(*asked, TASKS, ("high",), count, min(count, 50)) if count else {}
         wide = in_form(packed, name)
         found[name] = {

@@ -10,13 +10,13 @@ Source: OpenAI's GPT-OSS model card (arXiv:2508.10925) and its reference impleme
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from gptoss_edu.rope import rotate
-from gptoss_edu.shapes import check_shapes, contract
+from gptoss_edu.shapes import Weight, check_shapes, matmul, summary
 
 
 @jax.tree_util.register_dataclass
@@ -25,15 +25,16 @@ class Attention:
     """Weights of one attention block, input dimension first, plus its norm's scale."""
 
     norm_D: jax.Array
-    w_q_DNH: jax.Array
+    w_q_DNH: Weight
     b_q_NH: jax.Array
-    w_k_DKH: jax.Array
+    w_k_DKH: Weight
     b_k_KH: jax.Array
-    w_v_DKH: jax.Array
+    w_v_DKH: Weight
     b_v_KH: jax.Array
     sinks_N: jax.Array
-    w_o_NHD: jax.Array
+    w_o_NHD: Weight
     b_o_D: jax.Array
+    __repr__ = summary
 
 
 class AttentionSeen(NamedTuple):
@@ -43,11 +44,20 @@ class AttentionSeen(NamedTuple):
     sink_mass_BNT: jax.Array
 
 
-class NoCache:
-    """The key-value store of a plain forward pass: it remembers nothing.
+class KV(Protocol):
+    """A key-value store: what `attention` asks of whoever remembers earlier tokens (cache.py)."""
 
-    `attention` asks a store for one thing, `append`; the caches of generation offer the same.
-    """
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[Self, jax.Array, jax.Array, jax.Array]:
+        """Take in new keys and values: (store, k_BSKH, v_BSKH, position_BS) of all to look at."""
+
+
+Store = TypeVar("Store", bound=KV)
+
+
+class NoCache:
+    """The key-value store of a plain forward pass: it remembers nothing."""
 
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
@@ -95,7 +105,7 @@ def grouped_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
     B, T, S, N, K, H = (sizes[letter] for letter in "BTSNKH")
     assert N % K == 0, f"{N} query heads cannot share {K} key heads evenly"
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH) * H**-0.5
+    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH) * float(H**-0.5)
     return scores_BKGTS.reshape(B, N, T, S)
 
 
@@ -114,18 +124,18 @@ def attention(
     cos_BTC: jax.Array,
     sin_BTC: jax.Array,
     position_BT: jax.Array,
-    kv: Any,
+    kv: Store,
     window: int | None,
-) -> tuple[jax.Array, Any, AttentionSeen]:
+) -> tuple[jax.Array, Store, AttentionSeen]:
     """One attention block on the normed input: (y_BTD, kv with the new keys, what was seen).
 
-    `kv` stores keys after rotation: a key's angle never changes, so it is turned once.
+    `kv` stores keys after rotation: a key's angle never changes, so it is rotated once.
     """
     check_shapes(x_BTD=x_BTD, w_q_DNH=p.w_q_DNH, w_k_DKH=p.w_k_DKH, sinks_N=p.sinks_N)
     dtype = x_BTD.dtype
-    q_BTNH = contract("BTD,DNH->BTNH", x_BTD, p.w_q_DNH) + p.b_q_NH.astype(dtype)
-    k_BTKH = contract("BTD,DKH->BTKH", x_BTD, p.w_k_DKH) + p.b_k_KH.astype(dtype)
-    v_BTKH = contract("BTD,DKH->BTKH", x_BTD, p.w_v_DKH) + p.b_v_KH.astype(dtype)
+    q_BTNH = matmul("BTD,DNH->BTNH", x_BTD, p.w_q_DNH) + p.b_q_NH.astype(dtype)
+    k_BTKH = matmul("BTD,DKH->BTKH", x_BTD, p.w_k_DKH) + p.b_k_KH.astype(dtype)
+    v_BTKH = matmul("BTD,DKH->BTKH", x_BTD, p.w_v_DKH) + p.b_v_KH.astype(dtype)
     q_BTNH = rotate(q_BTNH, cos_BTC, sin_BTC)
     k_BTKH = rotate(k_BTKH, cos_BTC, sin_BTC)
     kv, k_BSKH, v_BSKH, position_BS = kv.append(k_BTKH, v_BTKH, position_BT)
@@ -133,5 +143,5 @@ def attention(
     scores_BNTS = grouped_scores(q_BTNH, k_BSKH)
     weights_BNTS, sink_mass_BNT = sink_softmax(scores_BNTS, p.sinks_N, mask_BTS)
     out_BTNH = grouped_values(weights_BNTS, v_BSKH)
-    y_BTD = contract("BTNH,NHD->BTD", out_BTNH, p.w_o_NHD) + p.b_o_D.astype(dtype)
+    y_BTD = matmul("BTNH,NHD->BTD", out_BTNH, p.w_o_NHD) + p.b_o_D.astype(dtype)
     return y_BTD, kv, AttentionSeen(weights_BNTS, sink_mass_BNT)

@@ -6,7 +6,7 @@ overwrites the one key that just left the window. For GPT-OSS-20B at 131,072 tok
 cache.
 
 Keys of one head lie together (BKSH), since a head reads all of its keys at each step. With the
-heads side by side at each position (BSKH), XLA on a CPU would turn the whole cache over for every
+heads side by side at each position (BSKH), XLA on a CPU would transpose the whole cache for every
 token, which took ten times as long at 16,384 tokens.
 
 XLA drops or shifts a write past the end without a word, so room is checked on the host, before.
@@ -15,30 +15,69 @@ XLA drops or shifts a write past the end without a word, so room is checked on t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
 
 from gptoss_edu.config import Config
-from gptoss_edu.model import num_bytes
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import check_shapes, num_bytes, summary
 from gptoss_edu.system import available_memory
 
 SMALLEST = 256  # tokens of room in the smallest cache
+Tree = TypeVar("Tree")
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FullKV:
-    """Keys and values of every position: slot = position. Empty slots have position -1."""
+class Slots:
+    """Keys and values in S slots, and which position is in each; an empty slot has position -1."""
 
     k_BKSH: jax.Array
     v_BKSH: jax.Array
     position_BS: jax.Array
+
+    def write(
+        self, slot_BT: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> Self:
+        """Scatter a chunk into its slots. Slot S is past the end and means: drop it."""
+        check_shapes(slot_BT=slot_BT, k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+        row_B1 = jnp.arange(slot_BT.shape[0])[:, None]
+
+        def scattered(old: Self) -> Self:
+            return dataclasses.replace(
+                old,
+                k_BKSH=old.k_BKSH.at[row_B1, :, slot_BT].set(k_BTKH, mode="drop"),
+                v_BKSH=old.v_BKSH.at[row_B1, :, slot_BT].set(v_BTKH, mode="drop"),
+                position_BS=old.position_BS.at[row_B1, slot_BT].set(position_BT, mode="drop"),
+            )
+
+        return opaque_on_cpu(scattered, self, jnp.any(position_BT >= 0))
+
+    def read(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(k_BSKH, v_BSKH, position_BS) for `attention`. Under jit this only renames axes."""
+        return jnp.swapaxes(self.k_BKSH, 1, 2), jnp.swapaxes(self.v_BKSH, 1, 2), self.position_BS
+
+
+def opaque_on_cpu(write: Callable[[Tree], Tree], tree: Tree, needed: jax.Array) -> Tree:
+    """`write(tree)`, on a CPU behind a branch into which XLA does not look (`needed`: take it).
+
+    XLA would fuse the write into each of its readers there, and copy the whole cache for each of
+    them: 46 instead of 5 ms a layer at 16,384 tokens.
+    """
+    written: Tree = jax.lax.platform_dependent(
+        tree, cpu=lambda old: jax.lax.cond(needed, write, lambda same: same, old), default=write
+    )
+    return written
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FullKV(Slots):
+    """Keys and values of every position: slot = position."""
 
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
@@ -48,19 +87,26 @@ class FullKV:
         A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and
         is overwritten before it could be.
         """
+        position_BT = position_BT.astype(self.position_BS.dtype)
         slot_BT = jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
-        store = _write(self, slot_BT, k_BTKH, v_BTKH, position_BT)
-        return store, *_turned(store), store.position_BS
+        store = self.write(slot_BT, k_BTKH, v_BTKH, position_BT)
+        return store, *store.read()
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RingKV:
+class RingKV(Slots):
     """Keys and values of the newest S positions, S = the window: slot = position % S."""
 
-    k_BKSH: jax.Array
-    v_BKSH: jax.Array
-    position_BS: jax.Array
+    def slots(self, position_BT: jax.Array) -> jax.Array:
+        """slot_BT, or S where a key is not kept: padding, and what the chunk itself overwrites.
+
+        No two keys get one slot: in a scatter nobody promises that the later one wins.
+        """
+        S = self.position_BS.shape[1]
+        newest_B1 = jnp.max(position_BT, axis=1, keepdims=True)
+        kept_BT = (position_BT >= 0) & (position_BT > newest_B1 - S)
+        return jnp.where(kept_BT, position_BT % S, S)
 
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
@@ -71,18 +117,16 @@ class RingKV:
         keys that its last keys overwrite: so a chunk is handed the old ring and itself, side by
         side. A single token can do without: the key it overwrites has just left its window.
         """
-        S = self.position_BS.shape[1]
-        newest_B1 = jnp.max(position_BT, axis=1, keepdims=True)
-        kept_BT = (position_BT >= 0) & (position_BT > newest_B1 - S)
-        store = _write(self, jnp.where(kept_BT, position_BT % S, S), k_BTKH, v_BTKH, position_BT)
+        position_BT = position_BT.astype(self.position_BS.dtype)
+        store = self.write(self.slots(position_BT), k_BTKH, v_BTKH, position_BT)
         if position_BT.shape[1] == 1:
-            return store, *_turned(store), store.position_BS
-        k_BSKH, v_BSKH = _turned(self)
+            return store, *store.read()
+        k_BSKH, v_BSKH, position_BS = self.read()
         return (
             store,
             jnp.concatenate([k_BSKH, k_BTKH], axis=1),
             jnp.concatenate([v_BSKH, v_BTKH], axis=1),
-            jnp.concatenate([self.position_BS, position_BT], axis=1),
+            jnp.concatenate([position_BS, position_BT], axis=1),
         )
 
 
@@ -93,38 +137,13 @@ class Cache:
 
     layers: tuple[FullKV | RingKV, ...]
     length_B: jax.Array
+    __repr__ = summary
 
     @property
     def capacity(self) -> int | None:
         """Tokens that fit; None if every layer is a ring, which never fills up."""
         rooms = [kv.position_BS.shape[1] for kv in self.layers if isinstance(kv, FullKV)]
         return min(rooms) if rooms else None
-
-
-def _write(store: Any, slot_BT: jax.Array, k_BTKH: Any, v_BTKH: Any, position_BT: Any) -> Any:
-    """Scatter a chunk into its slots; a slot past the end means: drop it."""
-    check_shapes(slot_BT=slot_BT, k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
-    row_B1 = jnp.arange(slot_BT.shape[0])[:, None]
-
-    def write(old: Any) -> Any:
-        return type(old)(
-            k_BKSH=old.k_BKSH.at[row_B1, :, slot_BT].set(k_BTKH, mode="drop"),
-            v_BKSH=old.v_BKSH.at[row_B1, :, slot_BT].set(v_BTKH, mode="drop"),
-            position_BS=old.position_BS.at[row_B1, slot_BT].set(position_BT, mode="drop"),
-        )
-
-    # On CPU, XLA would fuse the write into each of its readers, and copy the whole cache for each
-    # of them: 46 instead of 5 ms a layer at 16,384 tokens. It does not look into a branch.
-    return jax.lax.platform_dependent(
-        store,
-        cpu=lambda old: jax.lax.cond(jnp.any(position_BT >= 0), write, lambda same: same, old),
-        default=write,
-    )
-
-
-def _turned(store: Any) -> tuple[jax.Array, jax.Array]:
-    """Keys and values as `attention` reads them. Under jit this only renames axes."""
-    return jnp.swapaxes(store.k_BKSH, 1, 2), jnp.swapaxes(store.v_BKSH, 1, 2)
 
 
 def capacity_for(length: int, max_positions: int) -> int:
@@ -140,7 +159,7 @@ def capacity_for(length: int, max_positions: int) -> int:
     return min(max(SMALLEST, 1 << (length - 1).bit_length()), max_positions)
 
 
-def empty_cache(config: Config, batch: int, capacity: int, dtype: Any = jnp.float32) -> Cache:
+def empty_cache(config: Config, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
     """A cache without keys: room for `capacity` tokens on full layers, for a window on others."""
 
     def store(window: int | None) -> FullKV | RingKV:
@@ -208,7 +227,7 @@ def with_room(state: Cache, length: int, config: Config) -> Cache:
     return grow(state, room)
 
 
-def check_memory(config: Config, batch: int, room: int, dtype: Any) -> None:
+def check_memory(config: Config, batch: int, room: int, dtype: DTypeLike) -> None:
     """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
     needed = num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, room, dtype)))
     available, where = available_memory()

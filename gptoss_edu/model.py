@@ -10,17 +10,19 @@ Source: OpenAI's GPT-OSS model card (arXiv:2508.10925) and its reference impleme
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from gptoss_edu.attention import Attention, AttentionSeen, NoCache, attention
+from gptoss_edu.attention import Attention, AttentionSeen, NoCache, Store, attention
 from gptoss_edu.config import Config
 from gptoss_edu.moe import Moe, Routing, moe
 from gptoss_edu.rope import cos_sin, inverse_frequencies
-from gptoss_edu.shapes import check_shapes, contract
+from gptoss_edu.shapes import Weight, check_shapes, matmul, summary
 from gptoss_edu.tokenizer import NoText, Tokenizer
 
 
@@ -31,6 +33,7 @@ class Layer:
 
     attention: Attention
     moe: Moe
+    __repr__ = summary
 
 
 @jax.tree_util.register_dataclass
@@ -41,18 +44,17 @@ class Params:
     embedding_VD: jax.Array
     layers: tuple[Layer, ...]
     norm_D: jax.Array
-    unembedding_DV: jax.Array
+    unembedding_DV: Weight
+    __repr__ = summary
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is not an array: sizes, tokenizer, precision by name, and the dtype of activations."""
+    """What is not an array: sizes, tokenizer, and the dtype of activations."""
 
     config: Config
     tokenizer: Tokenizer | NoText
-    precision: str = "auto"
-    dtype: Any = np.dtype("float32")
-    mesh: Any = None
+    dtype: DTypeLike = np.dtype("float32")
 
 
 class BlockSeen(NamedTuple):
@@ -81,10 +83,10 @@ def block(
     cos_BTC: jax.Array,
     sin_BTC: jax.Array,
     position_BT: jax.Array,
-    kv: Any,
+    kv: Store,
     config: Config,
     window: int | None,
-) -> tuple[jax.Array, Any, BlockSeen]:
+) -> tuple[jax.Array, Store, BlockSeen]:
     """Norm, attention, add; norm, experts, add: (residual stream, kv, what was seen)."""
     with jax.named_scope("attention"):
         normed_BTD = rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)
@@ -120,25 +122,28 @@ def rope_frequencies(config: Config) -> tuple[np.ndarray, float]:
 
 def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
     """cos_BTC and sin_BTC for these positions: the same for every layer."""
-    return cos_sin(position_BT, *rope_frequencies(config))
+    inv_C, concentration = rope_frequencies(config)
+    return cos_sin(position_BT, inv_C, concentration)
 
 
-def matmul_precision(dtype: Any) -> Any:
+def matmul_precision(dtype: DTypeLike) -> AbstractContextManager[object]:
     """Float32 must mean float32: TPUs and GPUs would round the operands of a product to fewer bits.
 
     A context manager, for tracing under jit as well.
     """
-    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else None)
+    highest = "highest" if dtype == jnp.float32 else None
+    context: AbstractContextManager[object] = jax.default_matmul_precision(highest)
+    return context
 
 
 def run_blocks(
     params: Params,
     tokens_BT: jax.Array,
     position_BT: jax.Array,
-    kvs: tuple[Any, ...],
+    kvs: tuple[Store, ...],
     config: Config,
-    dtype: Any,
-) -> tuple[jax.Array, tuple[Any, ...], tuple[BlockSeen, ...]]:
+    dtype: DTypeLike,
+) -> tuple[jax.Array, tuple[Store, ...], tuple[BlockSeen, ...]]:
     """Embed tokens and run every block: (final residual stream x_BTD, kvs, what was seen)."""
     check_shapes(config.sizes, tokens_BT=tokens_BT, position_BT=position_BT)
     check_shapes(config.sizes, embedding_VD=params.embedding_VD)
@@ -160,11 +165,11 @@ def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
     """Final norm, then one logit per vocabulary entry, logits_BTV in float32."""
     with jax.named_scope("unembed"), matmul_precision(x_BTD.dtype):
         normed_BTD = rms_norm(x_BTD, params.norm_D, eps)
-        return contract("BTD,DV->BTV", normed_BTD, params.unembedding_DV).astype(jnp.float32)
+        return matmul("BTD,DV->BTV", normed_BTD, params.unembedding_DV).astype(jnp.float32)
 
 
 def observe(
-    params: Params, tokens_BT: jax.Array, config: Config, dtype: Any = jnp.float32
+    params: Params, tokens_BT: jax.Array, config: Config, dtype: DTypeLike = jnp.float32
 ) -> tuple[jax.Array, tuple[BlockSeen, ...]]:
     """`forward`, and everything that each block saw: residual streams, attention, routing."""
     B, T = tokens_BT.shape
@@ -175,7 +180,7 @@ def observe(
 
 
 def forward(
-    params: Params, tokens_BT: jax.Array, config: Config, dtype: Any = jnp.float32
+    params: Params, tokens_BT: jax.Array, config: Config, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
     """The plain whole model: rows of the vocabulary in, logits_BTV out. No cache, no jit.
 
@@ -184,51 +189,24 @@ def forward(
     return observe(params, tokens_BT, config, dtype)[0]
 
 
-def init_params(config: Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+def init_params(config: Config, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
     """Random parameters: normal with 1/sqrt(input size), small biases, scales near one."""
     sizes = config.sizes
     keys = iter(jax.random.split(key, 3 + 17 * config.num_layers))
-
-    def draw(letters: str, fan_in: int, mean: float = 0.0) -> jax.Array:
-        shape = tuple(sizes[letter] for letter in letters)
-        return (mean + jax.random.normal(next(keys), shape) * fan_in**-0.5).astype(dtype)
-
     D, F, NH = sizes["D"], sizes["F"], sizes["N"] * sizes["H"]
-    bias, scale = 2500, 100  # standard deviations 0.02 and 0.1
+    inputs = {"norm_D": 100, "sinks_N": 1, "w_o_NHD": NH, "w_down_EFD": F, "embedding_VD": 1}
+
+    def draw(name: str) -> jax.Array:
+        shape = tuple(sizes[letter] for letter in name.rsplit("_", 1)[-1])
+        spread: float = inputs.get(name, 2500 if name.startswith("b_") else D) ** -0.5
+        mean = 1.0 if name == "norm_D" else 0.0
+        return (mean + jax.random.normal(next(keys), shape) * spread).astype(dtype)
+
+    def drawn(part: type[Attention] | type[Moe]) -> dict[str, jax.Array]:
+        return {field.name: draw(field.name) for field in dataclasses.fields(part)}
+
     layers = tuple(
-        Layer(
-            Attention(
-                norm_D=draw("D", scale, mean=1.0),
-                w_q_DNH=draw("DNH", D),
-                b_q_NH=draw("NH", bias),
-                w_k_DKH=draw("DKH", D),
-                b_k_KH=draw("KH", bias),
-                w_v_DKH=draw("DKH", D),
-                b_v_KH=draw("KH", bias),
-                sinks_N=draw("N", 1),
-                w_o_NHD=draw("NHD", NH),
-                b_o_D=draw("D", bias),
-            ),
-            Moe(
-                norm_D=draw("D", scale, mean=1.0),
-                w_router_DE=draw("DE", D),
-                b_router_E=draw("E", bias),
-                w_gate_up_EDP=draw("EDP", D),
-                b_gate_up_EP=draw("EP", bias),
-                w_down_EFD=draw("EFD", F),
-                b_down_ED=draw("ED", bias),
-            ),
-        )
-        for _ in range(config.num_layers)
+        Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in range(config.num_layers)
     )
-    return Params(
-        embedding_VD=draw("VD", 1),
-        layers=layers,
-        norm_D=draw("D", scale, mean=1.0),
-        unembedding_DV=draw("DV", D),
-    )
-
-
-def num_bytes(tree: Any) -> int:
-    """Bytes that all arrays of a tree take together."""
-    return sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    top = {name: draw(name) for name in ("embedding_VD", "norm_D", "unembedding_DV")}
+    return Params(layers=layers, **top)

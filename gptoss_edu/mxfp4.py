@@ -10,13 +10,12 @@ Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3 and 6.3.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import DType, Index, Which, check_shapes, product, summary
 
 VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 BLOCK = 32
@@ -36,6 +35,7 @@ class Mxfp4:
 
     blocks_EJUO: jax.Array
     scales_EJO: jax.Array
+    __repr__ = summary
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -44,7 +44,7 @@ class Mxfp4:
         return E, J * 2 * U, O
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DType:
         """What indexing returns: bfloat16, which holds every decoded value exactly."""
         return jnp.dtype(jnp.bfloat16)
 
@@ -53,30 +53,34 @@ class Mxfp4:
         """Three, as [E, I, O]."""
         return 3
 
-    def __getitem__(self, expert: Any) -> jax.Array:
-        """Decode the matrices that `expert` picks: [I, O] for one, [..., I, O] for several."""
-        return dequantize(self.blocks_EJUO[expert], self.scales_EJO[expert])
+    def __getitem__(self, which: Index) -> jax.Array:
+        """Decode the matrices of some experts: [I, O] for one, [..., I, O] for several."""
+        return dequantize(self.blocks_EJUO[which], self.scales_EJO[which])
 
-    def product(self, x_TI: jax.Array, expert: Any) -> jax.Array:
-        """x_TI times the matrix of one expert, y_TO: the fast twin of `x_TI @ w[expert]`.
 
-        Low nibbles meet even inputs, high nibbles odd ones, each half decoded by one expression
-        over neighbors in memory. Weaving the halves into one matrix first takes four times as long
-        on a CPU.
-        """
-        blocks_JUO, scales_JO = self.blocks_EJUO[expert], self.scales_EJO[expert]
-        check_shapes(blocks_JUO=blocks_JUO, scales_JO=scales_JO)
-        J, U, _ = blocks_JUO.shape
-        x_TJU2 = x_TI.reshape(x_TI.shape[0], J, U, 2)
-        even_TO = _half_product(x_TJU2[..., 0], blocks_JUO & 0xF, scales_JO)
-        odd_TO = _half_product(x_TJU2[..., 1], blocks_JUO >> 4, scales_JO)
-        return (even_TO + odd_TO).astype(x_TI.dtype)
+@product.register(Mxfp4)
+def _(w: Mxfp4, equation: str, x_TI: jax.Array, expert: Which) -> jax.Array:
+    return packed_product(x_TI, w.blocks_EJUO[expert], w.scales_EJO[expert])
+
+
+def packed_product(x_TI: jax.Array, blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
+    """x_TI times a packed matrix, y_TO: the fast twin of `x_TI @ dequantize(blocks, scales)`.
+
+    Low nibbles meet even inputs, high nibbles odd ones, each half decoded by one expression over
+    neighbors in memory. Weaving the halves into one matrix first takes four times as long on a CPU.
+    """
+    check_shapes(blocks_JUO=blocks_JUO, scales_JO=scales_JO)
+    J, U, _ = blocks_JUO.shape
+    x_TJU2 = x_TI.reshape(x_TI.shape[0], J, U, 2)
+    even_TO = _half_product(x_TJU2[..., 0], blocks_JUO & 0xF, scales_JO)
+    odd_TO = _half_product(x_TJU2[..., 1], blocks_JUO >> 4, scales_JO)
+    return (even_TO + odd_TO).astype(x_TI.dtype)
 
 
 def _half_product(x_TJU: jax.Array, nibble_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     """One row is a loop over bytes, which decodes as it goes. Several rows are a matrix product,
-    and there the TPU compiler needs blocks and bytes as one axis I: summing over two, it would turn
-    the packed weights first, 0.4 GiB of copies per layer of the 20B.
+    and there the TPU compiler needs blocks and bytes as one axis I: summing over two, it would
+    transpose the packed weights first, 0.4 GiB of copies per layer of the 20B.
     """
     w_JUO = decode(nibble_JUO, scales_JO[:, None]).astype(x_TJU.dtype)
     if x_TJU.shape[0] == 1:
@@ -130,7 +134,7 @@ def dequantize_obvious(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return weights.reshape(*scales.shape[:-1], -1)
 
 
-def pack_hf(blocks_EOJU: Any, scales_EOJ: Any) -> Mxfp4:
+def pack_hf(blocks_EOJU: np.ndarray | jax.Array, scales_EOJ: np.ndarray | jax.Array) -> Mxfp4:
     """From the published layout [E, O, J, 16] and [E, O, J] to ours, output dimension innermost."""
     check_shapes({"U": BLOCK // 2}, blocks_EOJU=blocks_EOJU, scales_EOJ=scales_EOJ)
     return Mxfp4(

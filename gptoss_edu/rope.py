@@ -73,7 +73,7 @@ def inverse_frequencies(
 
 
 def cos_sin(
-    position_BT: jax.Array, inv_C: jax.Array, concentration: float
+    position_BT: jax.Array, inv_C: np.ndarray, concentration: float
 ) -> tuple[jax.Array, jax.Array]:
     """cos_BTC and sin_BTC in float32, already multiplied by the concentration.
 

@@ -4,7 +4,7 @@ The network is `gptoss_edu`'s own: attention, router, SwiGLU, norm and RoPE are 
 Four things make training fast, and each is tested against the plain forward pass:
 
 - the system message is the same in every row, so its keys and values are computed once per step
-  and offered to all rows through the `kv.append` seam of attention (`PrefixKV`);
+  and offered to all rows as a `KV` of attention's (`PrefixKV`);
 - rows are sorted into buckets by length, and the experts see all buckets at once;
 - each expert gets a fixed number of places, so that its work is one matrix product (`experts`);
 - only positions that count in the loss are unembedded.
@@ -82,12 +82,14 @@ class PrefixKV:
     With `k_1PKH` None it only keeps what it is given: that is how the prefix itself is computed.
     """
 
-    def __init__(self, k_BPKH: Any = None, v_BPKH: Any = None):
+    def __init__(self, k_BPKH: jax.Array | None = None, v_BPKH: jax.Array | None = None):
         self.k_BPKH, self.v_BPKH = k_BPKH, v_BPKH
 
-    def append(self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array) -> tuple:
-        """Return (store, keys, values, their positions), as `attention` expects."""
-        if self.k_BPKH is None:
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[PrefixKV, jax.Array, jax.Array, jax.Array]:
+        """Return (store, keys, values, their positions): a `KV`, as `attention` expects."""
+        if self.k_BPKH is None or self.v_BPKH is None:
             return PrefixKV(k_BTKH, v_BTKH), k_BTKH, v_BTKH, position_BT
         B, P = self.k_BPKH.shape[:2]
         position_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
@@ -97,7 +99,7 @@ class PrefixKV:
 
     def rows(self, effort_B: jax.Array) -> PrefixKV:
         """The same store with one prefix per row."""
-        return PrefixKV(self.k_BPKH[effort_B], self.v_BPKH[effort_B])
+        return PrefixKV(*jax.tree.map(lambda a_BPKH: a_BPKH[effort_B], (self.k_BPKH, self.v_BPKH)))
 
 
 # --- experts with a fixed number of places ---

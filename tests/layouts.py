@@ -6,6 +6,7 @@ files are written by the `safetensors` package, so that a mistake in the table c
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from gptoss_edu.config import Config
+from gptoss_edu.cpu.tiles import Tiled, in_tiles, tile_layer
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import Mxfp4
 
@@ -40,6 +42,22 @@ def random_params(
         return jnp.asarray(values.astype(dtype))
 
     return jax.tree_util.tree_map_with_path(draw, letters)
+
+
+def all_in_tiles(params: Params) -> Params:
+    """Everything that kernels can read in tiles, as `load_model` reads it from a file."""
+    layers = tuple(map(tile_layer, params.layers))
+    top = in_tiles(params.unembedding_DV)
+    return dataclasses.replace(params, layers=layers, unembedding_DV=top)
+
+
+def all_plain(params: Params) -> Params:
+    """The other way around: arrays and `Mxfp4`, whose products are pure JAX."""
+    return jax.tree.map(
+        lambda leaf: leaf.plain if isinstance(leaf, Tiled) else leaf,
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, Tiled),
+    )
 
 
 def scales(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -122,7 +122,7 @@ def test_a_made_up_cache_is_what_reading_leaves(length):
 def test_all_sliding_holds_the_same_at_any_length():
     import dataclasses
 
-    from gptoss_edu.model import num_bytes
+    from gptoss_edu.shapes import num_bytes
 
     sliding = dataclasses.replace(TINY, layer_types=(SLIDING,) * TINY.num_layers)
     short, long = (num_bytes(engines.filled_cache(sliding, n - 4, n, np.float32)) for n in (16, 64))

@@ -37,8 +37,8 @@ def feed(store, *chunks):
 
 
 def empty(kind, room):
-    zeros = jnp.zeros((2, 3, room, 20))
-    return kind(zeros, zeros, jnp.full((2, room), -1))
+    zeros = jnp.zeros((2, 3, room, 20), jnp.float32)
+    return kind(zeros, zeros, jnp.full((2, room), -1, jnp.int32))
 
 
 def seen_positions(kind, room, chunks, window):
@@ -76,6 +76,37 @@ def test_ring_shows_what_a_full_cache_shows_through_a_window(name):
         for found, query in zip(row, queries, strict=True):
             expected = list(range(max(0, query - WINDOW + 1), query + 1)) if query >= 0 else []
             assert found == expected
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+def test_no_two_keys_of_a_chunk_get_one_slot(length):
+    """On a CPU the later one would win; in what order an accelerator scatters, nobody promises."""
+    ring = empty(RingKV, WINDOW)
+    position_BT = jnp.stack([jnp.arange(5, 5 + length), jnp.full(length, -1)])
+    slot_BT = np.asarray(ring.slots(position_BT))
+    kept = slot_BT[0][slot_BT[0] < WINDOW].tolist()
+    assert kept == [p % WINDOW for p in range(5, 5 + length)][-WINDOW:]
+    assert len(set(kept)) == len(kept) == min(length, WINDOW)
+    assert (slot_BT[1] == WINDOW).all(), "padding is dropped"
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize("kind", [FullKV, RingKV])
+def test_positions_of_64_bits_are_stored_as_32(kind, x64, recwarn):
+    """JAX warns of scattering int64 into int32, and will refuse it one day."""
+    for chunk in ([[0, 1, 2], [0, -1, -1]], [[3], [1]]):
+        position_BT = jnp.asarray(chunk)
+        assert position_BT.dtype == jnp.int64
+        k_BTKH = keys(position_BT)
+        store, _, _, position_BS = empty(kind, WINDOW).append(k_BTKH, -k_BTKH, position_BT)
+        assert store.position_BS.dtype == position_BS.dtype == jnp.int32
+    assert not [w for w in recwarn if "scatter" in str(w.message)]
 
 
 def test_padding_leaves_no_trace():

@@ -9,7 +9,8 @@ import oracle
 import pytest
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
-from gptoss_edu.model import forward, init_params, num_bytes, observe, rms_norm
+from gptoss_edu.model import forward, init_params, observe, rms_norm
+from gptoss_edu.shapes import num_bytes
 
 
 @pytest.fixture(scope="module")

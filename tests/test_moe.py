@@ -10,7 +10,7 @@ import pytest
 
 from gptoss_edu.config import TINY
 from gptoss_edu.model import init_params
-from gptoss_edu.moe import by_expert, moe, moe_dense, moe_gathered, moe_grouped, route, swiglu
+from gptoss_edu.moe import grouped, moe, moe_dense, moe_gathered, moe_grouped, route, swiglu
 from gptoss_edu.mxfp4 import quantize
 
 LIMIT, ALPHA = 7.0, 1.702
@@ -98,12 +98,12 @@ def test_a_batch_is_computed_as_its_rows_alone(weights, x_BTD):
 
 
 @pytest.mark.parametrize("tile", [1, 4])
-def test_by_expert_equals_the_obvious(tile):
+def test_rows_grouped_by_expert_equal_the_obvious(tile):
     """Expert 3 of 3 is no expert and gives zeros."""
     keys = jax.random.split(jax.random.key(0), 2)
-    w_EIO, x_TI = jax.random.normal(keys[0], (3, 8, 5)), jax.random.normal(keys[1], (7, 8))
-    expert_TX = (jnp.arange(14).reshape(7, 2) * 5) % 4
-    found_TXO = by_expert(lambda e, x_MI: x_MI @ w_EIO[e], x_TI, expert_TX, 3, 5, tile)
+    w_EIO, x_RI = jax.random.normal(keys[0], (3, 8, 5)), jax.random.normal(keys[1], (14, 8))
+    expert_R = (jnp.arange(14) * 5) % 4
+    found_RO = grouped(lambda e, x_TI: x_TI @ w_EIO[e], x_RI, expert_R, w_EIO.shape, tile)
     padded_EIO = jnp.concatenate([w_EIO, jnp.zeros((1, 8, 5))])
-    expected_TXO = jnp.einsum("TI,TXIO->TXO", x_TI, padded_EIO[expert_TX])
-    assert jnp.allclose(found_TXO, expected_TXO, atol=1e-6)
+    expected_RO = jnp.einsum("RI,RIO->RO", x_RI, padded_EIO[expert_R])
+    assert jnp.allclose(found_RO, expected_RO, atol=1e-6)

@@ -33,7 +33,7 @@ MAX_BYTES = 8_000_000
 
 MAX_LESSON_LINES, MAX_FILE_LINES = 3_400, 400  # an evening's reading; one file of it
 MAY_PRINT = {"commands"}
-EINSUMS = {"einsum", "contract"}
+EINSUMS = {"einsum", "matmul"}
 # Nothing to test beyond what others do: exported names, `python -m`, the faces of rooms.
 UNTESTED = FRONT_DOOR | set(ROOMS)
 
@@ -83,7 +83,7 @@ def einsum_letters(path: str, text: str) -> Iterator[str]:
     """The letters of an einsum are the letters in the names of what goes in and comes out."""
     if (
         not in_library(path) or name_of(path) == "shapes"
-    ):  # shapes.contract passes on whatever it is given
+    ):  # shapes.matmul passes on whatever it is given
         return
     tree = ast.parse(text)
     for node in ast.walk(tree):
@@ -106,10 +106,11 @@ def _einsum_operands(path: str, call: ast.Call) -> Iterator[str]:
         yield f"{where} einsum without a literal 'AB,BC->AC' string, expected one"
         return
     inputs = call.args[0].value.replace(" ", "").partition("->")[0].split(",")
-    if len(inputs) != len(call.args) - 1:
-        yield f"{where} {len(call.args) - 1} operands for {inputs}, expected {len(inputs)}"
+    operands = call.args[1:3] if _name(call.func) == "matmul" else call.args[1:]  # then: which one
+    if len(inputs) != len(operands):
+        yield f"{where} {len(operands)} operands for {inputs}, expected {len(inputs)}"
         return
-    for letters, operand in zip(inputs, call.args[1:], strict=True):
+    for letters, operand in zip(inputs, operands, strict=True):
         if (complaint := _compare(operand, letters)) is not None:
             yield f"{where} the operand {complaint}"
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from gptoss_edu.chips.precision import WORKSPACE, abstract_params, cache_bytes, weight_bytes
 from gptoss_edu.config import Config
-from gptoss_edu.model import num_bytes
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.system import available_memory, cores
 
 GIB = 2**30

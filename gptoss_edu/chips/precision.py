@@ -1,8 +1,8 @@
 """How few bits a weight needs: the formats, what each one loses, and which of them has room where.
 
 Only the experts change their format: they are nine tenths of the weights. All else stays as it is
-published, in bfloat16. Every format answers `w[expert]` and `w.product(x, expert)`, so the network
-never knows which one it reads.
+published, in bfloat16. Every format answers `w[expert]` and `matmul`, so the network never knows
+which one it reads.
 
 | format | bits per expert weight | against the published MXFP4 |
 |--------|------------------------|-----------------------------|
@@ -23,64 +23,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gptoss_edu.attention import NoCache
 from gptoss_edu.cache import empty_cache
 from gptoss_edu.config import Config
+from gptoss_edu.cpu.scaled import Scaled, to_int8
 from gptoss_edu.model import (
     Layer,
     Params,
     block,
     init_params,
     matmul_precision,
-    num_bytes,
     observe,
     rope_tables,
 )
+from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import Mxfp4, quantize
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.shapes import DType, Weight, num_bytes
 
-PRECISIONS = ("f32", "bf16", "fp8", "int8", "mxfp4")
+FORMATS = ("f32", "bf16", "fp8", "int8", "mxfp4")
+PRECISIONS = ("auto", *FORMATS)  # "auto": as stored
 LARGEST_FP8 = 448.0  # of float8_e4m3fn
-LARGEST_INT8 = 127.0
 WORKSPACE = 2**29  # what a step needs beside weights and cache: 0.1 GiB compiled for v5e, and slack
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Scaled:
-    """E matrices [I, O] of 8-bit numbers, and one scale per output: w = numbers * scale."""
-
-    numbers_EIO: jax.Array
-    scale_EO: jax.Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(E, I, O)."""
-        return self.numbers_EIO.shape
-
-    @property
-    def dtype(self) -> Any:
-        """What indexing returns: float32, which holds every number times its scale."""
-        return self.scale_EO.dtype
-
-    @property
-    def ndim(self) -> int:
-        """Three, as [E, I, O]."""
-        return self.numbers_EIO.ndim
-
-    def __getitem__(self, expert: Any) -> jax.Array:
-        """Decode the matrices that `expert` picks: [I, O] for one, [..., I, O] for several."""
-        return self.numbers_EIO[expert].astype(self.dtype) * self.scale_EO[expert][..., None, :]
-
-    def product(self, x_TI: jax.Array, expert: Any) -> jax.Array:
-        """x_TI times one expert's matrix, y_TO. The scale waits until the sum is done: one
-        multiplication per output instead of one per weight.
-        """
-        check_shapes(x_TI=x_TI, scale_EO=self.scale_EO)
-        w_IO = self.numbers_EIO[expert].astype(x_TI.dtype)
-        y_TO = jnp.einsum("TI,IO->TO", x_TI, w_IO, preferred_element_type=jnp.float32)
-        return (y_TO * self.scale_EO[expert]).astype(x_TI.dtype)
 
 
 def to_fp8(w_EIO: jax.Array) -> Scaled:
@@ -91,52 +56,46 @@ def to_fp8(w_EIO: jax.Array) -> Scaled:
     the blocks of one column differ by more than a factor of about 2^13.
     """
     w_EIO = w_EIO.astype(jnp.float32)
-    largest_EO = jnp.max(jnp.abs(w_EIO), axis=-2)
-    fraction_EO, exponent_EO = jnp.frexp(largest_EO / LARGEST_FP8)  # fraction in [0.5, 1)
-    exponent_EO = jnp.where(fraction_EO > 0.5, exponent_EO, exponent_EO - 1)
-    scale_EO = jnp.where(largest_EO > 0, jnp.ldexp(1.0, exponent_EO), 1.0)
-    numbers_EIO = (w_EIO / scale_EO[..., None, :]).astype(jnp.float8_e4m3fn)
-    return Scaled(numbers_EIO, scale_EO)
+    largest_E1O = jnp.max(jnp.abs(w_EIO), axis=-2, keepdims=True)
+    fraction_E1O, exponent_E1O = jnp.frexp(largest_E1O / LARGEST_FP8)  # fraction in [0.5, 1)
+    exponent_E1O = jnp.where(fraction_E1O > 0.5, exponent_E1O, exponent_E1O - 1)
+    scale_E1O = jnp.where(largest_E1O > 0, jnp.ldexp(1.0, exponent_E1O), 1.0)
+    return Scaled((w_EIO / scale_E1O).astype(jnp.float8_e4m3fn), scale_E1O)
 
 
-def to_int8(w_EIO: jax.Array) -> Scaled:
-    """Round to 255 equal steps, from minus to plus the largest weight of each output."""
-    w_EIO = w_EIO.astype(jnp.float32)
-    largest_EO = jnp.max(jnp.abs(w_EIO), axis=-2)
-    scale_EO = jnp.where(largest_EO > 0, largest_EO / LARGEST_INT8, 1.0)
-    numbers_EIO = jnp.round(w_EIO / scale_EO[..., None, :]).astype(jnp.int8)
-    return Scaled(numbers_EIO, scale_EO)
-
-
-def recode(w_EIO: Any, precision: str) -> Any:
+def recode(w_EIO: Weight, precision: str) -> Weight:
     """Expert weights, packed or plain, in another format; one expert at a time is decoded.
 
     Raises ValueError for an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown; expected one of {PRECISIONS}")
+    if precision not in FORMATS:
+        raise ValueError(f"precision {precision!r} is unknown; expected one of {FORMATS}")
     if precision == "mxfp4":
-        return w_EIO if isinstance(w_EIO, Mxfp4) else quantize(w_EIO)
-    ways: dict[str, Callable[[jax.Array], Any]] = {
+        return w_EIO if isinstance(w_EIO, Mxfp4) else quantize(w_EIO[:])
+    ways: dict[str, Callable[[jax.Array], Weight]] = {
         "f32": lambda w_IO: w_IO.astype(jnp.float32),
         "bf16": lambda w_IO: w_IO.astype(jnp.bfloat16),
         "fp8": to_fp8,
         "int8": to_int8,
     }
-    return jax.lax.map(lambda expert: ways[precision](w_EIO[expert]), jnp.arange(w_EIO.shape[0]))
+    numbers_E = jnp.arange(w_EIO.shape[0])
+    made: Weight = jax.lax.map(lambda expert: ways[precision](w_EIO[expert]), numbers_E)
+    return made
 
 
 def convert_layer(layer: Layer, precision: str) -> Layer:
     """A layer with its experts in another format, and float32 everywhere else for "f32"."""
     dtype = jnp.float32 if precision == "f32" else jnp.bfloat16
     experts = ("w_gate_up_EDP", "w_down_EFD")
-    fields = {field.name: getattr(layer.moe, field.name) for field in dataclasses.fields(layer.moe)}
-    moe = {
+    moe: dict[str, Any] = {
         name: recode(w, precision) if name in experts else w.astype(dtype)
-        for name, w in fields.items()
+        for name, w in vars(layer.moe).items()
     }
-    attention = jax.tree.map(lambda w: w.astype(dtype), layer.attention)
-    return Layer(attention, type(layer.moe)(**moe))
+    return Layer(_cast(layer.attention, dtype), Moe(**moe))
+
+
+def _cast(tree: Any, dtype: DTypeLike) -> Any:
+    return jax.tree.map(lambda w: w.astype(dtype), tree)
 
 
 def convert(params: Params, precision: str) -> Params:
@@ -145,15 +104,12 @@ def convert(params: Params, precision: str) -> Params:
     """
     dtype = jnp.float32 if precision == "f32" else jnp.bfloat16
     layer_of = jax.jit(convert_layer, static_argnames="precision")
-    return Params(
-        embedding_VD=params.embedding_VD.astype(dtype),
-        layers=tuple(layer_of(layer, precision=precision) for layer in params.layers),
-        norm_D=params.norm_D.astype(dtype),
-        unembedding_DV=params.unembedding_DV.astype(dtype),
-    )
+    layers = tuple(layer_of(layer, precision=precision) for layer in params.layers)
+    top: Params = _cast(dataclasses.replace(params, layers=()), dtype)
+    return dataclasses.replace(top, layers=layers)
 
 
-def activation_dtype(precision: str) -> Any:
+def activation_dtype(precision: str) -> DType:
     """What the network computes in: bfloat16 only where "bf16" asks for it."""
     return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
 
@@ -164,19 +120,23 @@ def activation_dtype(precision: str) -> Any:
 @functools.lru_cache
 def abstract_params(config: Config, precision: str) -> Params:
     """Shapes and dtypes of all weights in a precision; nothing is allocated."""
-    return jax.eval_shape(
-        lambda key: convert(init_params(config, key, jnp.bfloat16), precision), jax.random.key(0)
+    key = jax.random.key(0)
+    made: Params = jax.eval_shape(
+        lambda: convert(init_params(config, key, jnp.bfloat16), precision)
     )
+    return made
 
 
 def weight_bytes(config: Config, precision: str) -> int:
     """Bytes of all weights in a precision."""
-    return int(num_bytes(abstract_params(config, precision)))
+    return num_bytes(abstract_params(config, precision))
 
 
-def cache_bytes(config: Config, context: int, batch: int = 1, dtype: Any = jnp.bfloat16) -> int:
+def cache_bytes(
+    config: Config, context: int, batch: int = 1, dtype: DTypeLike = jnp.bfloat16
+) -> int:
     """Bytes of keys and values: all of `context` on full layers, one window on sliding ones."""
-    return int(num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, context, dtype))))
+    return num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, context, dtype)))
 
 
 class Choice(NamedTuple):
@@ -251,7 +211,7 @@ def layer_error(
     """
     position_BT = jnp.broadcast_to(jnp.arange(x_BTD.shape[1]), x_BTD.shape[:2])
 
-    def added(layer: Layer, dtype: Any) -> jax.Array:
+    def added(layer: Layer, dtype: DTypeLike) -> jax.Array:
         cos_BTC, sin_BTC = rope_tables(position_BT, config)
         inputs_BTD = x_BTD.astype(dtype)
         tables = inputs_BTD, cos_BTC, sin_BTC, position_BT

@@ -26,9 +26,9 @@ def preflight(
     """
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; expected one of {', '.join(MODELS)}")
-    if precision not in ("auto", *PRECISIONS):
+    if precision not in PRECISIONS:
         raise ValueError(
-            f"precision {precision!r} is unknown; expected auto or one of {', '.join(PRECISIONS)}"
+            f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}"
         )
     machine, config = find_chip(chip), MODELS[model]
     if not 0 < context <= config.max_positions:

@@ -22,10 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from gptoss_edu.moe import Moe, by_expert, product
-from gptoss_edu.shapes import check_shapes
+from gptoss_edu.moe import Moe, grouped
+from gptoss_edu.shapes import (
+    DType,
+    Index,
+    Loop,
+    Weight,
+    check_shapes,
+    products,
+    summary,
+)
 
 AXES = {"E": "expert", **dict.fromkeys("NKPFVO", "tensor")}
 # Small, and read for every token whoever is chosen: each device keeps all of them.
@@ -80,7 +88,8 @@ def _spec(name: str, axes: dict[str, str]) -> PartitionSpec:
     for letter in name.rsplit("_", 1)[-1]:
         axis = axes.get(letter)
         spec.append(axis if axis not in taken else None)
-        taken.update({axis} - {None})
+        if axis is not None:
+            taken.add(axis)
     return PartitionSpec(*spec)
 
 
@@ -115,9 +124,9 @@ def _name(path: Any) -> str:
 def row_major(name: str, rank: int) -> bool:
     """Must the last axis be innermost in memory, whatever JAX likes better?
 
-    On a TPU the last two axes lie in tiles, and by itself JAX turns an array so that the tiles are
+    On a TPU the last two axes lie in tiles, and by itself JAX transposes an array so that tiles are
     full. For scales_EJO [32, 90, O] that puts 32 experts into one tile: to read one is to read all.
-    An embedding [201088, 2880] would lie by columns, and prefill would turn 1.1 GiB to get rows.
+    An embedding [201088, 2880] would lie by columns, and prefill would copy 1.1 GiB to get rows.
     """
     experts = name.rsplit("_", 1)[-1].startswith("E") and rank > 2
     return experts or name == "embedding_VD"
@@ -149,12 +158,14 @@ def shard(tree: Any, mesh: Mesh | None) -> Any:
     return spread(jax.tree.map(_send, tree, places(tree, mesh)), mesh)
 
 
-def _send(array: Any, place: Any) -> jax.Array:
+def _send(array: jax.Array | np.ndarray, place: Any) -> jax.Array:
     """Other machines' devices cannot be written to: each machine sends its own parts."""
     sharding = place.sharding if isinstance(place, Format) else place
+    assert isinstance(sharding, Sharding), f"{place} says no device"
     if sharding.is_fully_addressable:
-        return jax.device_put(array, place)
-    if getattr(array, "sharding", None) == sharding:
+        sent: jax.Array = jax.device_put(array, place)
+        return sent
+    if isinstance(array, jax.Array) and array.sharding == sharding:
         return array
     return jax.make_array_from_callback(
         array.shape, sharding, lambda part: np.asarray(array)[part], dtype=array.dtype
@@ -170,7 +181,8 @@ def spread(tree: Any, mesh: Mesh | None) -> Any:
         if not isinstance(node, Moe) or isinstance(node.w_down_EFD, Spread):
             return node
         names = ("w_gate_up_EDP", "w_down_EFD")
-        return dataclasses.replace(node, **{n: Spread(getattr(node, n), mesh, n) for n in names})
+        experts: dict[str, Any] = {n: Spread(getattr(node, n), mesh, n) for n in names}
+        return dataclasses.replace(node, **experts)
 
     return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, Moe))
 
@@ -196,9 +208,10 @@ class Spread:
     `name` is the field's, whose letters say how a plain weight is cut.
     """
 
-    w: Any
+    w: Weight
     mesh: Mesh = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
+    __repr__ = summary
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -206,48 +219,53 @@ class Spread:
         return self.w.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DType:
         """That of the weights."""
         return self.w.dtype
 
     @property
     def ndim(self) -> int:
         """Three, as [E, I, O]."""
-        return 3
+        return self.w.ndim
 
-    def products(self, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
-        """Each row times the matrices of its experts, y_TXO. Gate and up stay cut by columns; what
-        comes down is put together, so that every device has the whole residual stream.
-        """
-        check_shapes(x_TI=x_TI, expert_TX=expert_TX)
-        plain, down = isinstance(self.w, jax.Array), self.name.startswith("w_down")
-        tile = 1 if expert_TX.size <= self.shape[0] else TILE
-        rows = "data" if "data" in self.mesh.shape else None
-
-        def on_one_device(w_EIO: Any, x_TI: jax.Array, expert_TX: jax.Array) -> jax.Array:
-            E = w_EIO.shape[0]
-            expert_TX = expert_TX - jax.lax.axis_index("expert") * E
-            expert_TX = jnp.where((expert_TX >= 0) & (expert_TX < E), expert_TX, E)
-            one_expert = functools.partial(_times, w_EIO)
-            y_TXO = by_expert(one_expert, x_TI, expert_TX, E, w_EIO.shape[2], tile)
-            y_TXO = jax.lax.psum(y_TXO, ("expert", "tensor") if plain and down else "expert")
-            # Packed weights are cut by outputs, plain ones by inputs.
-            if down and not plain and self.mesh.shape["tensor"] > 1:
-                y_TXO = jax.lax.all_gather(y_TXO, "tensor", axis=2, tiled=True)
-            return y_TXO
-
-        specs = spec_of(self.name)
-        if not plain:
-            specs = jax.tree_util.tree_map_with_path(lambda p, _: spec_of(_name(p)), self.w)
-        inputs, outputs = ("tensor" if plain else None, None) if down else (None, "tensor")
-        return jax.shard_map(
-            on_one_device,
-            mesh=self.mesh,
-            in_specs=(specs, PartitionSpec(rows, inputs), PartitionSpec(rows, None)),
-            out_specs=PartitionSpec(rows, None, outputs),
-            check_vma=False,
-        )(self.w, x_TI, expert_TX)
+    def __getitem__(self, which: Index) -> jax.Array:
+        """The matrices of some experts, which XLA then has to send."""
+        return self.w[which]
 
 
-def _times(w_EIO: Any, expert: jax.Array, x_TI: jax.Array) -> jax.Array:
-    return product(x_TI, w_EIO, expert)
+@products.register(Spread)
+def _(w: Spread, equation: str, x_RI: jax.Array, expert_R: jax.Array, loop: Loop) -> jax.Array:
+    """Gate and up stay cut by columns; what comes down is put together, so that every device has
+    the whole residual stream. A device leaves out rows whose expert it has not.
+    """
+    check_shapes(x_RI=x_RI, expert_R=expert_R)
+    plain, down = isinstance(w.w, jax.Array), w.name.startswith("w_down")
+    tile = 1 if expert_R.size <= w.shape[0] else TILE
+    rows = "data" if "data" in w.mesh.shape else None
+
+    def on_one_device(w_EIO: Weight, x_RI: jax.Array, expert_R: jax.Array) -> jax.Array:
+        E = w_EIO.shape[0]
+        expert_R = expert_R - jax.lax.axis_index("expert") * E
+        expert_R = jnp.where((expert_R >= 0) & (expert_R < E), expert_R, E)
+        in_tiles = functools.partial(grouped, tile=tile)
+        y_RO: jax.Array = jax.lax.psum(
+            products(w_EIO, equation, x_RI, expert_R, in_tiles),
+            ("expert", "tensor") if plain and down else "expert",
+        )
+        # Packed weights are cut by outputs, plain ones by inputs.
+        if down and not plain and w.mesh.shape["tensor"] > 1:
+            y_RO = jax.lax.all_gather(y_RO, "tensor", axis=1, tiled=True)
+        return y_RO
+
+    specs = spec_of(w.name)
+    if not plain:
+        specs = jax.tree_util.tree_map_with_path(lambda p, _: spec_of(_name(p)), w.w)
+    inputs, outputs = ("tensor" if plain else None, None) if down else (None, "tensor")
+    y_RO: jax.Array = jax.shard_map(
+        on_one_device,
+        mesh=w.mesh,
+        in_specs=(specs, PartitionSpec(rows, inputs), PartitionSpec(rows)),
+        out_specs=PartitionSpec(rows, outputs),
+        check_vma=False,
+    )(w.w, x_RI, expert_R)
+    return y_RO

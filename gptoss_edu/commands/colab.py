@@ -23,7 +23,8 @@ from gptoss_edu.chips import fit, sharding
 from gptoss_edu.chips.fit import CHIPS, GIB, Chip, Ledger, Roofline
 from gptoss_edu.chips.precision import choose_precision, convert_layer
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
-from gptoss_edu.model import Layer, Model, Params, num_bytes
+from gptoss_edu.model import Layer, Model, Params
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.system import available_memory
 from gptoss_edu.weights.checkpoint import POCKET, load_model, read_config
 

@@ -23,7 +23,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", choices=preflight.MODELS, default="20b", help="default: 20b")
     command.add_argument(
         "--precision",
-        choices=("auto", *PRECISIONS),
+        choices=PRECISIONS,
         default="auto",
         help="default: the widest that fits",
     )

@@ -24,6 +24,7 @@ import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.cpu.native import wanted
+from gptoss_edu.cpu.tiles import Tiled, split
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer
@@ -104,7 +105,7 @@ def load_model(
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
-    return Model(config, tokenizer, precision, dtype), params
+    return Model(config, tokenizer, dtype), params
 
 
 def check_options(precision: str, kernels: str, dense: str, send: Any) -> None:
@@ -204,7 +205,7 @@ def save_checkpoint(
     try:
         draft.mkdir()
         write_shards(draft, tensors, shard_bytes)
-        packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4)
+        packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4 | Tiled)
         dtype = str(params.embedding_VD.dtype)
         for name, content in side_files(config, kept_ids, dtype=dtype, packed=packed).items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -215,7 +216,7 @@ def save_checkpoint(
 
 def pending_tensors(params: Params, config: Config) -> dict[str, Pending]:
     """Every tensor of the Hugging Face layout, with a function that yields it in disk order."""
-    packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4)
+    packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4 | Tiled)
     layout = HF_PACKED if packed else HF_PLAIN
     sizes = sizes_of(config)
     names = {dtype: name for name, dtype in DTYPES.items()}
@@ -224,14 +225,17 @@ def pending_tensors(params: Params, config: Config) -> dict[str, Pending]:
         for field, entry in places(layout, layer):
             leaf = params if layer is None else params.layers[layer]
             for name in field.split("."):
-                leaf = getattr(leaf, MXFP4_FIELDS.get(name.split("_")[0], name))
+                half = MXFP4_FIELDS.get(name.split("_")[0])
+                in_tiles = half is not None and isinstance(leaf, Tiled)
+                leaf = split(leaf)[half] if in_tiles else getattr(leaf, half or name)
             expected = tuple(sizes[letter] for letter in field.rsplit("_", 1)[-1])
             assert leaf.shape == expected, f"layer {layer}: {field} is {leaf.shape}, not {expected}"
-            if leaf.dtype not in names:
-                raise ValueError(f"{field} is {leaf.dtype}, expected {', '.join(map(str, names))}")
+            dtype = leaf.tiles.dtype if isinstance(leaf, Tiled) else leaf.dtype
+            if dtype not in names:
+                raise ValueError(f"{field} is {dtype}, expected {', '.join(map(str, names))}")
             shape = shape_on_disk(entry.axes, sizes)
             values = functools.partial(disk_order, leaf, field, entry.axes, shape)
-            tensors[entry.name] = Pending(names[leaf.dtype], shape, values)
+            tensors[entry.name] = Pending(names[dtype], shape, values)
     return tensors
 
 

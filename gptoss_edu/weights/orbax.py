@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from gptoss_edu.cpu.tiles import to_tiles
-from gptoss_edu.model import num_bytes
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.weights.checkpoint import load_model, read_config
 from gptoss_edu.weights.convert import (
     Job,

@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from gptoss_edu.attention import Attention
 from gptoss_edu.config import Config
-from gptoss_edu.cpu.native import Dense, Packed, round_to_int8, wrap_layer
-from gptoss_edu.cpu.tiles import Tiled, tiled_shape, to_tiles
+from gptoss_edu.cpu.tiles import Tiled, join, round_to_int8, tile_layer, tiled_shape, to_tiles
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
@@ -105,7 +104,7 @@ def read_params(
     def read_layer(number: int) -> Layer:
         layer = build_layer(read_group(number, read_as), form)
         if each_layer is not None:
-            layer = wrap_layer(each_layer(layer), form.dense) if form.tiles else each_layer(layer)
+            layer = tile_layer(each_layer(layer), form.dense) if form.tiles else each_layer(layer)
         return jax.block_until_ready(away(layer))
 
     with progress(tensors, layout, config) as bar:
@@ -162,10 +161,8 @@ def read(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], form: 
     array = array if array.dtype == target else jax.block_until_ready(array.astype(target))
     if not tiles:
         return array
-    if is_packed(field):
-        return Tiled(array, shape)
-    dense = Dense(array, shape)
-    return jax.block_until_ready(round_to_int8(dense)) if is_rounded(field, form) else dense
+    tiled = Tiled(array, None, shape)
+    return jax.block_until_ready(round_to_int8(tiled)) if is_rounded(field, form) else tiled
 
 
 def is_rounded(field: str, form: Form) -> bool:
@@ -216,7 +213,7 @@ def build_layer(arrays: dict[str, Any], form: Form = AS_STORED) -> Layer:
             parts[part][name] = array
     for name, pair in pairs.items():
         in_tiles = isinstance(pair["blocks_EJUO"], Tiled)
-        w: Any = Packed(**pair) if in_tiles else Mxfp4(**pair)
+        w: Any = join(pair["blocks_EJUO"], pair["scales_EJO"]) if in_tiles else Mxfp4(**pair)
         if not form.keeps_packed():
             w = jax.block_until_ready(unpack(w, form.dtype(w.dtype)))
         parts["moe"][name] = w

@@ -132,7 +132,7 @@ ONE_OF_128 = """
         return np.stack(list(generate_tokens(model, params, prompts, max_tokens=5))).T.tolist()
 
     mesh = sharding.make_mesh(1, 8)
-    spread = dataclasses.replace(model, mesh=mesh), sharding.shard(params, mesh)
+    spread = model, sharding.shard(params, mesh)
     print(json.dumps([model.config.num_experts, tokens(model, params), tokens(*spread)]))
 """
 
@@ -154,7 +154,7 @@ TWO_HOSTS = (
     prompts = [list(range(5, 45)), list(range(60, 90))]
 
     def tokens(mesh):
-        model = Model(config, NoText(config.vocab_size), mesh=mesh)
+        model = Model(config, NoText(config.vocab_size))
         spread = sharding.shard(params, mesh)
         return np.stack(list(generate_tokens(model, spread, prompts, max_tokens=5))).T.tolist()
 

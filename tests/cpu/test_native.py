@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layouts import all_in_tiles, all_plain
 
 from gptoss_edu import generate, load_model
 from gptoss_edu.attention import NoCache
@@ -14,9 +15,11 @@ from gptoss_edu.chips.precision import convert
 from gptoss_edu.config import TINY
 from gptoss_edu.cpu import native
 from gptoss_edu.cpu.build import find_compiler
+from gptoss_edu.cpu.tiles import Tiled, in_tiles, round_to_int8
 from gptoss_edu.model import forward, init_params, run_blocks
+from gptoss_edu.moe import gathered
 from gptoss_edu.mxfp4 import Mxfp4, dequantize_obvious, unpack_hf
-from gptoss_edu.shapes import contract
+from gptoss_edu.shapes import matmul
 from gptoss_edu.weights.checkpoint import save_checkpoint
 
 needs_compiler = pytest.mark.skipif(
@@ -37,6 +40,12 @@ def normal(*shape: int, seed: int = 1) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
+def rows(x_RI: jax.Array, w: Mxfp4, expert_R: np.ndarray) -> jax.Array:
+    """Each row times the matrix of its expert. The kernel has no use for a loop."""
+    expert_R = jnp.asarray(expert_R, jnp.int32)
+    return matmul("RI,EIO->RO", x_RI, in_tiles(w), expert_R, gathered)
+
+
 @needs_compiler
 @pytest.mark.parametrize("tokens", [1, 2, 7, 13, 130])
 @pytest.mark.parametrize("outputs", [16, 80, 96, 192, 1136])
@@ -52,7 +61,8 @@ def test_packed_products(tokens, outputs):
     blocks, scales = map(np.asarray, unpack_hf(w))
     w_EOI = dequantize_obvious(blocks, scales).astype(np.float64)
     expected = np.einsum("TI,TXOI->TXO", np.asarray(x_TI, np.float64), w_EOI[expert_TX])
-    found = native.wrap(w).products(x_TI, jnp.asarray(expert_TX))
+    found = rows(jnp.repeat(x_TI, 3, axis=0), w, expert_TX.reshape(-1))
+    found = found.reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
@@ -69,8 +79,7 @@ def test_every_nibble_and_scale():
     )
     for place in (0, 1, 31):
         x_TI = jnp.zeros((1, 32)).at[0, place].set(1.0)
-        expert_TX = jnp.arange(len(scales), dtype=jnp.int32)[None]
-        found_XO = native.wrap(w).products(x_TI, expert_TX)[0]
+        found_XO = rows(jnp.repeat(x_TI, len(scales), axis=0), w, np.arange(len(scales)))
         np.testing.assert_array_equal(found_XO, np.asarray(w[:][:, place], np.float32))
 
 
@@ -79,7 +88,7 @@ def test_scale_255_is_not_a_number():
     native.load_kernels()
     w = random_packed(1, 32, 16)
     w = dataclasses.replace(w, scales_EJO=w.scales_EJO.at[0, 0, 3].set(255))
-    y_O = native.wrap(w).product(normal(1, 32), 0)[0]
+    y_O = matmul("TI,EIO->TO", normal(1, 32), in_tiles(w), 0)[0]
     assert np.isnan(y_O).tolist() == [o == 3 for o in range(16)]
 
 
@@ -93,10 +102,10 @@ def test_dense_product(tokens):
     expected = np.einsum(
         "BTNH,NHD->BTD", np.asarray(x_BTNH, np.float64), np.asarray(w_NHD, np.float64)
     )
-    found = contract("BTNH,NHD->BTD", x_BTNH, native.wrap(w_NHD, 2))
+    found = matmul("BTNH,NHD->BTD", x_BTNH, in_tiles(w_NHD, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     w_DNH, x_BTD = w_NHD.reshape(96, 5, 16), x_BTNH.reshape(1, tokens, 96)
-    found = contract("BTD,DNH->BTNH", x_BTD, native.wrap(w_DNH))
+    found = matmul("BTD,DNH->BTNH", x_BTD, in_tiles(w_DNH))
     assert found.shape == (1, tokens, 5, 16)
     np.testing.assert_allclose(found.reshape(1, tokens, 80), expected, rtol=1e-5, atol=1e-5)
 
@@ -110,11 +119,11 @@ def test_dense_product_in_8_bits(tokens, outputs):
     w_DO = np.array(normal(96, outputs))
     w_DO[:32] *= 1e-3
     w_DO[32:64, 5] = 0
-    dense = native.wrap(jnp.asarray(w_DO, jnp.bfloat16))
-    rounded = native.round_to_int8(dense)
+    dense = in_tiles(jnp.asarray(w_DO, jnp.bfloat16))
+    rounded = round_to_int8(dense)
     x_BTD = normal(1, tokens, 96, seed=3)
-    expected = np.asarray(x_BTD, np.float64) @ np.asarray(rounded.array, np.float64)
-    found = contract("BTD,DO->BTO", x_BTD, rounded)
+    expected = np.asarray(x_BTD, np.float64) @ np.asarray(rounded.plain, np.float64)
+    found = matmul("BTD,DO->BTO", x_BTD, rounded)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     stored = np.asarray(dense, np.float32).reshape(3, 32, outputs)
     error = np.abs(np.asarray(rounded).reshape(stored.shape) - stored)
@@ -128,9 +137,9 @@ def test_dense_product_in_8_bits(tokens, outputs):
 @needs_compiler
 def test_an_expert_that_does_not_exist_is_an_error():
     native.load_kernels()
-    w = native.wrap(random_packed(2, 32, 16))
+    w = random_packed(2, 32, 16)
     with pytest.raises(Exception, match="out of range"):
-        jax.block_until_ready(w.products(normal(1, 32), jnp.array([[2]], jnp.int32)))
+        jax.block_until_ready(rows(normal(1, 32), w, np.array([2])))
 
 
 def kernel_model():
@@ -148,28 +157,28 @@ def kernel_model():
 def test_whole_model(length):
     """The same logits as the JAX twin, and every product of the model was taken by a kernel."""
     config, params = kernel_model()
-    wrapped = native.wrap_params(params)
+    wrapped = all_in_tiles(params)
     tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 112, (2, length)))
     expected = forward(params, tokens_BT, config)
     np.testing.assert_allclose(forward(wrapped, tokens_BT, config), expected, atol=3e-5)
     text = str(jax.make_jaxpr(lambda p: forward(p, tokens_BT, config))(wrapped))
     per_layer = 4 + 1 + 2  # q, k, v, o; the router; gate and up, down
     assert text.count("ffi_call[") == config.num_layers * per_layer + 1
-    jax.tree.map(np.testing.assert_array_equal, native.unwrap(wrapped), params)
+    jax.tree.map(np.testing.assert_array_equal, all_plain(wrapped), params)
 
 
 @needs_compiler
 def test_gradients_and_other_axes_are_refused_or_right():
     """A bfloat16 activation keeps its dtype; shapes that do not fit are left to JAX."""
     config, params = kernel_model()
-    wrapped = native.wrap_params(params)
+    wrapped = all_in_tiles(params)
     tokens_BT, position_BT = jnp.array([[3, 5]]), jnp.array([[0, 1]])
     kvs = (NoCache(),) * config.num_layers
     x_BTD, _, _ = run_blocks(wrapped, tokens_BT, position_BT, kvs, config, jnp.bfloat16)
     assert x_BTD.dtype == jnp.bfloat16
     odd = jnp.ones((33, 16), jnp.bfloat16)
-    assert native.wrap(odd) is odd
-    assert native.wrap(jnp.ones((32, 16))).dtype == jnp.float32
+    assert in_tiles(odd) is odd
+    assert in_tiles(jnp.ones((32, 16))).dtype == jnp.float32
 
 
 @needs_compiler
@@ -177,8 +186,8 @@ def test_load_model_on_request(tmp_path):
     """`kernels` decides, "auto" leaves small models alone, and a wrapped model can be saved."""
     pocket, params = load_model(kernels="native")
     plain, plain_params = load_model()
-    assert isinstance(params.layers[0].moe.w_gate_up_EDP, native.Packed)
-    assert not isinstance(plain_params.layers[0].moe.w_gate_up_EDP, native.Packed)
+    assert isinstance(params.layers[0].moe.w_gate_up_EDP, Tiled)
+    assert not isinstance(plain_params.layers[0].moe.w_gate_up_EDP, Tiled)
     question = "How many r's are in strawberry?"
     assert str(generate(pocket, params, question)) == str(generate(plain, plain_params, question))
     save_checkpoint(params, pocket.config, tmp_path, kept_ids=pocket.tokenizer.kept_ids)
@@ -191,10 +200,9 @@ def test_load_model_in_8_bits():
     """Attention is rounded, experts and router are not, and answers stay what they were."""
     model, params = load_model(dense="int8")
     attention, moe = params.layers[0].attention, params.layers[0].moe
-    assert isinstance(attention.w_q_DNH, native.Dense8)
-    assert isinstance(attention.w_o_NHD, native.Dense8)
-    assert not isinstance(moe.w_router_DE, native.Dense8)
-    assert isinstance(moe.w_gate_up_EDP, native.Packed)
+    assert attention.w_q_DNH.tiles.dtype == attention.w_o_NHD.tiles.dtype == jnp.int8
+    assert not isinstance(moe.w_router_DE, Tiled) or moe.w_router_DE.tiles.dtype == jnp.bfloat16
+    assert isinstance(moe.w_gate_up_EDP, Tiled)
     assert params.unembedding_DV.shape[1] % 16 > 0, "no tiles fit, so it stays as it is"
     plain, plain_params = load_model()
     tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 900, (2, 50)))
@@ -246,4 +254,4 @@ def test_without_a_compiler(no_compiler, monkeypatch):
     monkeypatch.setattr(native, "WORTHWHILE", 1)
     with pytest.warns(UserWarning, match="many times slower"):
         _, params = load_model()
-    assert not isinstance(params.layers[0].moe.w_gate_up_EDP, native.Packed)
+    assert not isinstance(params.layers[0].moe.w_gate_up_EDP, Tiled)

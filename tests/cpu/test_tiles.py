@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layouts import LAYOUTS, random_params, write_layout
+from layouts import LAYOUTS, all_plain, random_params, write_layout
 
 from gptoss_edu.config import TINY
 from gptoss_edu.cpu import native
@@ -25,6 +25,7 @@ from gptoss_edu.cpu.tiles import (
     tiled_shape,
     to_tiles,
 )
+from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.weights import mapped
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
 from gptoss_edu.weights.convert import convert
@@ -86,14 +87,13 @@ def test_what_has_no_tiles():
 
 def test_a_tiled_array_answers_like_the_array():
     array = np.arange(5 * 6 * 96, dtype=np.float32).reshape(5, 6, 96)
-    tiled = Tiled(tile(jnp.asarray(array), matrices=1), array.shape)
+    tiled = Tiled(tile(jnp.asarray(array), matrices=1), None, array.shape)
     assert (tiled.shape, tiled.ndim, tiled.dtype) == (array.shape, 3, np.float32)
     np.testing.assert_array_equal(np.asarray(tiled), array)
-    np.testing.assert_array_equal(tiled.array, array)
+    np.testing.assert_array_equal(tiled.plain, array)
     np.testing.assert_array_equal(tiled[3], array[3])
     np.testing.assert_array_equal(tiled[jnp.array([[1, 4], [0, 0]])], array[[[1, 4], [0, 0]]])
     np.testing.assert_array_equal(tiled[:], array)
-    assert tiled.astype(jnp.bfloat16).dtype == jnp.bfloat16
 
 
 def same(a, b) -> None:
@@ -110,9 +110,9 @@ def test_reading_into_tiles_and_back(tmp_path, large, layout, precision):
     source = write_layout(tmp_path / "source", made, CONFIG, layout)
     plain = load_model(source, precision=precision, kernels="jax")[1]
     tiled = load_model(source, precision=precision)[1]
-    same(native.unwrap(tiled), plain)
+    same(all_plain(tiled), plain)
     in_tiles = [leaf for leaf in jax.tree.leaves(tiled, is_leaf=is_tiled) if is_tiled(leaf)]
-    per_layer = 0 if precision == "f32" else 5 + 4 * ("plain" not in layout and precision == "auto")
+    per_layer = 0 if precision == "f32" else 5 + 2 * ("plain" not in layout and precision == "auto")
     assert len(in_tiles) == per_layer * CONFIG.num_layers + (precision != "f32")
     folder = convert(source)
     for path in (source, folder):
@@ -168,7 +168,7 @@ def test_who_converts_layers_gets_plain_ones(source, large):
     params = load_model(source, each_layer=lambda layer: seen.append(layer) or layer)[1]
     same(params, load_model(source)[1])
     assert not any(map(is_tiled, jax.tree.leaves(seen, is_leaf=is_tiled)))
-    assert not isinstance(seen[0].moe.w_down_EFD, native.Packed)
+    assert isinstance(seen[0].moe.w_down_EFD, Mxfp4)
 
 
 @needs_compiler

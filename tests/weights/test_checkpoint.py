@@ -82,7 +82,7 @@ def test_packed_layouts_give_every_leaf_as_stored(tmp_path, packed, layout):
     model, params = load_model(write_layout(tmp_path, packed, CONFIG, layout))
     assert_same(params, packed)
     assert model.config == CONFIG
-    assert (model.precision, model.dtype) == ("auto", jnp.float32)
+    assert model.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("layout", PLAIN)
@@ -168,7 +168,6 @@ def test_one_dtype_for_everything(tmp_path, precision, dtype, stored):
     model, loaded = load_model(tmp_path, precision=precision)
     assert_same(loaded, decoded(params, dtype))
     assert model.dtype == dtype
-    assert model.precision == precision
 
 
 @pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float32, np.float16])

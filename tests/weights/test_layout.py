@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
-from gptoss_edu.model import init_params, num_bytes
+from gptoss_edu.model import init_params
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.weights.layout import (
     HF_PACKED,
     HF_PLAIN,

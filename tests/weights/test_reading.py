@@ -9,8 +9,8 @@ import pytest
 from layouts import LAYOUTS, random_params, write_layout
 from test_tiles import CONFIG
 
-from gptoss_edu.cpu.native import Dense, Dense8
-from gptoss_edu.model import num_bytes
+from gptoss_edu.cpu.tiles import Tiled
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.weights.layout import find_layout, sizes_of
 from gptoss_edu.weights.reading import Form, aligned_copy, bytes_needed, is_rounded, read_params
 from gptoss_edu.weights.shards import find_tensors
@@ -60,11 +60,10 @@ def test_only_what_is_asked_for_is_rounded(tmp_path):
     )
     form = Form(tiles=True, dense="int8")
     params = read_params(tensors, find_layout(tensors, CONFIG), CONFIG, form)
-    kinds = jax.tree.leaves(
-        jax.tree.map(type, params, is_leaf=lambda leaf: isinstance(leaf, Dense | Dense8))
-    )
-    assert kinds.count(Dense8) == 4 * CONFIG.num_layers + 1
-    assert kinds.count(Dense) == CONFIG.num_layers, "the routers"
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Tiled))
+    kinds = [str(leaf.tiles.dtype) for leaf in leaves if isinstance(leaf, Tiled)]
+    assert kinds.count("int8") == 4 * CONFIG.num_layers + 1
+    assert kinds.count("bfloat16") == CONFIG.num_layers, "the routers"
     assert is_rounded("unembedding_DV", form)
     assert not is_rounded("moe.w_router_DE", form)
     assert not is_rounded("moe.w_down_EFD.scales_ELD", form)

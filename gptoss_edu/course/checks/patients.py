@@ -29,7 +29,7 @@ from gptoss_edu.attention import Attention, attention, grouped_scores, grouped_v
 from gptoss_edu.config import Config
 from gptoss_edu.model import Model, Params, observe, rms_norm
 from gptoss_edu.moe import Routing, route, swiglu
-from gptoss_edu.mxfp4 import Mxfp4, dequantize
+from gptoss_edu.mxfp4 import dequantize
 from gptoss_edu.rope import inverse_frequencies
 from gptoss_edu.tokenizer import END
 
@@ -179,8 +179,8 @@ def _turned(blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     return dequantize((blocks_JUO >> 4) | (blocks_JUO << 4), scales_JO)
 
 
-def _turned_product(self: Mxfp4, x_TI: jax.Array, expert: Any) -> jax.Array:
-    w_IO = _turned(self.blocks_EJUO[expert], self.scales_EJO[expert])
+def _turned_product(x_TI: jax.Array, blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
+    w_IO = _turned(blocks_JUO, scales_JO)
     return jnp.einsum("TI,IO->TO", x_TI, w_IO.astype(x_TI.dtype))
 
 
@@ -216,6 +216,6 @@ PATIENTS: dict[int, Patient] = {
     6: Patient(6, {(_M, "attention"): _closed}),
     7: Patient(7, {(_M, "rms_norm"): _early}),
     8: Patient(8, {(Config, "window"): _odd}),
-    9: Patient(9, {(_4, "dequantize"): _turned, (Mxfp4, "product"): _turned_product}),
+    9: Patient(9, {(_4, "dequantize"): _turned, (_4, "packed_product"): _turned_product}),
     10: Patient(10, {(_A, "grouped_scores"): _tiled_scores, (_A, "grouped_values"): _tiled_values}),
 }
