@@ -40,7 +40,7 @@ from gptoss_edu.system import cache_folders
 SOURCE = Path(__file__).with_name("native.cc")
 KERNELS = ("mxfp4_products", "bf16_product", "int8_product")
 LARGEST_INT8 = 127
-CHOICES = ("auto", "jax", "native")
+BACKENDS = ("auto", "jax", "cpu")
 WORTHWHILE = 1024  # below this width a product takes less time than handing it over
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=fast")
 
@@ -176,25 +176,25 @@ def wrap_layer(layer: Layer, dense: str = "stored") -> Layer:
     )
 
 
-def wanted(kernels: str, width: int) -> bool:
-    """Should a model of this width use the kernels? `kernels`: "auto", "jax" or "native".
+def wanted(backend: str, width: int) -> bool:
+    """Should a model of this width use the kernels? `backend`: "auto", "jax" or "cpu".
 
-    "auto" takes them for large models on one CPU, and warns where they cannot be had; "native"
+    "auto" takes them for large models on one CPU, and warns where they cannot be had; "cpu"
     raises RuntimeError there. Raises ValueError for anything else.
     """
-    if kernels not in CHOICES:
-        raise ValueError(f"kernels is {kernels!r}, expected one of {', '.join(CHOICES)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     one_cpu = [device.platform for device in jax.devices()] == ["cpu"]
-    if kernels == "jax" or (kernels == "auto" and (width < WORTHWHILE or not one_cpu)):
+    if backend == "jax" or (backend == "auto" and (width < WORTHWHILE or not one_cpu)):
         return False
     if not one_cpu:
         raise RuntimeError(
-            f'kernels="native" runs on a single CPU device, found {jax.devices()}; take "jax"'
+            f'backend="cpu" runs on a single CPU device, found {jax.devices()}; take "jax"'
         )
     try:
         load_kernels()
     except RuntimeError as error:
-        if kernels == "native":
+        if backend == "cpu":
             raise
         warnings.warn(
             f"this model will be many times slower than it could be: {error}", stacklevel=3
@@ -244,7 +244,7 @@ def load_kernels() -> None:
         raise RuntimeError(
             "the CPU kernels need a C++ compiler, found none (looked for $CXX, c++, g++, clang++);"
             " install one (Debian: apt-get install g++; macOS: xcode-select --install), or load"
-            ' the model with kernels="jax" (and without dense="int8", which only kernels read)'
+            ' the model with backend="jax" (and without dense="int8", which only kernels read)'
         )
     path = built_library(compiler)
     library = ctypes.CDLL(str(path))
@@ -279,7 +279,7 @@ def built_library(compiler: str) -> Path:
             problems.append(str(error))
     raise RuntimeError(
         f"the CPU kernels could not be written: {'; '.join(problems)}; make one of these folders"
-        ' writable, or load the model with kernels="jax"'
+        ' writable, or load the model with backend="jax"'
     )
 
 
@@ -292,7 +292,7 @@ def compile_to(path: Path, compiler: str, flags: tuple[str, ...]) -> None:
         path.unlink(missing_ok=True)
         raise RuntimeError(
             f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}; set $CXX to"
-            ' another compiler (GCC 9 or Clang 10 at least), or load the model with kernels="jax"'
+            ' another compiler (GCC 9 or Clang 10 at least), or load the model with backend="jax"'
         )
 
 
