@@ -214,8 +214,9 @@ def save_checkpoint(
     All or nothing, see `replacing`: a checkpoint that was in the folder is replaced, other files
     and the folder itself stay as they are.
 
-    Raises ValueError for a dtype that safetensors files of GPT-OSS do not hold and for the folder
-    of a conversion, OSError before writing to a disk that is too full.
+    Raises ValueError for shapes that are not those of `config`, for a dtype that safetensors files
+    of GPT-OSS do not hold, and for the folder of a conversion, OSError before writing to a disk
+    that is too full.
     """
     folder = Path(folder).expanduser()
     tensors = pending_tensors(params, config)
@@ -239,8 +240,12 @@ def pending_tensors(params: Params, config: Config) -> dict[str, Pending]:
         for field, entry in places(layout, layer):
             leaf: Any = params if layer is None else params.layers[layer]
             leaf = functools.reduce(getattr, field.path, leaf)
-            expected = field.shape(config)
-            assert leaf.shape == expected, f"layer {layer}: {field} is {leaf.shape}, not {expected}"
+            of_layer = "" if layer is None else f" of layer {layer}"
+            if leaf.shape != field.shape(config):
+                raise ValueError(
+                    f"{field}{of_layer} has shape {leaf.shape}, expected"
+                    f" {field.shape(config)} as the configuration says"
+                )
             if leaf.dtype not in names:
                 raise ValueError(f"{field} is {leaf.dtype}, expected {', '.join(map(str, names))}")
             shape = shape_on_disk(field, entry, config)

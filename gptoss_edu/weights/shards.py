@@ -265,11 +265,14 @@ class Pending(NamedTuple):
 
 
 def write_file(path: Path, tensors: dict[str, Pending], align: int = 1) -> None:
-    """Write one safetensors file, at most one tensor in memory, and wait until it is on disk.
+    """Write a new safetensors file, at most one tensor in memory, and wait until it is on disk.
 
     Large items come first, so that every tensor starts at a multiple of its item's size. With
     `align` every tensor starts at a multiple of so many bytes: the format allows no gaps, so
     tensors named `padding.…` fill them.
+
+    Raises FileExistsError for a file that is there, ValueError for values that are not those that a
+    `Pending` announces.
     """
     tensors = dict(sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize))
     tensors = _padded(tensors, align)
@@ -281,7 +284,7 @@ def write_file(path: Path, tensors: dict[str, Pending], align: int = 1) -> None:
         header[name] = entry
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % max(8, align))
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
             _write_values(file, name, tensor)
@@ -303,13 +306,18 @@ def _padded(tensors: dict[str, Pending], align: int) -> dict[str, Pending]:
 def _write_values(file: BinaryIO, name: str, tensor: Pending) -> None:
     values, written = tensor.values(), 0
     if isinstance(values, np.ndarray):
-        assert values.shape == tensor.shape, f"{name}: {values.shape=}, {tensor.shape=}"
+        _check_values(name, "shape", values.shape, tensor.shape)
         values = iter([np.ascontiguousarray(values)])
     for piece in values:
-        assert piece.dtype == DTYPES[tensor.dtype], f"{name}: {piece.dtype=}, {tensor.dtype=}"
+        _check_values(name, "dtype", piece.dtype, DTYPES[tensor.dtype])
         piece.view(np.uint8).tofile(file)
         written += piece.nbytes
-    assert written == tensor.num_bytes, f"{name}: {written=}, {tensor.num_bytes=}"
+    _check_values(name, "bytes", written, tensor.num_bytes)
+
+
+def _check_values(name: str, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"{name} cannot be written: found {what} {found}, expected {expected}")
 
 
 def write_shards(
@@ -343,7 +351,7 @@ def write_shards(
 
 def write_json(path: Path, content: Any) -> None:
     """Write a new small file, and wait until it is on disk."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "x", encoding="utf-8") as file:
         file.write(json.dumps(content, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -273,3 +273,10 @@ def test_a_conversion_is_not_saved_over(tmp_path):
     with pytest.raises(ValueError, match="is a converted checkpoint, expected another folder"):
         Save(1).to(folder)
     assert OLD.is_in(folder)
+
+
+def test_weights_of_another_shape_are_not_saved(tmp_path):
+    message = r"embedding_VD has shape \(259, 128\), expected \(259, 96\) as the configuration says"
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(PARAMS[0], dataclasses.replace(CONFIG, hidden_size=96), tmp_path / "m")
+    assert not (tmp_path / "m").exists()

@@ -347,3 +347,25 @@ def test_a_tensor_in_two_files_is_refused(path):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights in .*found no \*.safetensors"):
         find_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            lambda: np.zeros(3, np.float32),
+            r"x cannot be written: found shape \(3,\), expected \(4,\)",
+        ),
+        (lambda: iter([np.zeros(4)]), "found dtype float64, expected float32"),
+        (lambda: iter([np.zeros(3, np.float32)]), "found bytes 12, expected 16"),
+    ],
+)
+def test_values_that_were_not_announced_are_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        shards.write_file(tmp_path / "x.safetensors", {"x": Pending("F32", (4,), values)})
+
+
+def test_no_file_is_written_over(path):
+    """Through a link, it could be somebody else's."""
+    with pytest.raises(FileExistsError):
+        shards.write_file(path, pending())
