@@ -17,7 +17,7 @@ import pytest
 from layouts import random_params
 
 from gptoss_edu.config import TINY
-from gptoss_edu.tokenizer import STOP_TOKENS, byte_ids
+from gptoss_edu.tokenizer import STOP_TOKENS, NoText, byte_ids
 from gptoss_edu.weights import checkpoint
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
 from gptoss_edu.weights.convert import convert
@@ -48,7 +48,7 @@ class Save(NamedTuple):
         """Is it this that is loaded from there, all of it?"""
         model, params = load_model(folder)
         same = jax.tree.map(np.array_equal, params, PARAMS[self.seed])
-        ids = model.tokenizer.kept_ids if model.tokenizer else ()
+        ids = () if isinstance(model.tokenizer, NoText) else model.tokenizer.kept_ids
         return jax.tree.all(same) and (model.config.rope_theta, ids) == (self.theta, self.ids)
 
 
