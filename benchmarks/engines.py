@@ -92,7 +92,7 @@ class OursInJax(Ours):
     """gptoss_edu without kernels of its own: what XLA makes of the plain functions."""
 
     def __init__(self, path: str, threads: int) -> None:
-        super().__init__(path, threads, kernels="jax")
+        super().__init__(path, threads, backend="jax")
 
 
 class OursInt8(Ours):

@@ -83,7 +83,7 @@ def all_in_form(params: Params, name: str) -> Params:
 
 def table(count: int, batch: int, length: int) -> dict[str, dict[str, Any]]:
     """Precision -> its errors."""
-    model, params = load_model(kernels="jax")
+    model, params = load_model(backend="jax")
     tokens_BT = conversations(model, batch, length)
     truth = precision.convert(params, "f32")
     config, packed = full_width()

@@ -15,12 +15,9 @@ synthetic.json beside the weights tells such a checkpoint from a real one.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import json
 import math
-import shutil
 import sys
 import time
 import zlib
@@ -35,17 +32,9 @@ from tqdm import tqdm
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_edu.mxfp4 import VALUES
-from gptoss_edu.weights.checkpoint import SYNTHETIC, side_files, take_place
-from gptoss_edu.weights.hub import check_disk
-from gptoss_edu.weights.layout import (
-    HF_PACKED,
-    HF_PLAIN,
-    is_packed,
-    places,
-    shape_on_disk,
-    sizes_of,
-)
-from gptoss_edu.weights.shards import Pending, write_shards
+from gptoss_edu.weights.checkpoint import DRAFT, SYNTHETIC, replacing, side_files
+from gptoss_edu.weights.layout import HF_PACKED, HF_PLAIN, places, shape_on_disk
+from gptoss_edu.weights.shards import Pending, write_json, write_shards
 
 MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B, "tiny": TINY}
 PIECE = 1 << 21  # bytes drawn at a time: they stay in the cache until they are written
@@ -53,13 +42,12 @@ SHARD_BYTES = 5_000_000_000
 LOGIT_SPREAD = 2.5
 
 
-def spread(field: str, sizes: dict[str, int]) -> tuple[float, float]:
+def spread(name: str, sizes: dict[str, int]) -> tuple[float, float]:
     """(mean, standard deviation) of a field's weights.
 
     One over the root of the input size keeps the size of the input: a residual stream of 1 grows by
     what 24 layers add, not by powers.
     """
-    name = field.split(".")[1] if is_packed(field) else field.split(".")[-1]
     if name == "norm_D":
         return 1.0, 0.1
     if name.startswith("b_"):
@@ -105,15 +93,15 @@ def draw(seed: int, name: str, count: int, table: np.ndarray | None, bar: Any) -
 
 def pending(config: Config, experts: str, seed: int, bar: Any) -> dict[str, Pending]:
     """Every tensor of the checkpoint, ready to be drawn while it is written."""
-    sizes, tensors = sizes_of(config), {}
+    tensors = {}
     for layer in (None, *range(config.num_layers)):
         for field, entry in places(HF_PACKED if experts == "packed" else HF_PLAIN, layer):
-            shape, (mean, std) = shape_on_disk(entry.axes, sizes), spread(field, sizes)
-            table = scale_table(std) if ".scales" in field else normal_table(mean, std)
-            values = functools.partial(
-                draw, seed, entry.name, math.prod(shape), None if ".blocks" in field else table, bar
-            )
-            dtype = "U8" if is_packed(field) else "BF16"
+            shape = shape_on_disk(field, entry, config)
+            mean, std = spread(field.name, config.sizes)
+            table = scale_table(std) if field.half == "scales" else normal_table(mean, std)
+            table = None if field.half == "blocks" else table
+            values = functools.partial(draw, seed, entry.name, math.prod(shape), table, bar)
+            dtype = "U8" if field.half else "BF16"
             tensors[entry.name] = Pending(dtype, shape, values)
     return tensors
 
@@ -123,13 +111,12 @@ def write_synthetic(
 ) -> int:
     """Write the checkpoint, in at least two shards; return its bytes.
 
-    All or nothing: it is written beside `folder` and renamed at the end. A synthetic checkpoint
-    that was there is replaced. Raises FileExistsError for anything else that was there, OSError if
-    the disk is too full or another process writes the same checkpoint.
+    All or nothing, as `save_checkpoint` does it: a synthetic checkpoint that was there is replaced.
+    Raises FileExistsError for anything else that was there, OSError if the disk is too full or
+    another process writes the same checkpoint.
     """
     folder = Path(folder).expanduser().resolve()
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(unit="B", unit_scale=True, desc=f"writing {folder.name}", delay=1, disable=None)
     tensors = pending(config, experts, seed, bar)
     total = sum(tensor.num_bytes for tensor in tensors.values())
@@ -140,11 +127,10 @@ def write_synthetic(
         "experts": experts,
     }
     files = side_files(config, None, dtype="bfloat16", packed=experts == "packed")
-    with bar, drafting(folder) as draft:
-        check_disk(folder.parent, total)
-        write_shards(draft, tensors, min(SHARD_BYTES, -(-total // 2)), first=0)
+    with bar, replacing(folder, total) as (draft, stem):
+        write_shards(draft, tensors, min(SHARD_BYTES, -(-total // 2)), first=0, stem=stem)
         for name, content in (files | {SYNTHETIC: about}).items():
-            (draft / name).write_text(json.dumps(content, indent=2) + "\n")
+            write_json(draft / name, content)
     return total
 
 
@@ -152,45 +138,11 @@ def check_free(folder: Path) -> None:
     """Refuse to replace anything but an empty folder or a synthetic checkpoint."""
     if not folder.exists() or (folder / SYNTHETIC).is_file():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    if not folder.is_dir() or any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
         raise FileExistsError(
             f"{folder} is there and is no synthetic checkpoint (it holds no {SYNTHETIC}), expected"
             " a new or empty folder, or one written by this program; choose another name"
         )
-
-
-@contextlib.contextmanager
-def drafting(folder: Path) -> Iterator[Path]:
-    """A folder beside the one to be written, that takes its place when all went well.
-
-    The name is fixed: what a killed process left there is removed by the next one.
-    """
-    draft = folder.with_name(f".{folder.name}.partial")
-    draft.mkdir(exist_ok=True)
-    with open(draft / "lock", "w") as lock:
-        _lock(lock, folder)
-        try:
-            for path in draft.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-            yield draft
-            (draft / "lock").unlink()
-            take_place(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _lock(file: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing tells whether another process is at work
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise OSError(
-            f"another process is writing {folder} now; wait for it, or choose another name"
-        ) from error
 
 
 def main() -> int:

@@ -16,12 +16,17 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from gptoss_edu.config import Config
+from gptoss_edu.config import TINY, Config
 from gptoss_edu.cpu.tiles import Tiled, in_tiles, tile_layer
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import Mxfp4
 
 LAYOUTS = ("hf_packed", "hf_sharded", "hf_plain", "original_packed", "original_plain")
+# Every width of a tile occurs, and a head is narrower than a tile.
+IN_TILES = dataclasses.replace(
+    TINY, num_layers=2, layer_types=(), hidden_size=96, intermediate_size=64, num_heads=6,
+    num_kv_heads=2, head_dim=32, num_experts=16, vocab_size=112,
+)  # fmt: skip
 
 
 def random_params(

@@ -17,6 +17,7 @@ from gptoss_edu import load_model
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
 from gptoss_edu.model import observe
 from gptoss_edu.mxfp4 import Mxfp4
+from gptoss_edu.weights import checkpoint
 from gptoss_edu.weights.checkpoint import SYNTHETIC, save_checkpoint
 from gptoss_edu.weights.layout import HF_PACKED, check_tensors, stored_bytes
 from gptoss_edu.weights.shards import DTYPES, find_tensors, map_array
@@ -79,8 +80,8 @@ def test_activations_stay_in_a_realistic_range(folder):
 
 def test_each_field_has_its_spread():
     rng = {"D": 2880, "F": 96, "N": 64, "H": 64}
-    assert synthetic.spread("attention.w_o_NHD", rng) == (0, 1 / 64)
-    assert synthetic.spread("moe.w_down_EFD.scales_ELD", rng)[1] == pytest.approx(96**-0.5)
+    assert synthetic.spread("w_o_NHD", rng) == (0, 1 / 64)
+    assert synthetic.spread("w_down_EFD", rng)[1] == pytest.approx(96**-0.5)
     assert synthetic.spread("norm_D", rng) == (1, 0.1)
     table = synthetic.normal_table(1.0, 0.1).astype(np.float64)
     assert np.mean(table) == pytest.approx(1, abs=1e-3)
@@ -178,22 +179,22 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, stop)
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):
-    draft = tmp_path / ".m.partial"
-    draft.mkdir()
+    draft = tmp_path / "m" / ".saving-of-a-killed-process"
+    draft.mkdir(parents=True)
     (draft / "model-00000-of-00001.safetensors").write_bytes(b"half")
     write_synthetic(tmp_path / "m", CONFIG)
-    assert names(tmp_path) == ["m"]
+    assert not draft.exists()
     load_model(tmp_path / "m")
 
 
 def test_two_processes_do_not_write_the_same_checkpoint(tmp_path):
     pytest.importorskip("fcntl")
+    (tmp_path / "m").mkdir()
     with (
-        synthetic.drafting(tmp_path / "m"),
+        checkpoint.locked(tmp_path / "m"),
         pytest.raises(OSError, match="another process is writing"),
-        synthetic.drafting(tmp_path / "m"),
     ):
-        pass
+        write_synthetic(tmp_path / "m", CONFIG)
 
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
@@ -231,7 +232,8 @@ def test_killed_in_the_middle_the_next_start_works(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "m")], timeout=600)
     assert run.returncode == 9
-    assert names(tmp_path) == [".m.partial"]
+    (left,) = names(tmp_path / "m")
+    assert left.startswith(".saving-")
     write_synthetic(tmp_path / "m", CONFIG)
-    assert names(tmp_path) == ["m"]
+    assert left not in names(tmp_path / "m")
     assert jax.tree.leaves(load_model(tmp_path / "m")[1])

@@ -8,7 +8,6 @@ expensive (weights in the memory of the chip) is there once, however often a cel
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import sys
@@ -21,9 +20,9 @@ import jax
 
 from gptoss_edu.chips import fit, sharding
 from gptoss_edu.chips.fit import CHIPS, GIB, Chip, Ledger, Roofline
-from gptoss_edu.chips.precision import choose_precision, convert_layer
+from gptoss_edu.chips.precision import choose_precision
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
-from gptoss_edu.model import Layer, Model, Params
+from gptoss_edu.model import Model, Params
 from gptoss_edu.shapes import num_bytes
 from gptoss_edu.system import available_memory
 from gptoss_edu.weights.checkpoint import POCKET, load_model, read_config
@@ -169,11 +168,10 @@ def load(plan: Plan) -> tuple[Model, Params]:
     if key in _shelf:
         return _shelf[key]
     unload()
-    mesh = sharding.make_mesh(plan.chip.devices) if plan.chip.devices > 1 else None
-    send = None if plan.chip.name == "cpu" else functools.partial(sharding.shard, mesh=mesh)
-    each_layer = functools.partial(_in_precision, precision=plan.precision)
+    mesh = None if plan.chip.name == "cpu" else sharding.make_mesh(plan.chip.devices)
+    precision = "auto" if plan.precision == "mxfp4" else plan.precision  # packed is as stored
     try:
-        model, params = load_model(plan.model, each_layer=each_layer, send=send)
+        model, params = load_model(plan.model, precision=precision, mesh=mesh)
     except BaseException as error:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)
@@ -189,11 +187,3 @@ def unload() -> None:
         _, (_, params) = _shelf.popitem()
         for leaf in jax.tree.leaves(params):
             leaf.delete()
-
-
-_convert = jax.jit(convert_layer, static_argnames="precision")
-
-
-def _in_precision(layer: Layer, *, precision: str) -> Layer:
-    """One layer as planned; packed layers stay as they are stored."""
-    return layer if precision == "mxfp4" else _convert(layer, precision=precision)

@@ -15,12 +15,11 @@ from typing import Any
 import jax
 
 from gptoss_edu.commands.terminal import UsageError, complain, waiting
+from gptoss_edu.cpu.native import BACKENDS
 from gptoss_edu.harmony import Prompt
 from gptoss_edu.model import Model, Params
 from gptoss_edu.options import Options
 from gptoss_edu.weights.checkpoint import DENSE, PRECISIONS, load_model
-
-BACKENDS = {"auto": "auto", "jax": "jax", "cpu": "native"}
 
 
 def add_model_flags(command: argparse.ArgumentParser) -> None:
@@ -28,6 +27,9 @@ def add_model_flags(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
     group.add_argument(
         "--model", metavar="PATH_OR_ID", help="a folder or a Hub id; default: the pocket model"
+    )
+    group.add_argument(
+        "--revision", metavar="REV", help="a commit, tag or branch on the Hub; default: the newest"
     )
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     group.add_argument(
@@ -109,7 +111,8 @@ def load(args: argparse.Namespace) -> tuple[Model, Params]:
             args.model,
             precision=args.precision,
             dense=args.dense,
-            kernels=BACKENDS[args.backend],
+            backend=args.backend,
+            revision=args.revision,
         )
     for warning in caught:
         complain(warning.message)

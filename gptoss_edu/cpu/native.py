@@ -22,7 +22,7 @@ from gptoss_edu.cpu.build import load_kernels
 from gptoss_edu.cpu.tiles import Tiled
 from gptoss_edu.shapes import Loop, Which, check_shapes, product, products
 
-CHOICES = ("auto", "jax", "native")
+BACKENDS = ("auto", "jax", "cpu")
 WORTHWHILE = 1024  # below this width a product takes less time than handing it over
 
 
@@ -71,25 +71,25 @@ def _call(kernel: str, x_TI: jax.Array, outputs: int, *arrays: jax.Array) -> jax
     return y_TO.astype(x_TI.dtype)
 
 
-def wanted(kernels: str, width: int) -> bool:
-    """Should a model of this width use the kernels? `kernels`: "auto", "jax" or "native".
+def wanted(backend: str, width: int) -> bool:
+    """Should a model of this width use the kernels? `backend`: "auto", "jax" or "cpu".
 
-    "auto" takes them for large models on one CPU, and warns where they cannot be had; "native"
+    "auto" takes them for large models on one CPU, and warns where they cannot be had; "cpu"
     raises RuntimeError there. Raises ValueError for anything else.
     """
-    if kernels not in CHOICES:
-        raise ValueError(f"kernels is {kernels!r}, expected one of {', '.join(CHOICES)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     one_cpu = [device.platform for device in jax.devices()] == ["cpu"]
-    if kernels == "jax" or (kernels == "auto" and (width < WORTHWHILE or not one_cpu)):
+    if backend == "jax" or (backend == "auto" and (width < WORTHWHILE or not one_cpu)):
         return False
     if not one_cpu:
         raise RuntimeError(
-            f'kernels="native" runs on a single CPU device, found {jax.devices()}; take "jax"'
+            f'backend="cpu" runs on a single CPU device, found {jax.devices()}; take "jax"'
         )
     try:
         load_kernels()
     except RuntimeError as error:
-        if kernels == "native":
+        if backend == "cpu":
             raise
         warnings.warn(
             f"this model will be many times slower than it could be: {error}", stacklevel=3

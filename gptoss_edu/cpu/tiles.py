@@ -31,44 +31,11 @@ from gptoss_edu.shapes import DType, Index, Weight, summary
 Numbers = TypeVar("Numbers", np.ndarray, jax.Array)
 WIDTHS = (64, 32, 16)  # numbers of one to four vectors: native.cc has a loop for each
 STEP = 32  # inputs of one step of the kernels: plain weights need a multiple of it
-# Field of our tree -> the letters that are summed over in its products. What stands before them
-# counts matrices, what stands behind them are outputs.
-SUMMED = {
-    "attention.w_q_DNH": "D",
-    "attention.w_k_DKH": "D",
-    "attention.w_v_DKH": "D",
-    "attention.w_o_NHD": "NH",
-    "moe.w_router_DE": "D",
-    "moe.w_gate_up_EDP.blocks_EJUP": "JU",
-    "moe.w_gate_up_EDP.scales_EJP": "J",
-    "moe.w_down_EFD.blocks_ELUD": "LU",
-    "moe.w_down_EFD.scales_ELD": "L",
-    "unembedding_DV": "D",
-}
 
 
 def tile_width(outputs: int) -> int | None:
     """The widest tile that cuts this many outputs without a rest; None where none does."""
     return next((width for width in WIDTHS if outputs % width == 0), None)
-
-
-def axes_of(field: str) -> tuple[str, str, str] | None:
-    """The letters of a field in three parts: matrices, summed over, outputs. None: no product."""
-    if field not in SUMMED:
-        return None
-    matrices, outputs = field.rsplit("_", 1)[-1].split(SUMMED[field])
-    return matrices, SUMMED[field], outputs
-
-
-def tiled_shape(field: str, sizes: dict[str, int]) -> tuple[int, ...] | None:
-    """Shape of a field in tiles, [E, L, R, W] or [L, R, W]; None where it cannot have them."""
-    if (axes := axes_of(field)) is None:
-        return None
-    matrices, rows, outputs = (math.prod(sizes[letter] for letter in part) for part in axes)
-    width, packed = tile_width(outputs), field.count(".") == 2
-    if width is None or (rows % STEP and not packed):
-        return None
-    return (*[matrices] * len(axes[0]), outputs // width, rows, width)
 
 
 def to_tiles(array: Numbers, shape: tuple[int, ...]) -> Numbers:

@@ -8,13 +8,15 @@ Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/g
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptoss_edu.chips import precision as formats
 from gptoss_edu.config import GPT_OSS_20B, Config
-from gptoss_edu.cpu.native import wanted
+from gptoss_edu.cpu.native import BACKENDS, wanted
 from gptoss_edu.cpu.tiles import Tiled, split
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
@@ -32,111 +35,126 @@ from gptoss_edu.weights.hub import check_disk, download
 from gptoss_edu.weights.layout import (
     HF_PACKED,
     HF_PLAIN,
-    MXFP4_FIELDS,
+    Entry,
+    Field,
     check_tensors,
     find_layout,
     places,
     shape_on_disk,
-    sizes_of,
 )
-from gptoss_edu.weights.mapped import contents, find_converted
+from gptoss_edu.weights.mapped import contents, find_converted, is_conversion
 from gptoss_edu.weights.reading import Form, read_params
 from gptoss_edu.weights.shards import (
     DTYPES,
     INDEX,
     Pending,
     find_tensors,
+    sync_folder,
+    write_json,
     write_shards,
 )
 
-PRECISIONS = ("auto", "mxfp4", "bf16", "f32")
+PRECISIONS = formats.PRECISIONS
 DENSE = ("stored", "int8")
 POCKET = Path(__file__).parents[1] / "data" / "pocket"
 CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
 SYNTHETIC = "synthetic.json"  # there only if the weights are random (benchmarks/synthetic.py)
+DRAFT = ".saving-"  # how the folder begins in which a checkpoint is written
+SMALL = (CONFIG, KEPT_IDS, GENERATION, SYNTHETIC)
+SHARD = re.compile(r"model(-[0-9a-f]{8})?(-\d{5}-of-\d{5})?\.safetensors")
 
 
 def load_model(
     path_or_id: str | Path | None = None,
     *,
     precision: str = "auto",
-    kernels: str = "auto",
     dense: str = "stored",
+    backend: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     each_layer: Callable[[Layer], Layer] | None = None,
-    send: Callable[[Any], Any] | None = None,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
 
     `path_or_id`: None for the pocket model; a folder in the layout of Hugging Face or in OpenAI's
-    `original/`; or a Hub id, "openai/gpt-oss-20b", downloaded once, resumed where it broke off.
+    `original/`; or a Hub id, "openai/gpt-oss-20b", downloaded once, resumed where it broke off, at
+    this `revision` (a branch, tag or commit) and with this `token`. A folder that `python -m
+    gptoss_edu convert` wrote is mapped, and so is one that it made of the folder given (mapped.py).
 
-    `precision`: "auto" keeps everything as stored and computes in float32. "mxfp4" is the same with
-    dense weights in bf16; it refuses checkpoints whose experts are not packed, since packing them
-    would change the model. "bf16" turns everything to bf16, activations included, and "f32"
-    everything to float32; both unpack the experts, which is exact.
+    `precision` (precision.py): "auto" keeps everything as stored. "mxfp4" is the same with dense
+    weights in bf16, and refuses experts that are not packed, since packing would change them.
+    "fp8" and "int8" recode the experts, "bf16" and "f32" unpack them and cast the rest, too.
+    `dense`: "int8" rounds attention and unembedding to 8 bits for the kernels: faster, less exact.
 
-    `kernels`: who multiplies with stored weights. "jax" is the pure path; "native" the C++ kernels
-    for CPUs (chapter 08), compiled on first use; "auto" takes those for large models on one CPU.
-    `dense`: "int8" rounds attention and unembedding to 8 bits while loading, for the kernels alone:
-    faster, and no longer exact (benchmarks/README.md says what it loses).
+    `backend`: "cpu" multiplies with the C++ kernels (chapter 08), "jax" without; "auto" takes them
+    for large models on one CPU. `mesh` spreads every layer over devices as soon as it is read
+    (sharding.py). `each_layer` changes every layer before that, while it is plain arrays.
 
-    `each_layer` converts every layer as soon as it is read (chapter 07); `send` takes it to where
-    it shall lie, such as a mesh (sharding.py), after a `Params` without layers. Then there are no
-    kernels, and memory is checked only for what is under way.
-
-    What `python -m gptoss_edu convert` made of a folder is mapped in its place, on a CPU and where
-    `precision` keeps the bytes (mapped.py). The folder that it wrote may be given, too.
-    `Model.tokenizer` is `NoText` where nothing says what text the vocabulary's rows stand for.
+    `Model.tokenizer` is `NoText` where nothing says what text the ids of the vocabulary stand for.
 
     Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
     a Hub out of reach, MemoryError before allocating what does not fit.
     """
-    check_options(precision, kernels, dense, send)
-    folder = find_converted(find_folder(path_or_id), precision)
-    mapped = contents(folder)
-    config = read_config(folder)
-    kernels = "native" if dense == "int8" else kernels
-    native = send is None and wanted(kernels, config.hidden_size)
-    tensors = find_tensors(folder)
+    check_options(precision, dense, backend, mesh)
+    folder = find_converted(find_folder(path_or_id, revision, token), precision)
+    mapped, config, tensors = contents(folder), read_config(folder), find_tensors(folder)
+    backend = "cpu" if dense == "int8" else backend
+    form = Form(precision, mesh is None and wanted(backend, config.hidden_size), dense)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
     tokenizer = read_tokenizer(folder, config)
-    params = read_params(tensors, layout, config, Form(precision, native, dense), each_layer, send)
+    params = read_params(tensors, layout, config, form, each_layer, mesh)
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
     dtype = jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
     return Model(config, tokenizer, dtype), params
 
 
-def check_options(precision: str, kernels: str, dense: str, send: Any) -> None:
+def check_options(precision: str, dense: str, backend: str, mesh: jax.sharding.Mesh | None) -> None:
     """Raise ValueError for options of `load_model` that are unknown or contradict each other."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if dense not in DENSE:
-        raise ValueError(f"dense is {dense!r}, expected one of {', '.join(DENSE)}")
-    against = {"kernels='jax'": kernels == "jax", "precision='f32'": precision == "f32"}
-    against["send"] = send is not None
+    known = {"precision": PRECISIONS, "dense": DENSE, "backend": BACKENDS}
+    for (name, choices), found in zip(known.items(), (precision, dense, backend), strict=True):
+        if found not in choices:
+            raise ValueError(f"{name} is {found!r}, expected one of {', '.join(choices)}")
+    against = {"backend='jax'": backend == "jax", "precision='f32'": precision == "f32"}
+    against |= {"a mesh": mesh is not None}
     if dense == "int8" and any(against.values()):
         found = " and ".join(name for name, there in against.items() if there)
         raise ValueError(
             f"dense='int8' rounds bfloat16 weights for the kernels of this CPU, but found {found};"
             " leave out one or the other"
         )
+    if backend == "cpu" and mesh is not None:
+        raise ValueError(
+            "backend='cpu' multiplies on this CPU alone, but found a mesh; leave out one or the"
+            " other"
+        )
 
 
-def find_folder(path_or_id: str | Path | None) -> Path:
-    """The folder with the weights: of the pocket model, on this disk, or from the Hub."""
+def find_folder(
+    path_or_id: str | Path | None, revision: str | None = None, token: str | None = None
+) -> Path:
+    """The folder with the weights: of the pocket model, on this disk, or from the Hub.
+
+    Raises FileNotFoundError where there is none, ValueError for a `revision` of a folder.
+    """
     if path_or_id is None:
         path_or_id = POCKET
     folder = Path(path_or_id).expanduser()
     if folder.is_file():
         raise ValueError(f"{folder} is a file, expected its folder: pass {folder.parent}")
     if folder.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"revision is {revision!r}, which only a repository on the Hub has, but {folder} is"
+                " a folder; leave it out"
+            )
         inner = folder / "original"
         only_inner = not any(folder.glob("*.safetensors*")) and inner.is_dir()
         return inner if only_inner else folder
     if isinstance(path_or_id, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id):
-        return download(path_or_id)
+        return download(path_or_id, revision=revision, token=token)
     raise FileNotFoundError(
         f"there is no folder {str(path_or_id)!r}; expected a folder that holds config.json and"
         " *.safetensors, or a Hub id such as 'openai/gpt-oss-20b'"
@@ -168,13 +186,16 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer | NoText:
 
 def _read_json(path: Path) -> Any:
     if not path.is_file():
+        draft = next(path.parent.glob(DRAFT + "*"), None)
+        advice = "copy it from where the weights came from"
+        if draft is not None:
+            advice = f"a save was cut off, whose files are partly in {draft.name} still: save again"
         raise FileNotFoundError(
-            f"there is no {path.name} in {path.parent}, expected beside the weights;"
-            " copy it from where the weights came from"
+            f"there is no {path.name} in {path.parent}, expected beside the weights; {advice}"
         )
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download or copy it again") from error
 
 
@@ -191,58 +212,56 @@ def save_checkpoint(
     `kept_ids`: for a vocabulary that is a subset of o200k_harmony, the id of each row. One file
     up to `shard_bytes`, shards and an index above.
 
-    All or nothing: everything is written beside `folder` and takes its place at the end. A
-    checkpoint that was there is replaced; other files in the folder stay.
+    All or nothing, see `replacing`: a checkpoint that was in the folder is replaced, other files
+    and the folder itself stay as they are.
 
-    Raises ValueError for a dtype that safetensors files of GPT-OSS do not hold, OSError before
-    writing to a disk that is too full.
+    Raises ValueError for shapes that are not those of `config`, for a dtype that safetensors files
+    of GPT-OSS do not hold, and for the folder of a conversion, OSError before writing to a disk
+    that is too full.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = Path(folder).expanduser()
     tensors = pending_tensors(params, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    check_disk(folder.parent, sum(tensor.num_bytes for tensor in tensors.values()))
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
-    try:
-        draft.mkdir()
-        write_shards(draft, tensors, shard_bytes)
-        packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4 | Tiled)
-        dtype = str(params.embedding_VD.dtype)
-        for name, content in side_files(config, kept_ids, dtype=dtype, packed=packed).items():
-            (draft / name).write_text(json.dumps(content, indent=2) + "\n")
-        take_place(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4 | Tiled)
+    dtype = str(params.embedding_VD.dtype)
+    small = side_files(config, kept_ids, dtype=dtype, packed=packed)
+    size = sum(tensor.num_bytes for tensor in tensors.values())
+    with replacing(folder, size) as (draft, stem):
+        write_shards(draft, tensors, shard_bytes, stem=stem)
+        for name, content in small.items():
+            write_json(draft / name, content)
 
 
 def pending_tensors(params: Params, config: Config) -> dict[str, Pending]:
     """Every tensor of the Hugging Face layout, with a function that yields it in disk order."""
     packed = isinstance(params.layers[0].moe.w_gate_up_EDP, Mxfp4 | Tiled)
     layout = HF_PACKED if packed else HF_PLAIN
-    sizes = sizes_of(config)
     names = {dtype: name for name, dtype in DTYPES.items()}
     tensors = {}
     for layer in (None, *range(config.num_layers)):
         for field, entry in places(layout, layer):
-            leaf = params if layer is None else params.layers[layer]
-            for name in field.split("."):
-                half = MXFP4_FIELDS.get(name.split("_")[0])
-                in_tiles = half is not None and isinstance(leaf, Tiled)
-                leaf = split(leaf)[half] if in_tiles else getattr(leaf, half or name)
-            expected = tuple(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-            assert leaf.shape == expected, f"layer {layer}: {field} is {leaf.shape}, not {expected}"
+            leaf: Any = params if layer is None else params.layers[layer]
+            for name in field.path:
+                halves = isinstance(leaf, Tiled) and field.half
+                leaf = split(leaf)[name] if halves else getattr(leaf, name)
+            of_layer = "" if layer is None else f" of layer {layer}"
+            if leaf.shape != field.shape(config):
+                raise ValueError(
+                    f"{field}{of_layer} has shape {leaf.shape}, expected"
+                    f" {field.shape(config)} as the configuration says"
+                )
             dtype = leaf.tiles.dtype if isinstance(leaf, Tiled) else leaf.dtype
             if dtype not in names:
                 raise ValueError(f"{field} is {dtype}, expected {', '.join(map(str, names))}")
-            shape = shape_on_disk(entry.axes, sizes)
-            values = functools.partial(disk_order, leaf, field, entry.axes, shape)
+            shape = shape_on_disk(field, entry, config)
+            values = functools.partial(disk_order, leaf, field, entry, shape)
             tensors[entry.name] = Pending(names[dtype], shape, values)
     return tensors
 
 
-def disk_order(leaf: jax.Array, field: str, axes: str, shape: tuple[int, ...]) -> np.ndarray:
+def disk_order(leaf: jax.Array, field: Field, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
     """A field's values with the axes of its `Entry`: the inverse of `read`."""
-    in_memory, on_disk = field.rsplit("_", 1)[-1], axes.replace(" ", "")
-    return np.asarray(leaf).transpose([in_memory.index(c) for c in on_disk]).reshape(shape)
+    order = [field.axes.index(letter) for letter in "".join(entry.axes)]
+    return np.asarray(leaf).transpose(order).reshape(shape)
 
 
 def side_files(
@@ -268,21 +287,83 @@ def side_files(
     return files
 
 
-def take_place(draft: Path, folder: Path) -> None:
-    """Put `draft` where `folder` is. Files there that are no part of a checkpoint move over."""
-    old = draft.with_suffix(".old")
-    if not folder.exists():
-        os.rename(draft, folder)
-        return
-    os.rename(folder, old)
-    try:
-        os.rename(draft, folder)
-    except BaseException:
-        os.rename(old, folder)
-        raise
-    ours = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-    for path in old.iterdir():
-        known = path.name in (CONFIG, KEPT_IDS, GENERATION, SYNTHETIC, INDEX)
-        if not known and not ours.fullmatch(path.name):
-            os.rename(path, folder / path.name)
-    shutil.rmtree(old)
+@contextlib.contextmanager
+def replacing(folder: Path, size: int) -> Iterator[tuple[Path, str]]:
+    """A draft inside `folder` for a new checkpoint of `size` bytes, and how the names of its shards
+    shall begin. Its files take their places at the end, if all went well.
+
+    So a folder keeps its inode, its mode, whoever stands in it and what else lies there. Whoever
+    is killed before the end leaves the old checkpoint, and a draft that the next one removes.
+
+    Raises OSError for a disk that is too full, and while another process does the same.
+    """
+    if is_conversion(folder):
+        raise ValueError(f"{folder} is a converted checkpoint, expected another folder to save to")
+    check_disk(next(path for path in (folder, *folder.absolute().parents) if path.exists()), size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) as alone:
+        for left in folder.glob(DRAFT + "*") if alone else ():
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
+        try:
+            taken = any(folder.glob("model-*-of-*.safetensors"))
+            yield draft, f"model-{uuid.uuid4().hex[:8]}" if taken else "model"
+            take_places(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Keep other processes from saving here. False where the system knows no such locks (Windows,
+    some network drives). Raises OSError if one is at it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            raise OSError(
+                f"another process is writing to {folder}; wait for it, or choose another folder"
+            ) from None
+        except (ImportError, OSError):
+            alone = False
+        yield alone
+
+
+def take_places(draft: Path, folder: Path) -> None:
+    """Give the files of a draft their places, and remove what is left of an older checkpoint.
+
+    One rename decides, that of the index or of the only weight file, if nothing else changes: new
+    shards have names of their own. If something does, config.json goes first and comes back last,
+    and in between nobody takes what is there for a checkpoint.
+    """
+    new = {path.name for path in draft.iterdir()}
+    old = {path.name for path in folder.iterdir() if is_ours(path.name)}
+    same = all(is_same(draft / name, folder / name) for name in SMALL if name in new | old)
+    if not same or (INDEX in new) != (INDEX in old):
+        (folder / CONFIG).unlink(missing_ok=True)
+        sync_folder(folder)
+    for names in (new - {INDEX, CONFIG}, new & {INDEX}):
+        for name in names:
+            os.replace(draft / name, folder / name)
+        sync_folder(folder)
+    for name in old - new:
+        (folder / name).unlink()
+    sync_folder(folder)
+    os.replace(draft / CONFIG, folder / CONFIG)
+    sync_folder(folder)
+
+
+def is_ours(name: str) -> bool:
+    """Is a file of this name part of a checkpoint?"""
+    return name in (*SMALL, INDEX) or SHARD.fullmatch(name) is not None
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Do two files hold the same bytes? No, if one of them is not there."""
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()

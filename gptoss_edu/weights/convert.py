@@ -34,13 +34,13 @@ from gptoss_edu.weights.checkpoint import find_folder, read_config
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     Entry,
+    Field,
     Layout,
     check_tensors,
     find_layout,
     own_layout,
     places,
     shape_on_disk,
-    sizes_of,
 )
 from gptoss_edu.weights.mapped import (
     ALIGN,
@@ -56,8 +56,8 @@ from gptoss_edu.weights.mapped import (
     state_of,
     write_json,
 )
-from gptoss_edu.weights.reading import Form, turned
-from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, write_file
+from gptoss_edu.weights.reading import Form, transposed
+from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, sync_folder, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
@@ -121,7 +121,7 @@ def plan(source: Path) -> Job:
     config, tensors = read_config(source), find_tensors(source)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, source)
-    sizes, own = sizes_of(config), tile_if_wanted(tensors, layout, config)
+    own = tile_if_wanted(tensors, layout, config)
     weights: dict[str, dict[str, Pending]] = {}
     for file, layer in file_names(config.num_layers).items():
         weights[file] = {}
@@ -129,8 +129,8 @@ def plan(source: Path) -> Job:
             places(layout, layer), places(own, layer), strict=True
         ):
             tensor = tensors[entry.name]
-            shape = shape_on_disk(target.axes, sizes)
-            values = functools.partial(slabs, tensor, field, entry, sizes, shape)
+            shape = shape_on_disk(field, target, config)
+            values = functools.partial(slabs, tensor, field, entry, config, shape)
             weights[file][target.name] = Pending(tensor.dtype, shape, values)
     state = functools.partial(state_of, source)
     return Job(source, f"convert {source}", state, weights, side_files(source))
@@ -146,14 +146,13 @@ def tile_if_wanted(tensors: dict[str, Tensor], layout: Layout, config: Config) -
     """The layout to write: in tiles what the kernels read, if models of this width use them."""
     if not wanted("auto", config.hidden_size):
         return own_layout(layout)
-    first, sizes = dict(places(layout, 0)) | dict(places(layout, None)), sizes_of(config)
-    form = Form(tiles=True)
-    shapes = {f: form.tiled_shape(tensors[e.name], f, sizes) for f, e in first.items()}
+    first, form = dict(places(layout, 0)) | dict(places(layout, None)), Form(tiles=True)
+    shapes = {f: form.tiled_shape(tensors[e.name].dtype, f, config) for f, e in first.items()}
     return own_layout(layout, {field: shape for field, shape in shapes.items() if shape})
 
 
 def slabs(
-    tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], shape: tuple[int, ...]
+    tensor: Tensor, field: Field, entry: Entry, config: Config, shape: tuple[int, ...]
 ) -> Iterator[np.ndarray]:
     """The values of a field in memory order, in flat pieces of about SLAB bytes.
 
@@ -162,7 +161,7 @@ def slabs(
     """
     num_rows, begin = shape[0], 0
     while begin < num_rows:
-        view = turned(tensor, field, entry, sizes)  # mapped anew: lets go of the pages touched
+        view = transposed(tensor, field, entry, config)  # mapped anew: lets go of the pages touched
         view = view if view.shape == shape else to_tiles(view, shape)
         step = max(1, SLAB * num_rows // view.nbytes)
         part = view[begin : begin + step]
@@ -364,13 +363,3 @@ def watched(tensor: Pending, bar: tqdm) -> Pending:
 
     assert math.prod(tensor.shape) > 0, f"{tensor.shape=}"
     return tensor._replace(values=values)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force the folder's list of names to the disk, where the system lets us (not on Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

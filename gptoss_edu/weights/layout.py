@@ -1,7 +1,7 @@
 """Where every weight lies on disk: one name map for each published layout.
 
 The map says in which tensor a field of our parameter tree is found, and in which order of axes. How
-to turn the axes follows from the letters and is written nowhere.
+to transpose them follows from the letters and is written nowhere.
 
 Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/gpt-oss-120b.
 """
@@ -14,109 +14,165 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptoss_edu.config import Config
-from gptoss_edu.cpu.tiles import tiled_shape
+from gptoss_edu.cpu.tiles import STEP, tile_width
 from gptoss_edu.mxfp4 import BLOCK
 from gptoss_edu.weights.shards import PADDING, Tensor
 
 TILED = ".tiles"  # how names of tensors end that are stored in tiles
-MXFP4_FIELDS = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}
+# What the kernels of a CPU multiply with, beside packed experts -> how many axes are summed over.
+SUMMED = {"w_q_DNH": 1, "w_k_DKH": 1, "w_v_DKH": 1, "w_o_NHD": 2, "w_router_DE": 1}
+SUMMED |= {"unembedding_DV": 1}
+
+
+class Field(NamedTuple):
+    """A leaf of `Params`: its name, the part of a layer that it belongs to ("" for none), and of
+    packed experts the half of the `Mxfp4`, "blocks" or "scales".
+    """
+
+    name: str
+    part: str = ""
+    half: str = ""
+
+    def __str__(self) -> str:
+        """What a converted checkpoint calls it: moe.w_down_EFD.blocks_EJUD."""
+        half = f"{self.half}_{self.axes}" if self.half else ""
+        return ".".join(filter(None, (self.part, self.name, half)))
+
+    @property
+    def axes(self) -> str:
+        """A letter for each axis, in memory order. J: blocks along the inputs of [E, I, O]."""
+        letters = self.name.rsplit("_", 1)[-1]
+        if not self.half:
+            return letters
+        E, O = letters[0], letters[-1]
+        return f"{E}JU{O}" if self.half == "blocks" else f"{E}J{O}"
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The attributes that lead to it, from `Params` or from a `Layer`."""
+        half = {"blocks": "blocks_EJUO", "scales": "scales_EJO"}.get(self.half, "")
+        return tuple(filter(None, (self.part, self.name, half)))
+
+    def sizes(self, config: Config) -> dict[str, int]:
+        """Letter -> size."""
+        sizes = config.sizes
+        if not self.half:
+            return sizes
+        inputs = self.name.rsplit("_", 1)[-1][1]
+        return sizes | {"J": sizes[inputs] // BLOCK}
+
+    def shape(self, config: Config) -> tuple[int, ...]:
+        """Its shape in memory, as a plain array."""
+        sizes = self.sizes(config)
+        return tuple(sizes[letter] for letter in self.axes)
 
 
 class Entry(NamedTuple):
     """Where a field lies: tensor name ({n} is the layer) and its axes on disk, slowest first.
 
-    Axes are separated by blanks. `NH` is one axis that fuses two, head by head; `NH+KH+KH` is one
-    axis along which three parts follow one another, of which the field is number `part`. The
-    letters are those of the dimension key, and J blocks of 32 along D, L blocks of 32 along F. The
-    axes of a field in tiles (tiles.py) are written as numbers.
+    An axis of several letters fuses them: "NH" goes head by head. Fields that follow one another
+    along the first axis of one tensor share a `stack`, the first axis of each, in which this one
+    has number `part`. `own`: it lies there as in memory, in a file of ours that nobody writes into,
+    so that its pages can be used; then `tiles` is its shape in tiles (tiles.py), if it has them.
     """
 
     name: str
-    axes: str
+    axes: tuple[str, ...]
+    stack: tuple[str, ...] = ()
     part: int = 0
+    own: bool = False
+    tiles: tuple[int, ...] | None = None
 
 
-# Field of our tree -> Entry. The field's own suffix says the order in memory, so the turn between
-# the two follows from the letters and is written nowhere. On disk a matrix is [output, input].
+Layout = dict[Field, Entry]
+
+
+def _attention(name: str) -> Field:
+    return Field(name, "attention")
+
+
+def _moe(name: str, half: str = "") -> Field:
+    return Field(name, "moe", half)
+
+
+# The field's own suffix says the order in memory. On disk a matrix is [output, input].
 _HF = "model.layers.{n}."
-HF = {
-    "embedding_VD": Entry("model.embed_tokens.weight", "V D"),
-    "unembedding_DV": Entry("lm_head.weight", "V D"),
-    "norm_D": Entry("model.norm.weight", "D"),
-    "attention.norm_D": Entry(_HF + "input_layernorm.weight", "D"),
-    "attention.w_q_DNH": Entry(_HF + "self_attn.q_proj.weight", "NH D"),
-    "attention.b_q_NH": Entry(_HF + "self_attn.q_proj.bias", "NH"),
-    "attention.w_k_DKH": Entry(_HF + "self_attn.k_proj.weight", "KH D"),
-    "attention.b_k_KH": Entry(_HF + "self_attn.k_proj.bias", "KH"),
-    "attention.w_v_DKH": Entry(_HF + "self_attn.v_proj.weight", "KH D"),
-    "attention.b_v_KH": Entry(_HF + "self_attn.v_proj.bias", "KH"),
-    "attention.sinks_N": Entry(_HF + "self_attn.sinks", "N"),
-    "attention.w_o_NHD": Entry(_HF + "self_attn.o_proj.weight", "D NH"),
-    "attention.b_o_D": Entry(_HF + "self_attn.o_proj.bias", "D"),
-    "moe.norm_D": Entry(_HF + "post_attention_layernorm.weight", "D"),
-    "moe.w_router_DE": Entry(_HF + "mlp.router.weight", "E D"),
-    "moe.b_router_E": Entry(_HF + "mlp.router.bias", "E"),
-    "moe.b_gate_up_EP": Entry(_HF + "mlp.experts.gate_up_proj_bias", "E P"),
-    "moe.b_down_ED": Entry(_HF + "mlp.experts.down_proj_bias", "E D"),
+HF: Layout = {
+    Field("embedding_VD"): Entry("model.embed_tokens.weight", ("V", "D")),
+    Field("unembedding_DV"): Entry("lm_head.weight", ("V", "D")),
+    Field("norm_D"): Entry("model.norm.weight", ("D",)),
+    _attention("norm_D"): Entry(_HF + "input_layernorm.weight", ("D",)),
+    _attention("w_q_DNH"): Entry(_HF + "self_attn.q_proj.weight", ("NH", "D")),
+    _attention("b_q_NH"): Entry(_HF + "self_attn.q_proj.bias", ("NH",)),
+    _attention("w_k_DKH"): Entry(_HF + "self_attn.k_proj.weight", ("KH", "D")),
+    _attention("b_k_KH"): Entry(_HF + "self_attn.k_proj.bias", ("KH",)),
+    _attention("w_v_DKH"): Entry(_HF + "self_attn.v_proj.weight", ("KH", "D")),
+    _attention("b_v_KH"): Entry(_HF + "self_attn.v_proj.bias", ("KH",)),
+    _attention("sinks_N"): Entry(_HF + "self_attn.sinks", ("N",)),
+    _attention("w_o_NHD"): Entry(_HF + "self_attn.o_proj.weight", ("D", "NH")),
+    _attention("b_o_D"): Entry(_HF + "self_attn.o_proj.bias", ("D",)),
+    _moe("norm_D"): Entry(_HF + "post_attention_layernorm.weight", ("D",)),
+    _moe("w_router_DE"): Entry(_HF + "mlp.router.weight", ("E", "D")),
+    _moe("b_router_E"): Entry(_HF + "mlp.router.bias", ("E",)),
+    _moe("b_gate_up_EP"): Entry(_HF + "mlp.experts.gate_up_proj_bias", ("E", "P")),
+    _moe("b_down_ED"): Entry(_HF + "mlp.experts.down_proj_bias", ("E", "D")),
 }
 HF_PACKED = HF | {
-    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_HF + "mlp.experts.gate_up_proj_blocks", "E P J U"),
-    "moe.w_gate_up_EDP.scales_EJP": Entry(_HF + "mlp.experts.gate_up_proj_scales", "E P J"),
-    "moe.w_down_EFD.blocks_ELUD": Entry(_HF + "mlp.experts.down_proj_blocks", "E D L U"),
-    "moe.w_down_EFD.scales_ELD": Entry(_HF + "mlp.experts.down_proj_scales", "E D L"),
+    _moe("w_gate_up_EDP", "blocks"): Entry(_HF + "mlp.experts.gate_up_proj_blocks", tuple("EPJU")),
+    _moe("w_gate_up_EDP", "scales"): Entry(_HF + "mlp.experts.gate_up_proj_scales", tuple("EPJ")),
+    _moe("w_down_EFD", "blocks"): Entry(_HF + "mlp.experts.down_proj_blocks", tuple("EDJU")),
+    _moe("w_down_EFD", "scales"): Entry(_HF + "mlp.experts.down_proj_scales", tuple("EDJ")),
 }
 HF_PLAIN = HF | {  # re-exports: the one place where the input axis comes first on disk, too
-    "moe.w_gate_up_EDP": Entry(_HF + "mlp.experts.gate_up_proj", "E D P"),
-    "moe.w_down_EFD": Entry(_HF + "mlp.experts.down_proj", "E F D"),
+    _moe("w_gate_up_EDP"): Entry(_HF + "mlp.experts.gate_up_proj", tuple("EDP")),
+    _moe("w_down_EFD"): Entry(_HF + "mlp.experts.down_proj", tuple("EFD")),
 }
 
-_OAI = "block.{n}."
+_OAI, QKV = "block.{n}.", ("NH", "KH", "KH")
 ORIGINAL = {
-    "embedding_VD": Entry("embedding.weight", "V D"),
-    "unembedding_DV": Entry("unembedding.weight", "V D"),
-    "norm_D": Entry("norm.scale", "D"),
-    "attention.norm_D": Entry(_OAI + "attn.norm.scale", "D"),
-    "attention.w_q_DNH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 0),
-    "attention.b_q_NH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 0),
-    "attention.w_k_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 1),
-    "attention.b_k_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 1),
-    "attention.w_v_DKH": Entry(_OAI + "attn.qkv.weight", "NH+KH+KH D", 2),
-    "attention.b_v_KH": Entry(_OAI + "attn.qkv.bias", "NH+KH+KH", 2),
-    "attention.sinks_N": Entry(_OAI + "attn.sinks", "N"),
-    "attention.w_o_NHD": Entry(_OAI + "attn.out.weight", "D NH"),
-    "attention.b_o_D": Entry(_OAI + "attn.out.bias", "D"),
-    "moe.norm_D": Entry(_OAI + "mlp.norm.scale", "D"),
-    "moe.w_router_DE": Entry(_OAI + "mlp.gate.weight", "E D"),
-    "moe.b_router_E": Entry(_OAI + "mlp.gate.bias", "E"),
-    "moe.b_gate_up_EP": Entry(_OAI + "mlp.mlp1_bias", "E P"),
-    "moe.b_down_ED": Entry(_OAI + "mlp.mlp2_bias", "E D"),
+    Field("embedding_VD"): Entry("embedding.weight", ("V", "D")),
+    Field("unembedding_DV"): Entry("unembedding.weight", ("V", "D")),
+    Field("norm_D"): Entry("norm.scale", ("D",)),
+    _attention("norm_D"): Entry(_OAI + "attn.norm.scale", ("D",)),
+    _attention("w_q_DNH"): Entry(_OAI + "attn.qkv.weight", ("NH", "D"), QKV, 0),
+    _attention("b_q_NH"): Entry(_OAI + "attn.qkv.bias", ("NH",), QKV, 0),
+    _attention("w_k_DKH"): Entry(_OAI + "attn.qkv.weight", ("KH", "D"), QKV, 1),
+    _attention("b_k_KH"): Entry(_OAI + "attn.qkv.bias", ("KH",), QKV, 1),
+    _attention("w_v_DKH"): Entry(_OAI + "attn.qkv.weight", ("KH", "D"), QKV, 2),
+    _attention("b_v_KH"): Entry(_OAI + "attn.qkv.bias", ("KH",), QKV, 2),
+    _attention("sinks_N"): Entry(_OAI + "attn.sinks", ("N",)),
+    _attention("w_o_NHD"): Entry(_OAI + "attn.out.weight", ("D", "NH")),
+    _attention("b_o_D"): Entry(_OAI + "attn.out.bias", ("D",)),
+    _moe("norm_D"): Entry(_OAI + "mlp.norm.scale", ("D",)),
+    _moe("w_router_DE"): Entry(_OAI + "mlp.gate.weight", ("E", "D")),
+    _moe("b_router_E"): Entry(_OAI + "mlp.gate.bias", ("E",)),
+    _moe("b_gate_up_EP"): Entry(_OAI + "mlp.mlp1_bias", ("E", "P")),
+    _moe("b_down_ED"): Entry(_OAI + "mlp.mlp2_bias", ("E", "D")),
 }
 ORIGINAL_PACKED = ORIGINAL | {
-    "moe.w_gate_up_EDP.blocks_EJUP": Entry(_OAI + "mlp.mlp1_weight.blocks", "E P J U"),
-    "moe.w_gate_up_EDP.scales_EJP": Entry(_OAI + "mlp.mlp1_weight.scales", "E P J"),
-    "moe.w_down_EFD.blocks_ELUD": Entry(_OAI + "mlp.mlp2_weight.blocks", "E D L U"),
-    "moe.w_down_EFD.scales_ELD": Entry(_OAI + "mlp.mlp2_weight.scales", "E D L"),
+    _moe("w_gate_up_EDP", "blocks"): Entry(_OAI + "mlp.mlp1_weight.blocks", tuple("EPJU")),
+    _moe("w_gate_up_EDP", "scales"): Entry(_OAI + "mlp.mlp1_weight.scales", tuple("EPJ")),
+    _moe("w_down_EFD", "blocks"): Entry(_OAI + "mlp.mlp2_weight.blocks", tuple("EDJU")),
+    _moe("w_down_EFD", "scales"): Entry(_OAI + "mlp.mlp2_weight.scales", tuple("EDJ")),
 }
 ORIGINAL_PLAIN = ORIGINAL | {
-    "moe.w_gate_up_EDP": Entry(_OAI + "mlp.mlp1_weight", "E P D"),
-    "moe.w_down_EFD": Entry(_OAI + "mlp.mlp2_weight", "E D F"),
+    _moe("w_gate_up_EDP"): Entry(_OAI + "mlp.mlp1_weight", tuple("EPD")),
+    _moe("w_down_EFD"): Entry(_OAI + "mlp.mlp2_weight", tuple("EDF")),
 }
-Layout = dict[str, Entry]
 
 
-def own_layout(published: Layout, tiled: dict[str, tuple[int, ...]] | None = None) -> Layout:
+def own_layout(published: Layout, tiled: dict[Field, tuple[int, ...]] | None = None) -> Layout:
     """The layout of a converted checkpoint: names and order of axes are those of our fields.
 
     `tiled` gives the shapes of fields that are stored in tiles; their names say so.
     """
 
-    def own(field: str, entry: Entry) -> Entry:
-        name = ("layers.{n}." if "{n}" in entry.name else "") + field
-        if tiled and field in tiled:
-            return Entry(name + TILED, " ".join(map(str, tiled[field])))
-        return Entry(name, " ".join(field.split("_")[-1]))
+    def own(field: Field) -> Entry:
+        tiles = (tiled or {}).get(field)
+        name = ("layers.{n}." if field.part else "") + str(field)
+        return Entry(name + TILED if tiles else name, tuple(field.axes), own=True, tiles=tiles)
 
-    return {field: own(field, entry) for field, entry in published.items()}
+    return {field: own(field) for field in published}
 
 
 OWN_PACKED, OWN_PLAIN = own_layout(HF_PACKED), own_layout(HF_PLAIN)
@@ -125,10 +181,23 @@ OWN_PACKED, OWN_PLAIN = own_layout(HF_PACKED), own_layout(HF_PLAIN)
 def find_own_layout(names: Collection[str], config: Config) -> Layout:
     """The layout of a converted checkpoint with tensors of these names."""
     plain = OWN_PACKED if any(".blocks_" in name for name in names) else OWN_PLAIN
-    shapes = {field: tiled_shape(field, sizes_of(config)) for field in plain}
-    there = {name for name in names if name.endswith(TILED)}
-    tiled = {f: s for f, s in shapes.items() if s and plain[f].name.format(n=0) + TILED in there}
+    shapes = {field: tiled_shape(field, config) for field in plain}
+    tiled = {f: s for f, s in shapes.items() if s and plain[f].name.format(n=0) + TILED in names}
     return own_layout(plain, tiled)
+
+
+def tiled_shape(field: Field, config: Config) -> tuple[int, ...] | None:
+    """Shape of a field in tiles, [E, tiles, inputs, outputs of a tile] or without E; None where the
+    kernels have no product for it.
+    """
+    matrices, inputs = (1, len(field.axes) - 2) if field.half else (0, SUMMED.get(field.name, 0))
+    shape = field.shape(config)
+    rest = shape[matrices:]
+    rows, outputs = math.prod(rest[:inputs]), math.prod(rest[inputs:])
+    width = tile_width(outputs)
+    if not inputs or width is None or (rows % STEP and not field.half):
+        return None
+    return (*shape[:matrices], outputs // width, rows, width)
 
 
 def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
@@ -142,7 +211,7 @@ def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
     hf = any(name.startswith("model.layers.") for name in tensors)
     if not hf and not any(name.startswith("block.") for name in tensors):
         raise ValueError(
-            f"these are no GPT-OSS weights: found {sorted(tensors)[:3]}, expected names like"
+            f"these are not GPT-OSS weights: found {sorted(tensors)[:3]}, expected names like"
             " model.layers.0.self_attn.q_proj.weight or block.0.attn.qkv.weight"
         )
     if not any(name.endswith(("_blocks", ".blocks")) for name in tensors):
@@ -156,39 +225,33 @@ def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
     return HF_PACKED if hf else ORIGINAL_PACKED
 
 
-def places(layout: Layout, layer: int | None) -> Iterator[tuple[str, Entry]]:
+def places(layout: Layout, layer: int | None) -> Iterator[tuple[Field, Entry]]:
     """(field, entry with its final name) of one layer, or of what belongs to no layer (None)."""
     for field, entry in layout.items():
-        if ("{n}" in entry.name) == (layer is not None):
+        if bool(field.part) == (layer is not None):
             yield field, entry._replace(name=entry.name.format(n=layer))
 
 
-def sizes_of(config: Config) -> dict[str, int]:
-    """Letter -> size, with those that only the name map uses."""
-    return config.sizes | {
-        "J": config.hidden_size // BLOCK,
-        "L": config.intermediate_size // BLOCK,
-    }
+def shape_on_disk(field: Field, entry: Entry, config: Config) -> tuple[int, ...]:
+    """The shape of the tensor that holds this field, with all that is stacked in it."""
+    sizes = field.sizes(config)
+    if entry.tiles:
+        return entry.tiles
+    first, *others = (_product(axis, sizes) for axis in entry.axes)
+    return (sum(_product(axis, sizes) for axis in entry.stack) or first, *others)
 
 
-def shape_on_disk(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Sizes of the axes of an `Entry`: "NH+KH+KH D" is (N*H + K*H + K*H, D)."""
-
-    def size(axis: str) -> int:
-        if axis.isdigit():
-            return int(axis)
-        return sum(math.prod(sizes[letter] for letter in part) for part in axis.split("+"))
-
-    return tuple(size(axis) for axis in axes.split())
+def _product(axis: str, sizes: dict[str, int]) -> int:
+    return math.prod(sizes[letter] for letter in axis)
 
 
 def stored_bytes(config: Config, layout: Layout) -> int:
     """Bytes of all tensors of a checkpoint: one per packed number, two (bf16) for any other."""
-    sizes, tensors = sizes_of(config), {}
+    tensors = {}
     for layer in (None, *range(config.num_layers)):
         for field, entry in places(layout, layer):
-            count = math.prod(shape_on_disk(entry.axes, sizes))
-            tensors[entry.name] = count if is_packed(field) else 2 * count
+            count = math.prod(shape_on_disk(field, entry, config))
+            tensors[entry.name] = count if field.half else 2 * count
     return sum(tensors.values())
 
 
@@ -198,12 +261,11 @@ def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, fo
     A tensor that nobody asked for is an error: whatever it is for, the numbers would be wrong
     without it. Only rotary frequencies, which some exporters add, are computed here anyway.
     """
-    sizes = sizes_of(config)
     expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for layer in (None, *range(config.num_layers)):
         for field, entry in places(layout, layer):
-            dtypes = ("U8",) if is_packed(field) else ("BF16", "F16", "F32")
-            expected[entry.name] = shape_on_disk(entry.axes, sizes), dtypes
+            kinds = ("U8",) if field.half else ("BF16", "F16", "F32")
+            expected[entry.name] = shape_on_disk(field, entry, config), kinds
     extra = [n for n in tensors if n not in expected and not is_idle(n)]
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in extra]
@@ -224,18 +286,3 @@ def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, fo
 def is_idle(name: str) -> bool:
     """May a tensor of this name be left unread? Rotary frequencies and padding may."""
     return name.endswith("rotary_emb.inv_freq") or name.startswith(PADDING)
-
-
-def is_own(field: str, entry: Entry) -> bool:
-    """Does the field lie on disk as an array of our own, in a converted checkpoint?"""
-    return entry.name.endswith(field)
-
-
-def is_tiled(entry: Entry) -> bool:
-    """Does the field lie on disk in tiles?"""
-    return entry.name.endswith(TILED)
-
-
-def is_packed(field: str) -> bool:
-    """Is this field half of an `Mxfp4`: its blocks or its scales?"""
-    return field.count(".") == 2

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from gptoss_edu.system import available_memory, user_cache
 from gptoss_edu.weights.shards import INDEX
 
-FORMAT = 2  # another number for another order of axes or other names: nothing old is then valid
+FORMAT = 3  # another number for another order of axes or other names: nothing old is then valid
 MANIFEST, JOURNAL = "gptoss_edu.json", "gptoss_edu.unfinished.json"
 FOLDER = "gptoss_edu-converted"  # inside the folder of the checkpoint
 SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json", "synthetic.json")

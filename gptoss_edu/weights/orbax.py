@@ -39,13 +39,12 @@ from gptoss_edu.weights.convert import (
 )
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
-    MXFP4_FIELDS,
     OWN_PACKED,
     OWN_PLAIN,
+    Field,
     check_tensors,
     places,
     shape_on_disk,
-    sizes_of,
 )
 from gptoss_edu.weights.mapped import check_conversion, stamp
 from gptoss_edu.weights.shards import DTYPES, Pending, Tensor
@@ -83,7 +82,7 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
         )
     check_conversion(folder)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        params = load_model(folder, kernels="jax")[1]  # tiles are for this package's kernels
+        params = load_model(folder, backend="jax")[1]  # tiles are for this package's kernels
     out.parent.mkdir(parents=True, exist_ok=True)
     check_disk(out.parent, num_bytes(params))
     draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
@@ -118,7 +117,11 @@ def from_orbax(
     layout = OWN_PACKED if any(".blocks_" in name for name in leaves) else OWN_PLAIN
     names = {dtype: name for name, dtype in DTYPES.items()}
     files = file_names(config.num_layers)
-    paths = {e.name: path_in_tree(e.name) for n in files.values() for _, e in places(layout, n)}
+    paths = {
+        entry.name: path_in_tree(field, layer)
+        for layer in files.values()
+        for field, entry in places(layout, layer)
+    }
     tensors = {
         name: Tensor(folder, names.get(np.dtype(leaf.dtype), str(leaf.dtype)), leaf.shape, 0)
         for name, path in paths.items()
@@ -132,9 +135,10 @@ def from_orbax(
     weights: dict[str, dict[str, Pending]] = {}
     for file, layer in files.items():
         weights[file] = {}
-        for (_, entry), (_, target) in zip(places(layout, layer), places(own, layer), strict=True):
+        pairs = zip(places(layout, layer), places(own, layer), strict=True)
+        for (field, entry), (_, target) in pairs:
             read = functools.partial(read_leaf, ocp, folder / PARAMS, tree, paths[entry.name])
-            shape = shape_on_disk(target.axes, sizes_of(config))
+            shape = shape_on_disk(field, target, config)
             values = functools.partial(in_order, read, shape)
             weights[file][target.name] = Pending(tensors[entry.name].dtype, shape, values)
     command, state = f"convert --from-orbax {folder}", functools.partial(state_of_tree, folder)
@@ -148,10 +152,9 @@ def in_order(read: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarr
     return array if array.shape == shape else to_tiles(array, shape)
 
 
-def path_in_tree(name: str) -> str:
-    """Where a tensor of a conversion lies in `Params`: other letters for packed experts."""
-    *parents, last = name.split(".")
-    return ".".join([*parents, MXFP4_FIELDS.get(last.split("_")[0], last)])
+def path_in_tree(field: Field, layer: int | None) -> str:
+    """Where a field lies in `Params`."""
+    return ".".join([*([] if layer is None else ["layers", str(layer)]), *field.path])
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -1,8 +1,8 @@
 """From the tensors of a checkpoint to `Params`: one at a time, each straight into the array that
 the model will use.
 
-Whatever a file's order of axes is, the name map (layout.py) says it, and the turn follows from the
-letters. What the array shall be like, its `Form`, is asked for once and the same for all.
+Whatever a file's order of axes is, the name map (layout.py) says it, and the transpose follows from
+the letters. What the array shall be like, its `Form`, is asked for once and the same for all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +20,22 @@ import numpy as np
 from tqdm import tqdm
 
 from gptoss_edu.attention import Attention
+from gptoss_edu.chips.precision import recode
+from gptoss_edu.chips.sharding import shard
 from gptoss_edu.config import Config
-from gptoss_edu.cpu.tiles import Tiled, join, round_to_int8, tile_layer, tiled_shape, to_tiles
+from gptoss_edu.cpu.tiles import Tiled, join, round_to_int8, tile_layer, to_tiles
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.moe import Moe
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.system import available_memory, cores
-from gptoss_edu.weights.layout import (
-    MXFP4_FIELDS,
-    Entry,
-    Layout,
-    is_own,
-    is_packed,
-    is_tiled,
-    places,
-    sizes_of,
-)
+from gptoss_edu.weights.layout import Entry, Field, Layout, places, tiled_shape
 from gptoss_edu.weights.mapped import SAME_BYTES
 from gptoss_edu.weights.shards import DTYPES, Tensor, map_array
+
+T = TypeVar("T")
+EXPERTS = ("w_gate_up_EDP", "w_down_EFD")
+SCALED = ("fp8", "int8")  # precisions of the experts alone: one byte each, and a scale per output
+ROUTER = Field("w_router_DE", "moe")
 
 
 class Form(NamedTuple):
@@ -49,26 +47,28 @@ class Form(NamedTuple):
     tiles: bool = False
     dense: str = "stored"
 
-    def dtype(self, stored: Any) -> Any:
-        """The dtype in which a tensor of dtype `stored` is kept. Packed bytes stay bytes."""
-        if stored == jnp.uint8 or self.precision == "auto":
-            return jnp.dtype(stored)
-        return jnp.dtype(jnp.float32 if self.precision == "f32" else jnp.bfloat16)
+    def recodes(self, field: Field) -> bool:
+        """Will this be decoded once it is read, and kept in another format?"""
+        unpacks = bool(field.half) and self.precision not in SAME_BYTES
+        return field.name in EXPERTS and (unpacks or self.precision in SCALED)
 
-    def keeps_packed(self) -> bool:
-        """Do packed experts stay packed?"""
-        return self.precision in SAME_BYTES
+    def dtype(self, field: Field, stored: np.dtype) -> np.dtype:
+        """The dtype in which a field of dtype `stored` is read. Packed bytes stay bytes."""
+        if field.half or self.recodes(field) or self.precision == "auto":
+            return stored
+        return np.dtype(jnp.float32 if self.precision == "f32" else jnp.bfloat16)
 
-    def tiled_shape(
-        self, tensor: Tensor, field: str, sizes: dict[str, int]
-    ) -> tuple[int, ...] | None:
-        """The shape of this field in tiles; None where there shall be none, or can be none."""
-        packed = is_packed(field)
-        fits = self.keeps_packed() if packed else self.dtype(DTYPES[tensor.dtype]) == jnp.bfloat16
-        return tiled_shape(field, sizes) if self.tiles and fits else None
+    def tiled_shape(self, stored: str, field: Field, config: Config) -> tuple[int, ...] | None:
+        """The shape in tiles of a field whose tensor has this dtype; None where there shall be no
+        tiles, or can be none.
+        """
+        dtype = self.dtype(field, DTYPES[stored])
+        fits = not self.recodes(field) and dtype in (jnp.uint8, jnp.bfloat16)
+        return tiled_shape(field, config) if self.tiles and fits else None
 
-
-AS_STORED = Form()
+    def rounds(self, field: Field) -> bool:
+        """Will a field that lies in tiles be rounded? The router, which is small, never is."""
+        return self.dense == "int8" and not field.half and field != ROUTER
 
 
 def read_params(
@@ -77,44 +77,57 @@ def read_params(
     config: Config,
     form: Form,
     each_layer: Callable[[Layer], Layer] | None = None,
-    send: Callable[[Any], Any] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Params:
     """Read all weights, one tensor at a time, after making sure that they fit.
 
-    JAX works behind our back: without `block_until_ready` at each step, inputs of layers that are
-    still to be cast or unpacked would pile up in memory.
+    JAX works behind our back: without waiting until it is `ready` at each step, inputs of layers
+    that are still to be cast or unpacked would pile up in memory.
 
     Embedding and unembedding come first. A tensor is in memory twice while it is copied from its
     file; theirs are larger than a layer, but at that time nothing else is there.
     """
-    if form.precision == "mxfp4" and not any(is_packed(field) for field in layout):
+    if form.precision == "mxfp4" and not any(field.half for field in layout):
         raise ValueError(
             "precision 'mxfp4' needs experts that are packed on disk, but these are stored"
             " unpacked, and packing them now would change the model's numbers; use precision"
             " 'auto' or 'bf16', or the packed checkpoint"
         )
-    weights, layer = bytes_needed(tensors, layout, config, form, copied=each_layer is not None)
-    if send is not None:
-        weights -= config.num_layers * layer  # those are gone as soon as they are read
-    check_memory(weights, layer)
-    away = send or (lambda part: part)
+    need = bytes_needed(tensors, layout, config, form, copied=each_layer is not None, mesh=mesh)
+    check_memory(*need)
+
+    def place(part: T) -> T:
+        placed: T = part if mesh is None else shard(part, mesh)
+        return ready(placed)
+
     # Whoever converts layers knows plain ones: these are cut into tiles afterwards.
     read_as = form if each_layer is None else form._replace(tiles=False)
 
     def read_layer(number: int) -> Layer:
-        layer = build_layer(read_group(number, read_as), form)
+        layer = in_precision(build_layer(read_group(number, read_as)), form.precision)
         if each_layer is not None:
-            layer = tile_layer(each_layer(layer), form.dense) if form.tiles else each_layer(layer)
-        return jax.block_until_ready(away(layer))
+            layer = each_layer(layer)
+            layer = tile_layer(layer, form.dense) if form.tiles else layer
+        return place(layer)
 
     with progress(tensors, layout, config) as bar:
-        read_group = functools.partial(read_fields, tensors, layout, sizes_of(config), bar)
-        top = away(Params(layers=(), **read_group(None, form)))
+        read_group = functools.partial(read_fields, tensors, layout, config, bar)
+        top = {field.name: array for field, array in read_group(None, form).items()}
+        params = place(Params(layers=(), **top))
+        del top
         layers = tuple(map(read_layer, range(config.num_layers)))
-    return dataclasses.replace(top, layers=layers)
+    return dataclasses.replace(params, layers=layers)
 
 
-def progress(tensors: dict[str, Tensor], layout: Layout, config: Config) -> tqdm:
+def ready(tree: T) -> T:
+    """The same tree, once JAX has computed all of its arrays."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            leaf.block_until_ready()
+    return tree
+
+
+def progress(tensors: dict[str, Tensor], layout: Layout, config: Config) -> tqdm[None]:
     """A bar for the bytes of all tensors that are read."""
     groups = (None, *range(config.num_layers))
     used = {entry.name for layer in groups for _, entry in places(layout, layer)}
@@ -125,61 +138,56 @@ def progress(tensors: dict[str, Tensor], layout: Layout, config: Config) -> tqdm
 
 
 def read_fields(
-    tensors: dict[str, Tensor], layout: Layout, sizes: dict[str, int], bar: tqdm,
+    tensors: dict[str, Tensor], layout: Layout, config: Config, bar: tqdm[None],
     layer: int | None, form: Form,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[Field, Any]:  # fmt: skip
     """The fields of one layer, or of what belongs to no layer."""
     arrays = {}
     for field, entry in places(layout, layer):
         tensor = tensors[entry.name]
-        arrays[field] = read(tensor, field, entry, sizes, form)
+        arrays[field] = read(tensor, field, entry, config, form)
         bar.update(math.prod(arrays[field].shape) * DTYPES[tensor.dtype].itemsize)
     return arrays
 
 
-def read(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], form: Form) -> Any:
-    """One field: map its tensor, cut out its part, turn its axes, copy to the device, cast.
+def read(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form) -> Any:
+    """One field: map its tensor, cut out its part, transpose it, copy to the device, cast.
 
-    JAX is handed the turned view itself and copies it in cache-sized squares, 2 GB/s on two cores,
-    with nothing in between; tiles NumPy fills faster, and JAX adopts them. Mapped pages of a
+    JAX is handed the transposed view itself and copies it in cache-sized squares, 2 GB/s on two
+    cores, with nothing in between; tiles NumPy fills faster, and JAX adopts them. Mapped pages of a
     converted checkpoint it adopts as they are.
     """
-    shape = tuple(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-    tiles = form.tiled_shape(tensor, field, sizes)
-    if is_tiled(entry):
+    tiles = form.tiled_shape(tensor.dtype, field, config)
+    if entry.tiles:
         view = map_array(tensor)
-        view = view if tiles else aligned_copy(view.swapaxes(-3, -2)).reshape(shape)
+        if not tiles:
+            view = aligned_copy(view.swapaxes(-3, -2)).reshape(field.shape(config))
     else:
-        view = turned(tensor, field, entry, sizes)
+        view = transposed(tensor, field, entry, config)
         if tiles:
             view = aligned_copy(to_tiles(view, tiles))
-        elif view.flags.c_contiguous and not is_own(field, entry):
+        elif view.flags.c_contiguous and not entry.own:
             view = aligned_copy(view)
-    array = jax.block_until_ready(jax.device_put(view))
+    array = jax.device_put(view).block_until_ready()
     del view  # unmaps the file, unless JAX adopted it
-    target = form.dtype(array.dtype)
-    array = array if array.dtype == target else jax.block_until_ready(array.astype(target))
+    target = form.dtype(field, array.dtype)
+    array = array if array.dtype == target else array.astype(target).block_until_ready()
     if not tiles:
         return array
-    tiled = Tiled(array, None, shape)
-    return jax.block_until_ready(round_to_int8(tiled)) if is_rounded(field, form) else tiled
+    tiled = Tiled(array, None, field.shape(config))
+    return ready(round_to_int8(tiled)) if form.rounds(field) else tiled
 
 
-def is_rounded(field: str, form: Form) -> bool:
-    """Will a field that lies in tiles be rounded? The router, which is small, never is."""
-    return form.dense == "int8" and not is_packed(field) and field != "moe.w_router_DE"
-
-
-def turned(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int]) -> np.ndarray:
+def transposed(tensor: Tensor, field: Field, entry: Entry, config: Config) -> np.ndarray:
     """A view of the file with the field's axes in the order that they have in memory."""
-    axes = [axis.split("+") for axis in entry.axes.split()]
-    on_disk = "".join(axis[entry.part % len(axis)] for axis in axes)
-    in_memory = field.rsplit("_", 1)[-1]
-    lengths = [math.prod(sizes[letter] for letter in part) for part in axes[0]]
-    begin = sum(lengths[: entry.part])
-    view = map_array(tensor)[begin : begin + lengths[entry.part]]
+    sizes, on_disk = field.sizes(config), "".join(entry.axes)
+    lengths = [math.prod(sizes[letter] for letter in axis) for axis in entry.stack]
+    view = map_array(tensor)
+    if lengths:
+        begin = sum(lengths[: entry.part])
+        view = view[begin : begin + lengths[entry.part]]
     view = view.reshape([sizes[letter] for letter in on_disk])
-    return view.transpose([on_disk.index(letter) for letter in in_memory])
+    return view.transpose([on_disk.index(letter) for letter in field.axes])
 
 
 def aligned_copy(view: np.ndarray) -> np.ndarray:
@@ -188,7 +196,8 @@ def aligned_copy(view: np.ndarray) -> np.ndarray:
     On CPU, JAX adopts contiguous arrays that start at a multiple of 64 bytes and copies others. It
     would adopt mapped pages, too, and then the weights would change when the file does.
 
-    NumPy asks Linux for pages of 2 MB, and one core alone would need most of its time for turning.
+    NumPy asks Linux for pages of 2 MB; most of the time then goes into the transpose, so all cores
+    share it.
     """
     raw = np.empty(view.nbytes + 64, np.uint8)
     begin = -raw.ctypes.data % 64
@@ -200,70 +209,92 @@ def aligned_copy(view: np.ndarray) -> np.ndarray:
     return copy
 
 
-def build_layer(arrays: dict[str, Any], form: Form = AS_STORED) -> Layer:
-    """One layer from its fields; pairs of blocks and scales become `Mxfp4`, or are unpacked."""
+def build_layer(arrays: dict[Field, Any]) -> Layer:
+    """One layer from its fields; pairs of blocks and scales become `Mxfp4`."""
     parts: dict[str, dict[str, Any]] = {"attention": {}, "moe": {}}
-    pairs: dict[str, dict[str, jax.Array]] = {}
+    pairs: dict[str, dict[str, Any]] = {}
     for field, array in arrays.items():
-        if is_packed(field):
-            _, name, half = field.split(".")
-            pairs.setdefault(name, {})[MXFP4_FIELDS[half.split("_")[0]]] = array
+        if field.half:
+            pairs.setdefault(field.name, {})[field.path[-1]] = array
         else:
-            part, name = field.split(".")
-            parts[part][name] = array
+            parts[field.part][field.name] = array
     for name, pair in pairs.items():
         in_tiles = isinstance(pair["blocks_EJUO"], Tiled)
         w: Any = join(pair["blocks_EJUO"], pair["scales_EJO"]) if in_tiles else Mxfp4(**pair)
-        if not form.keeps_packed():
-            w = jax.block_until_ready(unpack(w, form.dtype(w.dtype)))
         parts["moe"][name] = w
     return Layer(Attention(**parts["attention"]), Moe(**parts["moe"]))
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def unpack(w: Mxfp4, dtype: Any) -> jax.Array:
-    """Packed experts as one plain array [E, I, O], decoded one expert at a time. Exact."""
-    return jax.lax.map(lambda expert: w[expert].astype(dtype), jnp.arange(w.shape[0]))
+_recode = jax.jit(recode, static_argnames="precision")
 
 
-def is_mapped(tensor: Tensor, field: str, entry: Entry, sizes: dict[str, int], form: Form) -> bool:
+def in_precision(layer: Layer, precision: str) -> Layer:
+    """A layer as it was read, with its experts in the precision; all else has it already."""
+    experts = {name: getattr(layer.moe, name) for name in EXPERTS}
+    for name, w in experts.items():
+        if precision in SCALED or (precision not in SAME_BYTES and isinstance(w, Mxfp4)):
+            experts[name] = ready(_recode(w, precision=precision))
+    return dataclasses.replace(layer, moe=dataclasses.replace(layer.moe, **experts))
+
+
+# --- bytes ---
+
+
+def is_mapped(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form) -> bool:
     """Will the array be the file's own pages? On a CPU, if it lies on disk as in memory."""
-    stored, tiles = DTYPES[tensor.dtype], form.tiled_shape(tensor, field, sizes)
-    keeps = form.keeps_packed() if is_packed(field) else form.dtype(stored) == stored
-    same = is_tiled(entry) and not is_rounded(field, form) if tiles else is_own(field, entry)
+    stored, tiles = DTYPES[tensor.dtype], form.tiled_shape(tensor.dtype, field, config)
+    keeps = not form.recodes(field) and form.dtype(field, stored) == stored
+    same = entry.own and entry.tiles == tiles and not (tiles and form.rounds(field))
     return keeps and same and jax.devices()[0].platform == "cpu"
 
 
-def bytes_of(tensor: Tensor, field: str, sizes: dict[str, int], form: Form) -> int:
+def bytes_of(tensor: Tensor, field: Field, config: Config, form: Form) -> int:
     """Bytes that a field takes in this form."""
-    count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-    if is_packed(field) and not form.keeps_packed():  # a byte holds two weights, scales are gone
-        return 2 * count * form.dtype(jnp.bfloat16).itemsize if ".blocks" in field else 0
-    if is_rounded(field, form) and form.tiled_shape(tensor, field, sizes):
+    shape = field.shape(config)
+    count = math.prod(shape)
+    if form.recodes(field):  # a byte holds two weights, and their scales go
+        count = {"blocks": 2 * count, "scales": 0}.get(field.half, count)
+        if form.precision in SCALED:
+            return count and count + 4 * shape[0] * shape[-1]
+        return count * (4 if form.precision == "f32" else 2)
+    if form.rounds(field) and form.tiled_shape(tensor.dtype, field, config):
         return count + 2 * count // BLOCK  # and a scale of two bytes for each block
-    return count * form.dtype(DTYPES[tensor.dtype]).itemsize
+    return count * form.dtype(field, DTYPES[tensor.dtype]).itemsize
 
 
 def bytes_needed(
-    tensors: dict[str, Tensor], layout: Layout, config: Config, form: Form, copied: bool = False
-) -> tuple[int, int]:
-    """(bytes of all weights once they are loaded, of these the bytes of one layer).
+    tensors: dict[str, Tensor], layout: Layout, config: Config, form: Form,
+    *, copied: bool = False, mesh: jax.sharding.Mesh | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """(bytes of weights that stay where JAX puts arrays, bytes of a layer while it is loaded).
 
-    Mapped pages are not counted: the system takes them back when it needs memory. Layers that are
-    `copied`, since somebody converts them or they are cut into tiles afterwards, are none.
+    Mapped pages are not counted: the system takes them back when it needs memory. What goes to a
+    mesh is copied, and so are layers that are `copied`, since somebody converts them, where they
+    are cut into tiles afterwards. Before it is cut, what belongs to no layer is there as a whole.
     """
-    sizes = sizes_of(config)
 
-    def in_memory(layer: int | None) -> int:
-        total = 0
+    def in_memory(layer: int | None, form: Form) -> int:
+        total, may_map = 0, mesh is None and not (copied and form.tiles and layer is not None)
         for field, entry in places(layout, layer):
-            tensor, may_map = tensors[entry.name], layer is None or not (copied and form.tiles)
-            if not (may_map and is_mapped(tensor, field, entry, sizes, form)):
-                total += bytes_of(tensor, field, sizes, form)
+            tensor = tensors[entry.name]
+            if not (may_map and is_mapped(tensor, field, entry, config, form)):
+                total += bytes_of(tensor, field, config, form)
         return total
 
-    layer = in_memory(0)
-    return in_memory(None) + config.num_layers * layer, layer
+    top, layer = in_memory(None, form), in_memory(0, form)
+    weights = top + config.num_layers * layer
+    as_read = form._replace(precision="auto") if form.precision in SCALED else form
+    return max(top, math.ceil(weights * share(mesh))), max(layer, in_memory(0, as_read))
+
+
+def share(mesh: jax.sharding.Mesh | None) -> float:
+    """The part of all weights that stays where JAX puts arrays: on its first device, or in this
+    machine's memory, which all its CPU devices share.
+    """
+    if mesh is None:
+        return 1.0
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    return (len(mesh.local_devices) if cpu else 1) / mesh.size
 
 
 def check_memory(weights: int, layer: int) -> None:

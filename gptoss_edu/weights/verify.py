@@ -42,7 +42,7 @@ from gptoss_edu.weights.checkpoint import (
     read_config,
     read_tokenizer,
 )
-from gptoss_edu.weights.layout import Layout, check_tensors, find_layout, is_packed, places
+from gptoss_edu.weights.layout import Layout, check_tensors, find_layout, places
 from gptoss_edu.weights.mapped import MANIFEST, read_manifest, write_json
 from gptoss_edu.weights.shards import DTYPES, Tensor, find_tensors
 
@@ -158,7 +158,7 @@ def look_at_headers(folder: Path, config: Config) -> tuple[tuple[dict, Layout], 
     tensors = find_tensors(folder)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, folder)
-    experts = "packed in MXFP4" if any(map(is_packed, layout)) else "not packed"
+    experts = "packed in MXFP4" if any(field.half for field in layout) else "not packed"
     return (tensors, layout), f"{len(tensors)} tensors as expected, experts {experts}"
 
 
@@ -227,10 +227,10 @@ class Seen:
 def kinds_of(layout: Layout, config: Config) -> dict[str, str]:
     """Name of each packed tensor -> "blocks" or "scales"."""
     return {
-        entry.name: "blocks" if ".blocks" in field else "scales"
+        entry.name: field.half
         for layer in range(config.num_layers)
         for field, entry in places(layout, layer)
-        if is_packed(field)
+        if field.half
     }
 
 
@@ -342,7 +342,7 @@ def compare_values(seen: Seen, layout: Layout) -> list[Row]:
         for name, count in seen.not_finite.items()
     ]
     rows = [summary("finite values", wrong, "no NaN, nothing infinite")]
-    if not any(map(is_packed, layout)):
+    if not any(field.half for field in layout):
         return rows
     low = min(low for low, _ in seen.scales.values())
     high = max(high for _, high in seen.scales.values())
@@ -357,7 +357,7 @@ def compare_values(seen: Seen, layout: Layout) -> list[Row]:
 
 def compare_experts(seen: Seen, layout: Layout, known: Known) -> list[Row]:
     """Each expert in its place, where checksums of them are known."""
-    if not any(is_packed(field) for field in layout) and "experts" not in known:
+    if not any(field.half for field in layout) and "experts" not in known:
         return []
     expected = {n: sums for n, sums in known.get("experts", {}).items() if n in seen.experts}
     if not expected:
@@ -380,12 +380,13 @@ def compare_experts(seen: Seen, layout: Layout, known: Known) -> list[Row]:
 def skip_answers(layout: Layout) -> list[Row]:
     """The rows of answers that were not asked for."""
     rows = [Row("answers", UNCHECKED, "not asked for")]
-    return rows + ([Row("nibble order", UNCHECKED, NIBBLES)] if any(map(is_packed, layout)) else [])
+    packed = any(field.half for field in layout)
+    return rows + ([Row("nibble order", UNCHECKED, NIBBLES)] if packed else [])
 
 
 def check_answers(folder: Path, layout: Layout, known: Known, source: str) -> list[Row]:
     """A row for each known answer, and one for the order of nibbles, which only they show."""
-    packed = any(map(is_packed, layout))
+    packed = any(field.half for field in layout)
     nibbles = [Row("nibble order", UNCHECKED, NIBBLES)] if packed else []
     if not known.get("answers"):
         why = source.removeprefix("nothing: ") if source.startswith("nothing") else "none are known"
@@ -519,7 +520,7 @@ def record(path_or_id: str | Path | None = None, *, tokens: int = 16) -> Path:
     (tensors, layout), _ = look_at_headers(folder, config)
     layers = (None, *range(config.num_layers))
     entries = [entry for layer in layers for _, entry in places(layout, layer)]
-    experts = [e.name for e in entries if e.axes.startswith("E ") and e.axes.count(" ") > 1]
+    experts = [e.name for e in entries if e.axes[0] == "E" and len(e.axes) > 2]
     seen = scan(folder, tensors, kinds_of(layout, config), experts)
     model, params = load_model(folder)
     known = {

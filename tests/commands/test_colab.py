@@ -18,6 +18,7 @@ from gptoss_edu.commands import colab
 from gptoss_edu.commands.colab import HUB_20B, HUB_120B, Refusal
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_edu.shapes import num_bytes
+from gptoss_edu.weights import reading
 
 
 def devices(kind="TPU v5 lite", platform="tpu", gib=15.75, count=1):
@@ -195,20 +196,20 @@ def test_another_precision_takes_the_first_copy_away_before_it_loads(monkeypatch
 
 def test_a_load_that_breaks_leaves_nothing_behind(monkeypatch):
     before = living_bytes()
-    convert, count = colab._in_precision, []
+    in_precision, count = reading.in_precision, []
 
-    def breaks(layer, **options):
+    def breaks(layer, precision):
         count.append(layer.moe.norm_D.nbytes)
         if len(count) == 3:
             raise ConnectionError("the connection broke")
-        return convert(layer, **options)
+        return in_precision(layer, precision)
 
-    monkeypatch.setattr(colab, "_in_precision", breaks)
+    monkeypatch.setattr(reading, "in_precision", breaks)
     with pytest.raises(ConnectionError, match="the connection broke") as kept:
         colab.load(plan_for())  # like a notebook, `kept` holds the error and its frames
     assert kept.value.__traceback__ is not None
     assert living_bytes() - before < 100_000
-    monkeypatch.setattr(colab, "_in_precision", convert)
+    monkeypatch.setattr(reading, "in_precision", in_precision)
     assert colab.load(plan_for())[1].layers
 
 

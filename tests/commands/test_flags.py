@@ -88,6 +88,7 @@ def test_types_of_flags_are_those_of_the_options():
 def test_model_flags_reach_the_loader(monkeypatch):
     given = []
     monkeypatch.setattr(flags, "load_model", lambda *a, **k: given.append((a, k)) or (1, 2))
-    line = "ask hi --model x --precision bf16 --dense int8 --backend cpu"
+    line = "ask hi --model x --precision bf16 --dense int8 --backend cpu --revision abc"
     assert flags.load(make_parser().parse_args(line.split())) == (1, 2)
-    assert given == [(("x",), {"precision": "bf16", "dense": "int8", "kernels": "native"})]
+    named = {"precision": "bf16", "dense": "int8", "backend": "cpu", "revision": "abc"}
+    assert given == [(("x",), named)]

@@ -12,6 +12,7 @@ from layouts import all_in_tiles, all_plain
 from gptoss_edu import generate, load_model
 from gptoss_edu.attention import NoCache
 from gptoss_edu.chips.precision import convert
+from gptoss_edu.chips.sharding import make_mesh
 from gptoss_edu.config import TINY
 from gptoss_edu.cpu import native
 from gptoss_edu.cpu.build import find_compiler
@@ -183,8 +184,8 @@ def test_gradients_and_other_axes_are_refused_or_right():
 
 @needs_compiler
 def test_load_model_on_request(tmp_path):
-    """`kernels` decides, "auto" leaves small models alone, and a wrapped model can be saved."""
-    pocket, params = load_model(kernels="native")
+    """`backend` decides, "auto" leaves small models alone, and a wrapped model can be saved."""
+    pocket, params = load_model(backend="cpu")
     plain, plain_params = load_model()
     assert isinstance(params.layers[0].moe.w_gate_up_EDP, Tiled)
     assert not isinstance(plain_params.layers[0].moe.w_gate_up_EDP, Tiled)
@@ -218,9 +219,10 @@ def test_load_model_in_8_bits():
     "options, message",
     [
         ({"dense": "int4"}, "dense is 'int4', expected one of stored, int8"),
-        ({"dense": "int8", "kernels": "jax"}, "found kernels='jax'; leave out"),
+        ({"dense": "int8", "backend": "jax"}, "found backend='jax'; leave out"),
         ({"dense": "int8", "precision": "f32"}, "found precision='f32'"),
-        ({"dense": "int8", "send": lambda part: part}, "found send"),
+        ({"dense": "int8", "mesh": make_mesh()}, "found a mesh"),
+        ({"backend": "cpu", "mesh": make_mesh()}, "on this CPU alone, but found a mesh"),
     ],
 )
 def test_8_bits_where_they_cannot_be(options, message):
@@ -236,8 +238,8 @@ def test_rounded_weights_are_not_saved_as_a_checkpoint(tmp_path):
 
 
 def test_unknown_kernels():
-    with pytest.raises(ValueError, match="expected one of auto, jax, native"):
-        load_model(kernels="fast")
+    with pytest.raises(ValueError, match="expected one of auto, jax, cpu"):
+        load_model(backend="fast")
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ def no_compiler(monkeypatch):
 
 def test_without_a_compiler(no_compiler, monkeypatch):
     with pytest.raises(RuntimeError, match=r"found none.*install one.*backend=\"jax\""):
-        load_model(kernels="native")
+        load_model(backend="cpu")
     monkeypatch.setattr(native, "WORTHWHILE", 1)
     with pytest.warns(UserWarning, match="many times slower"):
         _, params = load_model()

@@ -10,34 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layouts import IN_TILES as CONFIG
 from layouts import LAYOUTS, all_plain, random_params, write_layout
 
-from gptoss_edu.config import TINY
 from gptoss_edu.cpu import native
 from gptoss_edu.cpu.build import find_compiler
-from gptoss_edu.cpu.tiles import (
-    SUMMED,
-    Tiled,
-    axes_of,
-    from_tiles,
-    tile,
-    tile_width,
-    tiled_shape,
-    to_tiles,
-)
+from gptoss_edu.cpu.tiles import Tiled, from_tiles, tile, tile_width, to_tiles
 from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.weights import mapped
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
 from gptoss_edu.weights.convert import convert
-from gptoss_edu.weights.layout import sizes_of
+from gptoss_edu.weights.layout import HF_PACKED, SUMMED, Field, tiled_shape
 from gptoss_edu.weights.orbax import from_orbax, to_orbax
 from gptoss_edu.weights.shards import find_tensors
 
-# Every width of a tile occurs, and a head is narrower than a tile.
-CONFIG = dataclasses.replace(
-    TINY, num_layers=2, layer_types=(), hidden_size=96, intermediate_size=64, num_heads=6,
-    num_kv_heads=2, head_dim=32, num_experts=16, vocab_size=112,
-)  # fmt: skip
 needs_compiler = pytest.mark.skipif(
     find_compiler() is None, reason="there is no C++ compiler: c++, g++ or clang++"
 )
@@ -55,34 +41,38 @@ def test_the_widest_tile_without_a_rest(outputs, width):
     assert tile_width(outputs) == width
 
 
-@pytest.mark.parametrize("field", SUMMED)
+PRODUCTS = [field for field in HF_PACKED if tiled_shape(field, CONFIG)]
+
+
+def test_what_has_tiles():
+    assert {field.name for field in PRODUCTS} == {*SUMMED, "w_gate_up_EDP", "w_down_EFD"}
+    unembedding = Field("unembedding_DV")
+    assert tiled_shape(unembedding, CONFIG) == (7, 96, 16)
+    assert tiled_shape(Field("norm_D", "attention"), CONFIG) is None
+    assert tiled_shape(unembedding, dataclasses.replace(CONFIG, vocab_size=100)) is None
+    assert tiled_shape(unembedding, dataclasses.replace(CONFIG, hidden_size=48)) is None
+    with pytest.raises(ValueError, match="100 outputs are no multiple of 16"):
+        tile(jnp.ones((32, 100)))
+
+
+@pytest.mark.parametrize("field", PRODUCTS, ids=str)
 def test_one_number_at_a_time(field):
-    """Number w of row r in tile l is what the array holds at row r and output l * W + w."""
-    sizes = sizes_of(CONFIG) | {"U": 16}
-    letters = field.rsplit("_", 1)[-1]
-    array = np.arange(np.prod([sizes[c] for c in letters])).reshape([sizes[c] for c in letters])
-    shape = tiled_shape(field, sizes)
-    matrices, summed, _ = map(len, axes_of(field))
+    """Number w of row r in tile t is what the array holds at row r and output t * W + w."""
+    array = np.arange(np.prod(field.shape(CONFIG))).reshape(field.shape(CONFIG))
+    shape = tiled_shape(field, CONFIG)
+    matrices = 1 if field.half else 0
+    summed = SUMMED.get(field.name, array.ndim - 2)
     tiles = to_tiles(array, shape)
     E, I = (
         int(np.prod(array.shape[a:b])) for a, b in ((0, matrices), (matrices, matrices + summed))
     )
     matrix_EIO = array.reshape(E, I, -1)
-    *_, L, R, W = shape
-    assert (R, L * W) == matrix_EIO.shape[1:]
-    for e, l, r, w in np.random.default_rng(0).integers(0, (E, L, R, W), (50, 4)):
-        assert tiles.reshape(E, L, R, W)[e, l, r, w] == matrix_EIO[e, r, l * W + w]
+    *_, T, R, W = shape
+    assert (R, T * W) == matrix_EIO.shape[1:]
+    for e, t, r, w in np.random.default_rng(0).integers(0, (E, T, R, W), (50, 4)):
+        assert tiles.reshape(E, T, R, W)[e, t, r, w] == matrix_EIO[e, r, t * W + w]
     np.testing.assert_array_equal(from_tiles(tiles, array.shape), array)
     np.testing.assert_array_equal(tile(jnp.asarray(array), matrices, summed), tiles)
-
-
-def test_what_has_no_tiles():
-    sizes = sizes_of(CONFIG) | {"U": 16}
-    assert tiled_shape("attention.norm_D", sizes) is None
-    assert tiled_shape("unembedding_DV", sizes | {"V": 100}) is None
-    assert tiled_shape("unembedding_DV", sizes | {"D": 48}) is None
-    with pytest.raises(ValueError, match="100 outputs are no multiple of 16"):
-        tile(jnp.ones((32, 100)))
 
 
 def test_a_tiled_array_answers_like_the_array():
@@ -108,7 +98,7 @@ def test_reading_into_tiles_and_back(tmp_path, large, layout, precision):
     """From the checkpoint and from its conversion: the same tiles, and the same plain arrays."""
     made = random_params(CONFIG, packed="plain" not in layout)
     source = write_layout(tmp_path / "source", made, CONFIG, layout)
-    plain = load_model(source, precision=precision, kernels="jax")[1]
+    plain = load_model(source, precision=precision, backend="jax")[1]
     tiled = load_model(source, precision=precision)[1]
     same(all_plain(tiled), plain)
     in_tiles = [leaf for leaf in jax.tree.leaves(tiled, is_leaf=is_tiled) if is_tiled(leaf)]
@@ -117,7 +107,7 @@ def test_reading_into_tiles_and_back(tmp_path, large, layout, precision):
     folder = convert(source)
     for path in (source, folder):
         same(load_model(path, precision=precision)[1], tiled)
-        same(load_model(path, precision=precision, kernels="jax")[1], plain)
+        same(load_model(path, precision=precision, backend="jax")[1], plain)
     names = [name for name in find_tensors(folder) if name.endswith(".tiles")]
     assert len(names) == CONFIG.num_layers * (5 + 4 * ("plain" not in layout)) + 1
 
@@ -149,7 +139,7 @@ def test_tiles_are_the_pages_of_their_file(source, large, monkeypatch):
         address = leaf.unsafe_buffer_pointer()
         (file,) = [name for begin, end, name in spans if begin <= address < end]
         assert file == str(folder / "layer-01.safetensors")
-    for options in ({"kernels": "jax"}, {"each_layer": lambda layer: layer}):
+    for options in ({"backend": "jax"}, {"each_layer": lambda layer: layer}):
         with pytest.raises(MemoryError, match="too little memory"):
             load_model(source, **options)
 
@@ -159,7 +149,7 @@ def test_a_conversion_without_tiles_serves_the_kernels_too(source, large, monkey
     tiled = load_model(source)[1]
     monkeypatch.setattr(native, "WORTHWHILE", 1024)
     convert(source)
-    same(load_model(source, kernels="native")[1], tiled)
+    same(load_model(source, backend="cpu")[1], tiled)
 
 
 @needs_compiler

@@ -87,7 +87,7 @@ def test_every_tensor_starts_at_a_multiple_of_64_and_has_our_name(source):
     assert names_in(folder) == FILES | {mapped.MANIFEST}
     tensors = shards.find_tensors(folder)
     assert all(t.begin % 64 == 0 for name, t in tensors.items() if name[:8] != "padding.")
-    assert tensors["layers.1.moe.w_down_EFD.blocks_ELUD"].dtype == "U8"
+    assert tensors["layers.1.moe.w_down_EFD.blocks_EJUD"].dtype == "U8"
     assert any(name.startswith("padding.") for name in tensors), "TINY needs some"
     sizes = CONFIG.sizes
     assert tensors["unembedding_DV"].shape == (sizes["D"], sizes["V"])

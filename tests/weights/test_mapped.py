@@ -190,7 +190,7 @@ DAMAGES = {
     "a letter of the config": (lambda f: flip(f, "config.json", 9), "config.json is damaged"),
     "missing": (remove, "layer-01.safetensors is damaged: found nothing"),
     "swapped": (swap_layers, "damaged: found sha256"),
-    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 2"),
+    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 3"),
     "no manifest": (unfinish, "is not finished .found 4 files and no manifest"),
     "half a manifest": (lambda f: (f / mapped.MANIFEST).write_text("{"), "is no manifest"),
     "a foreign manifest": (lambda f: edit(f, files={"../x": {}}), "is no manifest"),

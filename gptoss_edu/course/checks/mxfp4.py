@@ -17,7 +17,7 @@ import numpy as np
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_edu.course.checks import Exercise
 from gptoss_edu.mxfp4 import BLOCK, VALUES, dequantize_obvious, quantize, unpack_hf
-from gptoss_edu.weights.layout import HF_PACKED, sizes_of
+from gptoss_edu.weights.layout import HF_PACKED
 
 Pair = tuple[float, float]
 Packed = tuple[np.ndarray, int]
@@ -250,11 +250,11 @@ def _counted(weigh: Callable[[str, int], float], layers: int | None = None) -> C
     """Bytes of a checkpoint: `weigh(field, how many bytes or numbers)` summed over all tensors."""
 
     def checkpoint_bytes(config: Config) -> int:
-        sizes, total = sizes_of(config), 0.0
-        for field, entry in HF_PACKED.items():
-            count = math.prod(sizes[letter] for letter in field.rsplit("_", 1)[-1])
-            times = (layers or config.num_layers) if "{n}" in entry.name else 1
-            total += times * weigh(field, count)
+        total = 0.0
+        for field in HF_PACKED:
+            count = math.prod(field.shape(config))
+            times = (layers or config.num_layers) if field.part else 1
+            total += times * weigh(str(field), count)
         return int(total)
 
     return checkpoint_bytes
