@@ -29,7 +29,7 @@ lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open 
 test parity notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
 
 # Times and memory, as just measured, go into the notebooks and the README.
-test: $(VENV)/.installed-test ## set up, check style, run every test and every notebook
+test: $(VENV)/.installed-test ## set up, check style and types, run every test and every notebook
 	$(LINT)
 	$(PYTEST) --nbval --nbval-current-env tests $(NOTEBOOKS); \
 	  passed=$$?; $(RUN) tools/course.py write; exit $$passed
@@ -48,7 +48,7 @@ format: $(VENV)/.installed-test ## put code and notebooks into the house style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-lint: $(VENV)/.installed-test ## check style without running anything
+lint: $(VENV)/.installed-test ## check style and types without running anything
 	$(LINT)
 
 clean: ## remove the environment and all that was built
@@ -58,6 +58,7 @@ clean: ## remove the environment and all that was built
 define LINT
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 endef
 
 # JupyterLab refuses root unless told, and cannot open a browser without a display: it prints its

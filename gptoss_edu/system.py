@@ -4,23 +4,28 @@ anything is allocated; its cores; and a folder for what is kept from one run to 
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import re
+import shutil
+import stat
+import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def available_memory() -> tuple[int | None, str]:
     """(bytes that can still be allocated where JAX puts arrays, name of that place).
 
-    None where the system does not say. In a container the limit is the container's.
+    None where the system does not say. Limits of a container, a job or a shell count, too.
     """
     import jax
 
@@ -30,8 +35,8 @@ def available_memory() -> tuple[int | None, str]:
         if "bytes_limit" not in stats:
             return None, device.device_kind
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind
-    limits = [limit for limit in (_meminfo(), _cgroup()) if limit is not None]
-    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    limits = [limit for limit in (_meminfo(), _cgroup(), _rlimit()) if limit is not None]
+    if not limits and sys.platform != "win32" and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     return min(limits, default=None), "this machine"
 
@@ -44,31 +49,132 @@ def _meminfo() -> int | None:
         return None
 
 
-def _cgroup(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container may still allocate: its limit, less what it uses and cannot drop."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            allowed = int((root / limit).read_text())  # "max", no limit, is no number
-            stat = dict(
-                map(str.split, (root / limit).with_name("memory.stat").read_text().splitlines())
-            )
-            return allowed - int((root / used).read_text()) + int(stat.get(cache, 0))
-        except (OSError, ValueError):
-            continue
+def _cgroup(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """What the control groups may still allocate: this process's own and all above it.
+
+    Containers, SLURM jobs and systemd's slices nest them, and the tightest one kills. Each has a
+    limit, of which is gone what it uses and cannot drop.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    left = []
+    for line in lines or ["0::/", "1:memory:/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2, whose tree some systems hang below version 1's
+            tops, names = [root, root / "unified"], "memory.max memory.current inactive_file"
+        else:
+            tops = [root / "memory"] if "memory" in controllers.split(",") else []
+            names = "memory.limit_in_bytes memory.usage_in_bytes total_inactive_file"
+        group = Path("/" if ".." in path else path)  # above what this container sees
+        folders = [top / g.relative_to("/") for top in tops for g in (group, *group.parents)]
+        left += [_left(folder, *names.split()) for folder in folders]
+    return min((bytes_ for bytes_ in left if bytes_ is not None), default=None)
+
+
+def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
+    try:
+        allowed = int((group / limit).read_text())  # "max", no limit, is no number
+        stat_of = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+        return max(0, allowed - int((group / used).read_text()) + int(stat_of.get(cache, 0)))
+    except (OSError, ValueError):
+        return None
+
+
+def _rlimit() -> int | None:
+    """What `ulimit -v` and `ulimit -d` leave to this process."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    pages = Path("/proc/self/statm").read_text().split()
+    used = {resource.RLIMIT_AS: int(pages[0]), resource.RLIMIT_DATA: int(pages[5])}
+    limits = {which: resource.getrlimit(which)[0] for which in used}
+    left = [
+        max(0, limit - used[which] * resource.getpagesize())
+        for which, limit in limits.items()
+        if limit != resource.RLIM_INFINITY
+    ]
+    return min(left, default=None)
+
+
+# --- what is kept from one run to the next, compiled code among it ---
+
+
+def cache_folders() -> Iterator[Path]:
+    """Folders for what is kept, best first: the user's cache, else one of this process alone.
+
+    Nobody else can write into either: what is read back from there may be code.
+    """
+    if folder := user_cache():
+        yield folder
+    try:
+        yield _process_folder(os.getpid())
+    except OSError:  # there is no room for temporary files either
+        return
+
+
+def user_cache() -> Path | None:
+    """The user's cache folder, made now if need be; None, with a warning, where others own it."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(base):
+        return None
+    folder = Path(os.path.realpath(base)) / "gptoss_edu"
+    try:
+        problem = why_shared(folder)
+        if problem is None:
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            problem = why_shared(folder)
+    except OSError:
+        return None
+    if problem is None:
+        return folder
+    warnings.warn(
+        f"nothing is kept in {folder}, where others could put what we then run: {problem}; set"
+        " XDG_CACHE_HOME to a folder that is yours alone",
+        stacklevel=1,
+    )
     return None
 
 
-def cache_folders() -> list[Path]:
-    """Where files may be kept: the user's cache, else a temporary folder."""
-    folders = []
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        folders.append(Path(base) / "gptoss_edu")
-    else:
-        home = os.path.expanduser("~")
-        if os.path.isabs(home):
-            folders.append(Path(home) / ".cache" / "gptoss_edu")
-    user = getattr(os, "getuid", lambda: "user")()
-    return [*folders, Path(tempfile.gettempdir()) / f"gptoss_edu-{user}"]
+def why_shared(path: Path) -> str | None:
+    """How somebody else could change a folder or file (an absolute path without links).
+
+    None where nobody can: it is the user's own, others may not write to it, nor put another one in
+    its place, which takes the right to write in a folder above it. Places that do not exist yet are
+    passed over. On Windows rights are not in the mode: there, what lies in the home folder counts
+    as the user's own, since profiles are closed to others.
+    """
+    if sys.platform == "win32":
+        home = Path.home().resolve()
+        return None if path.is_relative_to(home) else f"it is not inside {home}"
+    for place in (path, *path.parents):
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
+            return f"{place} is neither a folder nor a file"
+        if found.st_uid != os.geteuid() and (place == path or found.st_uid != 0):
+            return f"{place} belongs to another user (number {found.st_uid})"
+        # In a sticky folder, as /tmp is, nobody can rename what belongs to somebody else.
+        if found.st_mode & 0o022 and (place == path or not found.st_mode & stat.S_ISVTX):
+            return f"others may write to {place}"
+    return None
+
+
+@functools.cache
+def _process_folder(process: int) -> Path:
+    """A new folder for this process, which nobody can have prepared; it goes with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="gptoss_edu-"))
+
+    def remove() -> None:
+        if os.getpid() == process:  # not in a child that was forked
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder

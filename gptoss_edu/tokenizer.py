@@ -109,19 +109,17 @@ def vocabulary_folder() -> Path:
                     f"the copy that ships with this package."
                 )
             return file.parent
-    for folder in cache_folders():
-        if _is_vocabulary(folder / VOCABULARY_FILE):
-            return folder
-    data, failures = _shipped(), []
+    failures = []
     for folder in cache_folders():
         try:
-            _unpack(data, folder)
+            if not _is_vocabulary(folder / VOCABULARY_FILE):
+                _unpack(_shipped(), folder)
             return folder
         except OSError as error:
             failures.append(f"{folder}: {error}")
     raise OSError(
         f"no folder to unpack the vocabulary ({VOCABULARY_FILE}, 3.6 MB) into; tried "
-        f"{'; '.join(failures)}. Set XDG_CACHE_HOME to a folder that can be written."
+        f"{'; '.join(failures) or 'none'}. Set XDG_CACHE_HOME to a folder that can be written."
     )
 
 
@@ -145,7 +143,7 @@ def load_encoding() -> HarmonyEncoding:
 @functools.lru_cache(maxsize=FULL_VOCAB)
 def _bytes_of(token: int) -> bytes:
     # surrogateescape is the round trip that keeps bytes which are no UTF-8 on their own.
-    text = load_encoding().decode([token], errors="surrogateescape")
+    text: str = load_encoding().decode([token], errors="surrogateescape")
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -10,7 +10,7 @@ from benchmarks import cpu, cpu_report, engines
 from benchmarks import gguf as gguf_file
 from gptoss_edu.cache import FullKV
 from gptoss_edu.config import SLIDING, TINY
-from gptoss_edu.cpu.native import find_compiler
+from gptoss_edu.cpu.build import find_compiler
 from gptoss_edu.mxfp4 import VALUES, dequantize_obvious
 from gptoss_edu.weights.checkpoint import POCKET, read_config
 from gptoss_edu.weights.shards import find_tensors, map_array

@@ -14,6 +14,7 @@ import numpy as np
 import openai_harmony
 import pytest
 
+from gptoss_edu import system
 from gptoss_edu import tokenizer as tk
 from gptoss_edu.tokenizer import Tokenizer
 
@@ -294,13 +295,16 @@ def test_unpacks_into_the_cache_once(tmp_path, monkeypatch):
 def test_a_damaged_cache_is_replaced(damage, tmp_path, monkeypatch):
     monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tk.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    system._process_folder.cache_clear()
     file = tmp_path / "cache" / "gptoss_edu" / tk.VOCABULARY_FILE
     file.parent.mkdir(parents=True)
     file.mkdir() if damage is None else file.write_bytes(damage)
     folder = tk.vocabulary_folder()
-    # A folder in the file's place cannot be replaced: then the temporary folder serves.
+    # A folder in the file's place cannot be replaced: then one of this process serves.
     assert (folder == file.parent) == (damage is not None)
+    system._process_folder.cache_clear()
     assert tk._is_vocabulary(folder / tk.VOCABULARY_FILE)
     assert [entry.name for entry in folder.iterdir()] == [tk.VOCABULARY_FILE]
 
@@ -310,6 +314,7 @@ def test_no_place_to_write_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tk.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    system._process_folder.cache_clear()
     with pytest.raises(OSError, match=r"no folder to unpack .* Set XDG_CACHE_HOME"):
         tk.vocabulary_folder()
 

@@ -10,6 +10,7 @@ Source: the text format of XLA's HLO; sizes of tiles: https://openxla.org/xla/ti
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -109,7 +110,7 @@ class Array(NamedTuple):
     @property
     def bits(self) -> int:
         """Bits of one element."""
-        return SIZES[self.kind] if self.kind in SIZES else int(re.search(r"\d+", self.kind)[0])
+        return SIZES[self.kind] if self.kind in SIZES else int(re.findall(r"\d+", self.kind)[0])
 
     @property
     def far(self) -> bool:
@@ -118,12 +119,12 @@ class Array(NamedTuple):
 
     def bytes(self, dims: tuple[int, ...] | None = None) -> int:
         """Bytes of the tiles that it fills, or that a part of it with these `dims` fills."""
-        dims = list(self.dims if dims is None else dims)
+        filled = list(self.dims if dims is None else dims)
         order = [int(axis) for axis in re.findall(r"\d+", self.layout.split(":")[0])]
         if tile := re.search(r":T\(([\d,]+)\)", self.layout):
             for size, axis in zip(reversed(tile[1].split(",")), order, strict=False):
-                dims[axis] = -(-dims[axis] // int(size)) * int(size)
-        return math.prod(dims) * self.bits // 8
+                filled[axis] = -(-filled[axis] // int(size)) * int(size)
+        return math.prod(filled) * self.bits // 8
 
 
 def arrays(shape: str) -> list[Array]:
@@ -161,7 +162,7 @@ def trips(op: Op, program: Program) -> int:
         return 1
     if known := re.search(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)', op.more):
         return int(known[1])
-    condition = program.computations[re.search(r"condition=%?([\w.\-]+)", op.more)[1]]
+    condition = program.computations[re.findall(r"condition=%?([\w.\-]+)", op.more)[0]]
     test = next(each for each in condition.values() if each.root)
     ends = [
         condition[name].operands[0] for name in test.operands if condition[name].kind == "constant"
@@ -269,7 +270,8 @@ def _parts(
 # --- messages ---
 
 
-class Messages(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Messages:
     """Collectives of one kind in one run: how many, and the bytes of their results."""
 
     count: int

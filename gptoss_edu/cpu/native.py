@@ -3,8 +3,8 @@
 XLA compiles the pure JAX products well for accelerators. On a CPU it writes decoded weights to
 memory before it multiplies, and one token of the 20B reads 3.7 GB: decoding in registers is many
 times as fast (benchmarks/README.md). So cpu/native.cc holds two kernels of a few dozen lines,
-offered to XLA through `jax.ffi`. They are compiled on first use, for this very processor, into the
-user's cache; where that cannot be done, everything runs on the JAX twins.
+offered to XLA through `jax.ffi`. They are compiled on first use, for this very processor
+(build.py); where that cannot be done, everything runs on the JAX twins.
 
 `Packed`, `Dense` and `Dense8` hold their weights in tiles (tiles.py) and say by their type that
 their products are to be taken here. Nothing else changes: activations and sums are float32.
@@ -12,37 +12,25 @@ their products are to be taken here. Nothing else changes: activations and sums 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import uuid
 import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
+from gptoss_edu.cpu.build import load_kernels
 from gptoss_edu.cpu.tiles import STEP, Tiled, from_tiles, tile, tile_width
 from gptoss_edu.model import Layer, Params
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.shapes import check_shapes
-from gptoss_edu.system import cache_folders
 
-SOURCE = Path(__file__).with_name("native.cc")
-KERNELS = ("mxfp4_products", "bf16_product", "int8_product")
 LARGEST_INT8 = 127
 CHOICES = ("auto", "jax", "native")
 WORTHWHILE = 1024  # below this width a product takes less time than handing it over
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=fast")
 
 
 @jax.tree_util.register_dataclass
@@ -222,85 +210,3 @@ def unwrap(tree: Any) -> Any:
         return leaf.array if isinstance(leaf, Tiled) else leaf
 
     return jax.tree.map(plain, tree, is_leaf=lambda leaf: isinstance(leaf, (Packed, Tiled)))
-
-
-# --- compiling, once per machine ---
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler to use: $CXX, else the first of c++, g++, clang++ on the PATH."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((found for found in map(shutil.which, names) if found), None)
-
-
-@functools.lru_cache(maxsize=1)
-def load_kernels() -> None:
-    """Compile the kernels if that was not done before, and register them with XLA.
-
-    Raises RuntimeError with the reason, and what to do, where that is not possible.
-    """
-    compiler = find_compiler()
-    if compiler is None:
-        raise RuntimeError(
-            "the CPU kernels need a C++ compiler, found none (looked for $CXX, c++, g++, clang++);"
-            " install one (Debian: apt-get install g++; macOS: xcode-select --install), or load"
-            ' the model with kernels="jax" (and without dense="int8", which only kernels read)'
-        )
-    path = built_library(compiler)
-    library = ctypes.CDLL(str(path))
-    for name in KERNELS:
-        capsule = jax.ffi.pycapsule(getattr(library, name))
-        jax.ffi.register_ffi_target(f"gptoss_edu_{name}", capsule, platform="cpu")
-
-
-def built_library(compiler: str) -> Path:
-    """The compiled kernels in the user's cache, compiled now if they are not there.
-
-    The name holds a hash of all that decides the result: source, compiler, flags, jaxlib's headers
-    and the processor, since a home folder may be shared by machines that differ.
-    """
-    native = "-mcpu=native" if platform.machine() == "arm64" else "-march=native"
-    flags = (*FLAGS, native)
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (SOURCE.read_text(), version, *flags, jaxlib.__version__, processor())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    problems = []
-    for folder in cache_folders():
-        path = folder / f"native-{key}.so"
-        if path.is_file():
-            return path
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            compile_to(draft, compiler, flags)
-            os.replace(draft, path)
-            return path
-        except OSError as error:
-            problems.append(str(error))
-    raise RuntimeError(
-        f"the CPU kernels could not be written: {'; '.join(problems)}; make one of these folders"
-        ' writable, or load the model with kernels="jax"'
-    )
-
-
-def compile_to(path: Path, compiler: str, flags: tuple[str, ...]) -> None:
-    """Run the compiler. Raises RuntimeError with its last words if it fails."""
-    headers = ("-isystem", jax.ffi.include_dir())
-    command = [compiler, *flags, *headers, str(SOURCE), "-o", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        path.unlink(missing_ok=True)
-        raise RuntimeError(
-            f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}; set $CXX to"
-            ' another compiler (GCC 9 or Clang 10 at least), or load the model with kernels="jax"'
-        )
-
-
-def processor() -> str:
-    """What tells one processor from another: its model and the instructions that it has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        wanted = ("model name", "flags", "Features", "CPU part")
-        return "\n".join(line for line in lines if line.startswith(wanted))
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"

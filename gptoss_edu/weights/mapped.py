@@ -36,7 +36,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from gptoss_edu.system import available_memory, cache_folders
+from gptoss_edu.system import available_memory, user_cache
 from gptoss_edu.weights.shards import INDEX
 
 FORMAT = 2  # another number for another order of axes or other names: nothing old is then valid
@@ -70,8 +70,8 @@ def possible_places(source: Path) -> list[Path]:
     source = source.resolve()
     name = source.parents[1].name if source.parent.name == "snapshots" else source.name
     path = hashlib.sha256(str(source).encode()).hexdigest()
-    *caches, _ = cache_folders()  # the last one is for all users, who could leave weights there
-    cached = [cache / "converted" / f"{name}-{path[:12]}" for cache in caches]
+    cache = user_cache()
+    cached = [cache / "converted" / f"{name}-{path[:12]}"] if cache else []
     return cached if PACKAGE in source.parents else [source / FOLDER, *cached]
 
 

@@ -14,6 +14,7 @@ from layouts import LAYOUTS, random_params, write_layout
 
 from gptoss_edu.config import TINY
 from gptoss_edu.cpu import native
+from gptoss_edu.cpu.build import find_compiler
 from gptoss_edu.cpu.tiles import (
     SUMMED,
     Tiled,
@@ -37,7 +38,7 @@ CONFIG = dataclasses.replace(
     num_kv_heads=2, head_dim=32, num_experts=16, vocab_size=112,
 )  # fmt: skip
 needs_compiler = pytest.mark.skipif(
-    native.find_compiler() is None, reason="there is no C++ compiler: c++, g++ or clang++"
+    find_compiler() is None, reason="there is no C++ compiler: c++, g++ or clang++"
 )
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 
