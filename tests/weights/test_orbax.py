@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import shutil
 import sys
+import uuid
 import warnings
 
 import jax
@@ -88,25 +89,37 @@ def test_others_read_it_with_orbax_alone(tmp_path, packed):
 
 
 @needs_orbax
-def test_an_import_that_was_stopped_goes_on(exported, tmp_path, params, monkeypatch):
-    read_leaf, names = orbax.read_leaf, []
+def test_an_import_goes_through_the_door_of_convert(exported, tmp_path, params, monkeypatch):
+    """All or nothing; once more only where it is not whole, or was made of other bytes."""
+    read_leaf, out, there = orbax.read_leaf, tmp_path / "back", sorted(tmp_path.iterdir())
 
     def stop(ocp, path, tree, name):
-        names.append(name)
         if name.startswith("layers.1."):
             raise KeyboardInterrupt
         return read_leaf(ocp, path, tree, name)
 
-    monkeypatch.setattr(orbax, "read_leaf", stop)
-    out = tmp_path / "back"
-    with pytest.raises(KeyboardInterrupt):
-        orbax.from_orbax(exported, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(orbax, "read_leaf", stop)
+        with pytest.raises(KeyboardInterrupt):
+            orbax.from_orbax(exported, out)
+    assert sorted(tmp_path.iterdir()) == there
+    assert bits(load_model(orbax.from_orbax(exported, out))[1]) == bits(params)
+    inode = out.stat().st_ino
+    assert orbax.from_orbax(exported, out).stat().st_ino == inode
+    with open(out / "top.safetensors", "r+b") as file:
+        file.truncate(1000)
     with pytest.raises(ValueError, match=f"convert --from-orbax {exported} --out {out}"):
         load_model(out)
-    monkeypatch.setattr(orbax, "read_leaf", lambda *a: names.append(a[-1]) or read_leaf(*a))
-    names.clear()
-    assert bits(load_model(orbax.from_orbax(exported, out))[1]) == bits(params)
-    assert all(name.startswith("layers.1.") for name in names)
+    assert orbax.from_orbax(exported, out).stat().st_ino != inode
+    assert bits(load_model(out)[1]) == bits(params)
+
+
+@needs_orbax
+def test_what_a_killed_export_left_goes_with_the_next(folder, tmp_path):
+    left = tmp_path / f".exported.{uuid.uuid4().hex}.partial"
+    (left / "params").mkdir(parents=True)
+    orbax.to_orbax(folder, tmp_path / "exported")
+    assert not left.exists()
 
 
 @needs_orbax
