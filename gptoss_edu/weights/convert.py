@@ -92,6 +92,13 @@ class Job(NamedTuple):
     weights: dict[str, dict[str, Pending]]
     side: dict[str, bytes]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the tensors of each file."""
+        return {
+            name: sum(t.num_bytes for t in file.values()) for name, file in self.weights.items()
+        }
+
 
 def convert(
     path_or_id: str | Path | None = None,
@@ -315,11 +322,13 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
     `folder` is new, or empty, or holds nothing but a conversion (see `what_is_there`).
     """
     with locked(folder.parent, note) as alone:
+        with contextlib.suppress(OSError):
+            discard_leftovers(folder, alone)
+        if is_whole(folder, job.source):
+            return folder
+        check_disk(folder.parent, sum(job.sizes.values()) + len(job.weights) * HEADER)
         draft = draft_of(folder)
         try:
-            discard_leftovers(folder, alone)
-            if is_whole(folder, job.source):
-                return folder
             draft.mkdir(mode=0o755)
             fill(job, draft)
             put_in_place(draft, folder)
@@ -337,9 +346,7 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
 
 def fill(job: Job, draft: Path) -> None:
     """Write all files of a conversion into this empty folder, the manifest last."""
-    sizes = {name: sum(t.num_bytes for t in file.values()) for name, file in job.weights.items()}
-    check_disk(draft, sum(sizes.values()) + len(sizes) * HEADER)
-    sources = source_files(job.source)
+    sources, sizes = source_files(job.source), job.sizes
     total = sum(path.stat().st_size for path in sources.values()) + sum(sizes.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=None) as bar:
         made_of = {name: record_of(path, bar) for name, path in sources.items()}

@@ -126,9 +126,9 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest["command"] not in COMMANDS or not isinstance(manifest["source"], str):
         raise ValueError("it does not say how it was made")
     for name, record in (*manifest["made_of"].items(), *manifest["files"].items()):
-        size, stamp_, digest = record["bytes"], record["stamp"], record["sha256"]
-        numbers = all(type(number) is int for number in (size, *stamp_))
-        if not numbers or len(stamp_) != 3 or not re.fullmatch("[0-9a-f]{64}", digest):
+        numbers = [record["bytes"], *record["stamp"]]
+        right = len(numbers) == 4 and all(type(number) is int for number in numbers)
+        if not right or not re.fullmatch("[0-9a-f]{64}", record["sha256"]):
             raise ValueError(f"wrong entry for {name!r}")
     for name in manifest["files"]:
         if not FILE.fullmatch(name):
