@@ -2,11 +2,8 @@
 
 What a conversion is, and when it is used, mapped.py says; here it is made. 14 GB are written, and
 anything can happen meanwhile: a kill, a full disk, a second process with the same idea. So all of
-it is written into a draft, a hidden folder beside the one that it shall become, and the draft gets
-its name when everything in it is on the disk, the manifest last. A folder with a manifest is whole
-at any moment. Nothing is kept of a draft that was not finished, since the 20B takes a minute or
-two: it is removed by whoever wrote it, or after a kill by the next call. An older conversion is
-moved aside at the last moment, and a program that has it mapped keeps its pages.
+it is written as a draft (drafts.py), the manifest last, and a folder with a manifest is whole at
+any moment. Nothing is kept of a draft that was not finished, since the 20B takes a minute or two.
 
 In memory are never more than SLAB bytes of a tensor, transposed, and the pages of the file that the
 tensor is mapped from.
@@ -17,10 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +27,7 @@ from gptoss_edu.cpu.native import wanted
 from gptoss_edu.cpu.tiles import to_tiles
 from gptoss_edu.system import why_shared
 from gptoss_edu.weights.checkpoint import find_folder, read_config
+from gptoss_edu.weights.drafts import drafted, is_draft, keep_quiet, locked
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     Entry,
@@ -73,10 +67,6 @@ DAY = 86_400
 Values = Callable[
     [Tensor, str, Entry, dict[str, int], tuple[int, ...]], np.ndarray | Iterator[np.ndarray]
 ]
-
-
-def keep_quiet(text: str) -> None:
-    """Ignore a message."""
 
 
 class Job(NamedTuple):
@@ -240,6 +230,7 @@ def check_out(folder: Path, source: Path) -> Path:
     folder = folder.expanduser().resolve()
     if (problem := what_is_there(folder)) is not None:
         raise ValueError(problem)
+    manifest = None
     with contextlib.suppress(ValueError):  # a damaged manifest is replaced
         manifest = read_manifest(folder)
     if manifest is not None and manifest["source"] != str(source):
@@ -251,58 +242,9 @@ def check_out(folder: Path, source: Path) -> Path:
     return folder
 
 
-def draft_of(folder: Path) -> Path:
-    """A new name beside this folder, for what will have its name, or what had it."""
-    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-
-
-def is_draft(path: Path, of: str) -> bool:
-    """Is this the name of a file or folder that was to become `of`?"""
-    return re.fullmatch(rf"\.{re.escape(of)}\.[0-9a-f]{{32}}\.partial", path.name) is not None
-
-
 def is_ours(path: Path) -> bool:
     """Does a file of this name, in a conversion or the draft of one, come from us?"""
     return path.name == MANIFEST or is_draft(path, MANIFEST) or bool(FILE.fullmatch(path.name))
-
-
-def discard(folder: Path) -> None:
-    """Remove a draft, or a conversion that was moved aside. Links in it are not followed."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def discard_leftovers(folder: Path, alone: bool) -> None:
-    """Remove drafts of killed processes: all, or where others may be at work those of yesterday."""
-    for path in folder.parent.iterdir():
-        if is_draft(path, folder.name) and not path.is_symlink():
-            if alone or time.time() - path.stat().st_mtime > DAY:
-                discard(path)
-    for path in folder.glob(f".{MANIFEST}.*.partial"):  # a load's, which can do without
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(parent: Path, note: Callable[[str], None]) -> Iterator[bool]:
-    """Let one process at a time convert into folders of `parent`; others wait. Is this one alone?
-
-    The lock lies on the folder itself, so there is no file to be left behind, and it ends with the
-    process. Where the system knows no such locks (Windows, some network drives), two processes do
-    the same work twice, each in a draft of its own, and the folder of the later one stays.
-    """
-    with contextlib.ExitStack() as stack:
-        alone = False
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(parent, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note(f"another process is writing to {parent}; waiting for it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            alone = True
-        yield alone
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -321,17 +263,18 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
 
     `folder` is new, or empty, or holds nothing but a conversion (see `what_is_there`).
     """
-    with locked(folder.parent, note) as alone:
-        with contextlib.suppress(OSError):
-            discard_leftovers(folder, alone)
+    with locked(folder, note):
+        for path in folder.glob(f".{MANIFEST}.*.partial"):  # of a load that was killed
+            with contextlib.suppress(OSError):
+                path.unlink()
         if is_whole(folder, job.source):
             return folder
         check_disk(folder.parent, sum(job.sizes.values()) + len(job.weights) * HEADER)
-        draft = draft_of(folder)
         try:
-            draft.mkdir(mode=0o755)
-            fill(job, draft)
-            put_in_place(draft, folder)
+            with drafted(folder) as draft:
+                fill(job, draft)
+                if (problem := what_is_there(folder)) is not None:
+                    raise OSError(problem)
         except OSError as error:
             if is_whole(folder, job.source):  # another process was faster
                 return folder
@@ -339,8 +282,6 @@ def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_
                 f"the conversion could not be written to {folder} ({error}); nothing of it is kept:"
                 " free some space or choose another folder with --out, and call again"
             ) from error
-        finally:
-            discard(draft)
     return folder
 
 
@@ -368,18 +309,3 @@ def fill(job: Job, draft: Path) -> None:
         "files": files,
     }
     write_json(draft / MANIFEST, manifest)
-
-
-def put_in_place(draft: Path, folder: Path) -> None:
-    """Give a finished draft its name. What has that name is moved aside, and removed afterwards."""
-    if (problem := what_is_there(folder)) is not None:
-        raise OSError(problem)
-    old = draft_of(folder)
-    try:
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(draft, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        discard(old)

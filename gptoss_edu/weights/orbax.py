@@ -12,8 +12,6 @@ Only bytes are moved: packed experts stay packed, and the way there and back cha
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,15 +25,12 @@ from gptoss_edu.weights.checkpoint import load_model, read_config
 from gptoss_edu.weights.convert import (
     Job,
     check_out,
-    draft_of,
-    is_draft,
-    keep_quiet,
-    locked,
     plan_weights,
     side_files,
     stamps_of,
     write_conversion,
 )
+from gptoss_edu.weights.drafts import drafted, keep_quiet, locked
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     MXFP4_FIELDS,
@@ -83,20 +78,13 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
         params = load_model(folder, kernels="jax")[1]  # tiles are for this package's kernels
     out.parent.mkdir(parents=True, exist_ok=True)
     check_disk(out.parent, num_bytes(params))
-    draft = draft_of(out)
-    with locked(out.parent, keep_quiet) as alone:
-        for path in out.parent.iterdir():
-            if alone and is_draft(path, out.name):  # of a process that was killed
-                shutil.rmtree(path, ignore_errors=True)
-        try:
-            draft.mkdir(mode=0o755)
-            with _checkpointer(ocp) as checkpointer:
-                checkpointer.save(draft / ORBAX, args=ocp.args.PyTreeSave(params))
-            for name, data in side_files(folder).items():
-                (draft / name).write_bytes(data)
-            os.rename(draft, out)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    with locked(out), drafted(out) as draft:
+        with _checkpointer(ocp) as checkpointer:
+            checkpointer.save(draft / ORBAX, args=ocp.args.PyTreeSave(params))
+        for name, data in side_files(folder).items():
+            (draft / name).write_bytes(data)
+        if out.exists():
+            raise ValueError(f"{out} was written by somebody else meanwhile")
     return out
 
 

@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
 import uuid
 import warnings
 from collections import namedtuple
@@ -258,6 +256,11 @@ def test_a_folder_of_ones_choice(source, params, tmp_path, written):
     assert mapped.find_converted(source, "auto") == source, "it was not looked for there"
 
 
+def test_a_damaged_manifest_in_a_folder_of_ones_choice_is_replaced(source, params, tmp_path):
+    (convert(source, tmp_path / "own") / mapped.MANIFEST).write_text("{")
+    assert loads(convert(source, tmp_path / "own")) == bits(params)
+
+
 def test_a_folder_with_something_else_is_left_alone(source, tmp_path):
     with pytest.raises(ValueError, match=r"holds other files \(model.safetensors\)"):
         convert(source, source)
@@ -488,37 +491,6 @@ def test_two_processes_at_once(source, params, tmp_path, locks):
     assert loads(source) == loads(source / mapped.FOLDER) == bits(params)
     assert sorted(log.read_text().split()) == sorted(["layer-00", "layer-01", "top"] * (2 - locks))
     assert nothing_else_in(source)
-
-
-@posix
-def test_who_waits_is_told_so_and_leaves_the_others_draft_alone(source, params):
-    import fcntl
-
-    notes, draft = [], source / f".{mapped.FOLDER}.{uuid.uuid4().hex}.partial"
-    draft.mkdir()
-    (draft / "top.safetensors").write_bytes(b"half")
-    handle = os.open(source, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    thread = threading.Thread(target=convert, args=(source,), kwargs={"note": notes.append})
-    thread.start()
-    while not notes and thread.is_alive():
-        time.sleep(0.01)
-    assert names_in(draft) == {"top.safetensors"}
-    os.close(handle)
-    thread.join(600)
-    assert notes == [f"another process is writing to {source}; waiting for it"]
-    assert loads(source) == bits(params)
-    assert nothing_else_in(source)
-
-
-def test_without_locks_only_old_drafts_are_removed(source, monkeypatch):
-    drafts = [source / f".{mapped.FOLDER}.{uuid.uuid4().hex}.partial" for _ in range(2)]
-    for draft in drafts:
-        draft.mkdir()
-    os.utime(drafts[0], (1, 1))
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    convert(source)
-    assert [draft.exists() for draft in drafts] == [False, True]
 
 
 # ---- the disk ------------------------------------------------------------------------------------
