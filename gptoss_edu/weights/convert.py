@@ -1,12 +1,11 @@
 """Write a checkpoint once more, as it lies in memory, so that later starts only map it.
 
-What a conversion is, and when it is used, mapped.py says; here it is made. 14 GB are written,
-and anything can happen meanwhile: a kill, a full disk, a second process with the same idea. So
-every file is written under a temporary name, forced to the disk, read back for its sha256, renamed,
-and then entered into a journal; the manifest is written last. Whoever starts again keeps the files
-of the journal whose sha256 still holds, and writes the others.
+What a conversion is, and when it is used, mapped.py says; here it is made. 14 GB are written, and
+anything can happen meanwhile: a kill, a full disk, a second process with the same idea. So all of
+it is written as a draft (drafts.py), the manifest last, and a folder with a manifest is whole at
+any moment. Nothing is kept of a draft that was not finished, since the 20B takes a minute or two.
 
-In memory are never more than SLAB bytes of a tensor, turned, and the pages of the file that the
+In memory are never more than SLAB bytes of a tensor, transposed, and the pages of the file that the
 tensor is mapped from.
 """
 
@@ -14,14 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
-import re
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +25,9 @@ from tqdm import tqdm
 from gptoss_edu.config import Config
 from gptoss_edu.cpu.native import wanted
 from gptoss_edu.cpu.tiles import to_tiles
+from gptoss_edu.system import why_shared
 from gptoss_edu.weights.checkpoint import find_folder, read_config
+from gptoss_edu.weights.drafts import drafted, is_draft, keep_quiet, locked
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     Entry,
@@ -44,44 +41,53 @@ from gptoss_edu.weights.layout import (
 )
 from gptoss_edu.weights.mapped import (
     ALIGN,
+    COMMANDS,
+    FILE,
     FORMAT,
-    JOURNAL,
     MANIFEST,
     SIDE_FILES,
-    Record,
+    Manifest,
+    check_conversion,
     is_conversion,
     possible_places,
     read_manifest,
     record_of,
-    state_of,
+    source_files,
+    stamp,
+    visible,
     write_json,
 )
 from gptoss_edu.weights.reading import Form, transposed
-from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, sync_folder, write_file
+from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
 DAY = 86_400
-LOCK = ".gptoss_edu.lock"
-OURS = re.compile(r"(top|layer-\d+)\.safetensors")
-
-
-def keep_quiet(text: str) -> None:
-    """Tell nobody."""
+# (tensor, field, entry, config, shape) -> the values in the order of that shape
+Values = Callable[
+    [Tensor, Field, Entry, Config, tuple[int, ...]], np.ndarray | Iterator[np.ndarray]
+]
 
 
 class Job(NamedTuple):
-    """What is to be written, what it is made from, and the command that says so.
+    """What is to be written, and what it is made from.
 
-    `weights` gives for each file its tensors, and how to come by their values; `side` the bytes of
-    the small files; `state` what says that the source is still the same.
+    `stamps` are those of the source's files before any was read; `weights` gives for each file its
+    tensors, and how to come by their values; `side` the bytes of the small files.
     """
 
     source: Path
     command: str
-    state: Callable[[], str]
+    stamps: dict[str, list[int]]
     weights: dict[str, dict[str, Pending]]
     side: dict[str, bytes]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the tensors of each file."""
+        return {
+            name: sum(t.num_bytes for t in file.values()) for name, file in self.weights.items()
+        }
 
 
 def convert(
@@ -92,13 +98,14 @@ def convert(
 ) -> Path:
     """Convert a checkpoint that `load_model` takes; return the folder of the conversion.
 
-    Without `out` it is written into the folder of the checkpoint, or, where that cannot be written
-    to, into the user's cache folder: `load_model` finds it there. A conversion that exists is read
-    whole and compared with its checksums; what is missing or damaged is written. `note` is called
-    with a line of text when there is something to tell, such as another process to wait for.
+    Without `out` it is written into the folder of the checkpoint or, where that is not the user's
+    own or cannot be written to, into the user's cache folder: `load_model` finds it there. A
+    conversion that exists is read whole and compared with its checksums, and is written anew if it
+    is damaged or was made of other bytes. `note` is called with a line of text when there is
+    something to say, such as another process to wait for.
 
     Raises what `load_model` raises, ValueError for an `out` that holds something else, and OSError
-    for a disk that is or runs full; what was finished is kept, and the next call goes on from it.
+    for a disk that is or runs full; then nothing is left of what was written.
     """
     source = find_folder(path_or_id)
     if is_conversion(source):
@@ -107,33 +114,50 @@ def convert(
             " `--check` reads all of it and compares"
         )
     job = plan(source.resolve())
-    folder = choose_place(job.source) if out is None else check_out(Path(out), job.source)
-    return write_conversion(job, folder, note)
+    if out is not None:
+        return write_conversion(job, check_out(Path(out), job.source), note)
+    problems = []
+    for folder in sorted(possible_places(job.source), key=is_conversion, reverse=True):
+        if (problem := prepare_place(folder)) is None:
+            return write_conversion(job, folder, note)
+        if is_whole(folder, job.source):
+            return folder
+        problems.append(problem)
+        note(f"not converting into {folder}: {problem}")
+    raise OSError(
+        f"found no folder to write the conversion to ({'; '.join(problems)}); choose one with --out"
+    )
 
 
-def file_names(num_layers: int) -> dict[str, int | None]:
-    """The files of a conversion: name -> layer, None for what belongs to no layer."""
-    return {"top.safetensors": None} | {f"layer-{n:02}.safetensors": n for n in range(num_layers)}
+def stamps_of(source: Path) -> dict[str, list[int]]:
+    """Another one whenever a file of the source is written, exchanged, added or removed."""
+    return {name: stamp(path) for name, path in source_files(source).items()}
 
 
 def plan(source: Path) -> Job:
     """Check a checkpoint as `load_model` does, headers only, and say what is to be written."""
-    config, tensors = read_config(source), find_tensors(source)
+    stamps, config, tensors = stamps_of(source), read_config(source), find_tensors(source)
     layout = find_layout(tensors, config)
     check_tensors(tensors, layout, config, source)
+    weights = plan_weights(tensors, layout, config, slabs)
+    return Job(source, COMMANDS[0], stamps, weights, side_files(source))
+
+
+def plan_weights(
+    tensors: dict[str, Tensor], layout: Layout, config: Config, values: Values
+) -> dict[str, dict[str, Pending]]:
+    """For each file its tensors, as they shall lie there; `values` will say what is in them."""
     own = tile_if_wanted(tensors, layout, config)
     weights: dict[str, dict[str, Pending]] = {}
-    for file, layer in file_names(config.num_layers).items():
+    for number in (None, *range(config.num_layers)):
+        file = "top.safetensors" if number is None else f"layer-{number:02}.safetensors"
         weights[file] = {}
-        for (field, entry), (_, target) in zip(
-            places(layout, layer), places(own, layer), strict=True
-        ):
-            tensor = tensors[entry.name]
-            shape = shape_on_disk(field, target, config)
-            values = functools.partial(slabs, tensor, field, entry, config, shape)
-            weights[file][target.name] = Pending(tensor.dtype, shape, values)
-    state = functools.partial(state_of, source)
-    return Job(source, f"convert {source}", state, weights, side_files(source))
+        pairs = zip(places(layout, number), places(own, number), strict=True)
+        for (field, entry), (_, target) in pairs:
+            tensor, shape = tensors[entry.name], shape_on_disk(field, target, config)
+            later = functools.partial(values, tensor, field, entry, config, shape)
+            weights[file][target.name] = Pending(tensor.dtype, shape, later)
+    return weights
 
 
 def side_files(source: Path) -> dict[str, bytes]:
@@ -156,7 +180,7 @@ def slabs(
 ) -> Iterator[np.ndarray]:
     """The values of a field in memory order, in flat pieces of about SLAB bytes.
 
-    A `shape` other than the field's own is that of its tiles. JAX turns axes several times faster
+    A `shape` other than the field's own is that of its tiles. JAX transposes several times faster
     than NumPy does, in small squares and on all cores.
     """
     num_rows, begin = shape[0], 0
@@ -174,192 +198,113 @@ def slabs(
 # ---------------------------------------------------------------------------------------- places
 
 
-def choose_place(source: Path) -> Path:
-    """An existing conversion of this checkpoint, or else the first place that can be written to."""
-    folders = possible_places(source)
-    for folder in folders:
-        if is_conversion(folder):
-            return folder
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    raise OSError(
-        f"found no folder to write the conversion to, tried {' and '.join(map(str, folders))};"
-        " choose one with --out"
-    )
+def prepare_place(folder: Path) -> str | None:
+    """Make the parent of a folder that nobody has named; else the reason why not to write there.
+
+    A checkpoint may come from anywhere, with links in it, and may lie where others can write.
+    """
+    parent = folder.parent
+    try:
+        parent.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        return str(error)
+    if not os.access(parent, os.W_OK):
+        return f"{parent} cannot be written to"
+    return why_shared(parent) or what_is_there(folder)
+
+
+def what_is_there(folder: Path) -> str | None:
+    """What stands in the way: a link, a file, or files that are not those of a conversion."""
+    found = "is a file" if folder.exists() else None
+    if folder.is_symlink():
+        found = "is a link"
+    elif folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if not is_ours(path))
+        found = f"holds other files ({visible(', '.join(others[:3]))})" if others else None
+    return found and f"{folder} {found}, expected a new or empty folder for the conversion"
 
 
 def check_out(folder: Path, source: Path) -> Path:
     """A folder of the user's choice: new, empty, or with a conversion of this very checkpoint."""
     folder = folder.expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, expected a new or empty folder for the conversion")
-    found = _known(folder)
-    if found is not None and found["source"] != str(source):
+    if (problem := what_is_there(folder)) is not None:
+        raise ValueError(problem)
+    manifest = None
+    with contextlib.suppress(ValueError):  # a damaged manifest is replaced
+        manifest = read_manifest(folder)
+    if manifest is not None and manifest["source"] != str(source):
         raise ValueError(
-            f"{folder} holds a conversion of {found['source']}, not of {source}; choose another"
-            " folder, or delete it"
+            f"{folder} holds a conversion of {visible(manifest['source'])}, not of {source}; choose"
+            " another folder, or delete it"
         )
-    if found is None and folder.is_dir():
-        others = [p.name for p in folder.iterdir() if not is_passing(p.name)]
-        if others:
-            raise ValueError(
-                f"{folder} holds other files ({', '.join(sorted(others)[:3])}), expected a new or"
-                " empty folder for the conversion"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def is_passing(name: str) -> bool:
-    """Is this the name of a lock, or of a file that somebody began to write?"""
-    return name == LOCK or (name.startswith(".") and name.endswith(".partial"))
-
-
-def _known(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or else the journal, of a folder; None for none that can be read."""
-    for name in (MANIFEST, JOURNAL):
-        with contextlib.suppress(ValueError):
-            if (found := read_manifest(folder, name)) is not None:
-                return found
-    return None
-
-
-@contextlib.contextmanager
-def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Let one process at a time write into this folder; others wait.
-
-    Where the system knows no such locks (Windows, some network drives), two processes do the same
-    work twice, each under temporary names of its own, and the files of the later one stay.
-    """
-    with open(folder / LOCK, "w") as file:
-        alone = True
-        try:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note(f"another process is writing to {folder}; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            alone = False
-        for path in folder.glob(".*.partial"):  # what a killed process left
-            with contextlib.suppress(OSError):
-                if alone or time.time() - path.stat().st_mtime > DAY:
-                    path.unlink()
-        yield
+def is_ours(path: Path) -> bool:
+    """Does a file of this name, in a conversion or the draft of one, come from us?"""
+    return path.name == MANIFEST or is_draft(path, MANIFEST) or bool(FILE.fullmatch(path.name))
 
 
 # --------------------------------------------------------------------------------------- writing
 
 
+def is_whole(folder: Path, source: Path) -> bool:
+    """Is this a conversion of just these bytes, and every byte of it as it was written?"""
+    try:
+        return check_conversion(folder, source, every_byte=True) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def write_conversion(job: Job, folder: Path, note: Callable[[str], None] = keep_quiet) -> Path:
-    """Write what is missing of a conversion, or nothing if it is whole; return its folder."""
-    sizes = {
-        name: sum(tensor.num_bytes for tensor in tensors.values())
-        for name, tensors in job.weights.items()
-    }
-    bar = tqdm(
-        total=sum(sizes.values()), unit="B", unit_scale=True, desc="converting", disable=None
-    )
-    with locked(folder, note), bar:
-        state = job.state()
-        journal = take_up(job, folder, state, bar)
-        missing = {name: size for name, size in sizes.items() if name not in journal["files"]}
-        if not missing and (folder / MANIFEST).is_file():
+    """Write a conversion, unless it is there and whole; return its folder.
+
+    `folder` is new, or empty, or holds nothing but a conversion (see `what_is_there`).
+    """
+    with locked(folder, note):
+        for path in folder.glob(f".{MANIFEST}.*.partial"):  # of a load that was killed
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if is_whole(folder, job.source):
             return folder
-        check_disk(folder, sum(missing.values()) + len(missing) * HEADER)
-        for name, data in job.side.items():
-            journal["files"][name] = finish(folder, name, functools.partial(write_bytes, data))
-        for name in missing:
-            tensors = {n: watched(t, bar) for n, t in job.weights[name].items()}
-            journal["files"][name] = finish(
-                folder, name, lambda p, t=tensors: write_file(p, t, ALIGN)
-            )
-            write_json(folder / JOURNAL, journal)
-        if job.state() != state:
-            raise ValueError(f"{job.source} changed while it was converted; convert it again")
-        write_json(folder / MANIFEST, journal)
-        (folder / JOURNAL).unlink(missing_ok=True)
-        sync_folder(folder)
+        check_disk(folder.parent, sum(job.sizes.values()) + len(job.weights) * HEADER)
+        try:
+            with drafted(folder) as draft:
+                fill(job, draft)
+                if (problem := what_is_there(folder)) is not None:
+                    raise OSError(problem)
+        except OSError as error:
+            if is_whole(folder, job.source):  # another process was faster
+                return folder
+            raise OSError(
+                f"the conversion could not be written to {folder} ({error}); nothing of it is kept:"
+                " free some space or choose another folder with --out, and call again"
+            ) from error
     return folder
 
 
-def take_up(job: Job, folder: Path, state: str, bar: tqdm) -> dict[str, Any]:
-    """The journal: what an earlier call finished of the same source, each file read and compared.
-
-    A conversion of another state of the source is removed. Before anything is written over, the
-    manifest is taken away: a folder with a manifest is whole at any moment.
-    """
-    found = _known(folder)
-    journal = {"format": FORMAT, "source": str(job.source), "command": job.command}
-    journal |= {"state": state, "files": {}}
-    if found is None or (found["format"], found["state"]) != (FORMAT, state):
-        for path in (folder / MANIFEST, folder / JOURNAL, *folder.glob("*.safetensors")):
-            if path.name in (MANIFEST, JOURNAL) or OURS.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-    else:
-        for name, record in found["files"].items():
-            if name in job.side or name in job.weights:
-                good = is_good(folder / name, record, bar if name in job.weights else None)
-                journal["files"] |= {name: good} if good else {}
-        if journal["files"].keys() == job.side.keys() | job.weights.keys():
-            if (folder / MANIFEST).is_file():
-                write_json(folder / MANIFEST, journal)  # times may be others after a copy
-                (folder / JOURNAL).unlink(missing_ok=True)
-                return journal
-    write_json(folder / JOURNAL, journal)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    return journal
-
-
-def is_good(path: Path, record: Record, bar: tqdm | None = None) -> Record | None:
-    """The record of a file as it is now, if its bytes are the listed ones; else None."""
-    if not path.is_file() or path.stat().st_size != record["bytes"]:
-        return None
-    found = record_of(path, bar)
-    return found if found["sha256"] == record["sha256"] else None
-
-
-def finish(folder: Path, name: str, write: Callable[[Path], Any]) -> Record:
-    """Let `write` make a file under a temporary name; check, name and return its record."""
-    draft = folder / f".{name}.{uuid.uuid4().hex}.partial"
-    try:
-        write(draft)
-        record = record_of(draft)
-        os.replace(draft, folder / name)
-        sync_folder(folder)
-        return record
-    except OSError as error:
-        raise OSError(
-            f"{name} could not be written to {folder} ({error}); what was finished before is kept:"
-            " free some space or choose another folder with --out, and call again"
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_bytes(data: bytes, path: Path) -> None:
-    """Write a small file and wait until it is on disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def watched(tensor: Pending, bar: tqdm) -> Pending:
-    """The same tensor, but its pieces move a progress bar."""
-
-    def values() -> Iterator[np.ndarray]:
-        pieces = tensor.values()
-        for piece in [pieces.reshape(-1)] if isinstance(pieces, np.ndarray) else pieces:
-            yield piece
-            bar.update(piece.nbytes)
-
-    assert math.prod(tensor.shape) > 0, f"{tensor.shape=}"
-    return tensor._replace(values=values)
+def fill(job: Job, draft: Path) -> None:
+    """Write all files of a conversion into this empty folder, the manifest last."""
+    sources, sizes = source_files(job.source), job.sizes
+    total = sum(path.stat().st_size for path in sources.values()) + sum(sizes.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=None) as bar:
+        made_of = {name: record_of(path, bar) for name, path in sources.items()}
+        for name, data in job.side.items():
+            (draft / name).write_bytes(data)
+        files = {name: record_of(draft / name) for name in job.side}
+        for name, tensors in job.weights.items():
+            write_file(draft / name, tensors, ALIGN)
+            files[name] = record_of(draft / name)
+            bar.update(sizes[name])
+    read = {name: record["stamp"] for name, record in made_of.items()}
+    if not job.stamps == read == stamps_of(job.source):
+        raise ValueError(f"{job.source} changed while it was converted; convert it again")
+    manifest: Manifest = {
+        "format": FORMAT,
+        "command": job.command,
+        "source": str(job.source),
+        "made_of": made_of,
+        "files": files,
+    }
+    write_json(draft / MANIFEST, manifest)

@@ -1,37 +1,42 @@
-"""A converted checkpoint: weights on disk exactly as in memory, so that loading is only mapping.
+"""A conversion: a checkpoint on disk exactly as in memory, so that loading it is only mapping.
 
 A published checkpoint stores matrices as [output, input], this package computes with [input,
-output], or with tiles where the kernels of a CPU read them (tiles.py), and turning 14 GB takes half
-a minute at every start. `convert.py` does it once. What it writes is again a folder of safetensors
-files, one for each layer and one for what belongs to none, with config.json and o200k_ids.json
-beside them; but tensors carry the names and the order of axes of our fields (".tiles" behind the
-name says: in tiles), and each starts at a multiple of 64 bytes. That is what JAX asks on a CPU of
-an array that it adopts without copying it, so an array can be the file's pages, mapped into memory:
-nothing is read before it is needed, all processes that map the folder share one copy, and the
-system may drop pages when memory runs short and read them again.
+output], or with tiles where the kernels of a CPU read them (tiles.py), and transposing 14 GB takes
+half a minute at every start. `convert.py` does it once. What it writes is again a folder of
+safetensors files, one for each layer and one for what belongs to none, with config.json and
+o200k_ids.json beside them; but tensors carry the names and the order of axes of our fields
+(".tiles" behind the name says: in tiles), and each starts at a multiple of 64 bytes. That is what
+JAX asks on a CPU of an array that it adopts without copying it, so an array can be the file's
+pages, mapped into memory: nothing is read before it is needed, all processes that map the folder
+share one copy, and the system may drop pages when memory runs short and read them again.
 
-A manifest, written last, lists every file with its size, time and sha256, and the state of the
-checkpoint that they were made of. A folder without one is unfinished, whatever else it holds.
-Sizes and times are compared at every load; a file whose time is another than the listed one is read
-whole and its sha256 compared, then the new time is noted. (What only a look at every byte finds, a
-disk that forgets, `python -m gptoss_edu convert --check` finds.)
+A manifest lists every file of the conversion, and every file that it was made of, with size, sha256
+and stamp. A stamp is what no program can change and then put back: besides the time of the content,
+which anybody may set, the time of any change and the number of the file. At every load stamps are
+compared, which takes no time; a file whose stamp is another is read whole and its sha256 compared,
+and then the new stamp is noted. So neither a damaged file nor another checkpoint of the same size
+and time is taken for the right one, and a folder that was copied is believed after one reading.
+(What only a look at every byte finds, a disk that forgets, `python -m gptoss_edu convert --check`
+finds.)
 
-Files are only ever replaced by renaming, and a renamed file stays what it was for whoever has it
-mapped. Programs that write *into* one of these files would change weights in use, and one that cuts
-a file short ends every process that reads beyond its new end; so would a network drive that goes
-away. On Windows a mapped file can be neither replaced nor deleted.
+Programs that write *into* a mapped file would change weights in use, and one that cuts a file short
+ends every process that reads beyond its new end; so would a network drive that goes away. On
+Windows a mapped file can be neither replaced nor deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import shlex
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from tqdm import tqdm
@@ -39,27 +44,35 @@ from tqdm import tqdm
 from gptoss_edu.system import available_memory, user_cache
 from gptoss_edu.weights.shards import INDEX
 
-FORMAT = 3  # another number for another order of axes or other names: nothing old is then valid
-MANIFEST, JOURNAL = "gptoss_edu.json", "gptoss_edu.unfinished.json"
+FORMAT = 4  # another number for another order of axes or other names: nothing old is then valid
+MANIFEST = "gptoss_edu.json"
+LARGEST_JSON = 2**22  # bytes; the manifest of the 120B takes 2^14
 FOLDER = "gptoss_edu-converted"  # inside the folder of the checkpoint
+ORBAX = "params"  # the folder of weights in what orbax.py exports
 SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json", "synthetic.json")
+FILE = re.compile("|".join((r"(top|layer-\d+)\.safetensors", *map(re.escape, SIDE_FILES))))
+COMMANDS = ("convert", "convert --from-orbax")
 ALIGN = 64
 PACKAGE = Path(__file__).parents[1]
 SAME_BYTES = ("auto", "mxfp4")  # precisions that keep weights as they are stored
-Record = dict[str, Any]  # of a file: its "bytes", "mtime_ns" and "sha256"
 
 
-def state_of(folder: Path) -> str:
-    """Changes whenever a file of this checkpoint does, judged by names, sizes and times."""
-    paths = [*folder.glob("*.safetensors"), folder / INDEX, *(folder / n for n in SIDE_FILES)]
-    files = sorted((p.name, stamp(p)) for p in paths if p.is_file())
-    return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()
+class Record(TypedDict):
+    """Of a file: its size, its stamp when it was read last, and the sha256 of all of it."""
+
+    bytes: int
+    stamp: list[int]
+    sha256: str
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """(size, time of the last change in ns) of a file."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+class Manifest(TypedDict):
+    """Of a conversion: the command and the folder that it was made of, and all files of both."""
+
+    format: int
+    command: str
+    source: str
+    made_of: dict[str, Record]
+    files: dict[str, Record]
 
 
 def possible_places(source: Path) -> list[Path]:
@@ -69,61 +82,86 @@ def possible_places(source: Path) -> list[Path]:
     """
     source = source.resolve()
     name = source.parents[1].name if source.parent.name == "snapshots" else source.name
-    path = hashlib.sha256(str(source).encode()).hexdigest()
+    path = hashlib.sha256(os.fsencode(source)).hexdigest()
     cache = user_cache()
     cached = [cache / "converted" / f"{name}-{path[:12]}"] if cache else []
     return cached if PACKAGE in source.parents else [source / FOLDER, *cached]
 
 
 def is_conversion(folder: Path) -> bool:
-    """Is this a converted checkpoint, finished or not?"""
-    return (folder / MANIFEST).is_file() or (folder / JOURNAL).is_file()
+    """Is this a conversion? It may be damaged, but somebody finished it."""
+    return (folder / MANIFEST).is_file()
 
 
-def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
-    """What is known of a conversion, or None: "format", "source" and its "state", the "command"
-    that makes it, and "files" with their records.
+# ---------------------------------------------------------------------------------- the manifest
 
-    Raises ValueError for a manifest that cannot be read.
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a conversion; None where there is none.
+
+    Raises ValueError for a manifest that cannot be read or is of another format.
     """
-    path = folder / name
-    try:
-        manifest = json.loads(path.read_text())
-        files = manifest["files"].items()
-        plain = all(n == os.path.basename(n) and {*r} == {*_record(0, 0, "")} for n, r in files)
-        texts = all(isinstance(manifest[key], str) for key in ("source", "command", "state"))
-        if not plain or not texts or not isinstance(manifest["format"], int):
-            raise ValueError("entries are missing")
-    except FileNotFoundError:
+    path = folder / MANIFEST
+    if not path.is_file():
         return None
+    try:
+        manifest: Manifest = read_json(path)
+        if manifest["format"] == FORMAT:
+            _check_manifest(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no manifest of a conversion ({error!r}); delete {folder} and convert again"
+            f"{path} is not the manifest of a conversion ({visible(repr(error))}); delete {folder}"
+            " and convert again"
         ) from error
+    if manifest["format"] != FORMAT:
+        found = visible(repr(manifest["format"]))
+        raise ValueError(
+            f"{folder} is of format {found}, expected {FORMAT}; delete it and convert again"
+        )
     return manifest
 
 
-def _record(size: int, mtime_ns: int, sha256: str) -> Record:
-    return {"bytes": size, "mtime_ns": mtime_ns, "sha256": sha256}
+def _check_manifest(manifest: Manifest) -> None:
+    """Refuse what convert.py would not have written; names of files are not taken on trust."""
+    if manifest["command"] not in COMMANDS or not isinstance(manifest["source"], str):
+        raise ValueError("it does not say how it was made")
+    for name, record in (*manifest["made_of"].items(), *manifest["files"].items()):
+        numbers = [record["bytes"], *record["stamp"]]
+        right = len(numbers) == 4 and all(type(number) is int for number in numbers)
+        if not right or not re.fullmatch("[0-9a-f]{64}", record["sha256"]):
+            raise ValueError(f"wrong entry for {name!r}")
+    for name in manifest["files"]:
+        if not FILE.fullmatch(name):
+            raise ValueError(f"{name!r} is not a file of a conversion")
 
 
-def record_of(path: Path, bar: tqdm | None = None) -> Record:
-    """Size, time and sha256 of a file, which is read whole."""
-    size, mtime_ns = stamp(path)
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**24):
-            digest.update(piece)
-            if bar is not None:
-                bar.update(len(piece))
-    return _record(size, mtime_ns, digest.hexdigest())
+def contents(folder: Path) -> dict[str, str] | None:
+    """File name -> sha256 of a conversion, by its manifest; None if this is none.
+
+    Equal before and after loading means: no other process has converted it anew in between.
+    """
+    manifest = read_manifest(folder)
+    return manifest and {name: record["sha256"] for name, record in manifest["files"].items()}
+
+
+def read_json(path: Path) -> Any:
+    """A small file of JSON. Raises ValueError for one that is large, deep or something else."""
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"found {size:,} bytes, expected {LARGEST_JSON:,} at most")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """Write a small file so that readers, and a power failure, find the old or the new one."""
+    """Write a small file so that readers, and a power failure, find the old or the new one.
+
+    Where `path` is a link, the link is replaced, and not what it points to.
+    """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with open(draft, "w", encoding="utf-8") as file:
+        with open(draft, "x", encoding="utf-8") as file:
             json.dump(content, file, indent=indent)
             file.write("\n")
             file.flush()
@@ -133,92 +171,148 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
         draft.unlink(missing_ok=True)
 
 
-def check_conversion(folder: Path, *, every_byte: bool = False) -> dict[str, Any]:
-    """The manifest of a conversion that is whole; anything else is refused.
+def visible(text: str, most: int = 1000) -> str:
+    """Text from a file, made harmless for a terminal: control characters as escapes, cut off."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    Only files whose time has changed are read, unless `every_byte` asks for all.
 
-    Raises ValueError for one that is unfinished or of another format, or whose files are missing or
-    are not what was written, FileNotFoundError where there is no conversion at all.
+# ------------------------------------------------------------------------------- files and stamps
+
+
+def stamp(path: Path) -> list[int]:
+    """[time of the content in ns, time of any change in ns, number of the file on its disk]."""
+    found = path.stat()
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def record_of(path: Path, bar: tqdm[Any] | None = None) -> Record:
+    """Size, stamp and sha256 of a file, which is read whole."""
+    before, digest, size = stamp(path), hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**24):
+            digest.update(piece)
+            size += len(piece)
+            if bar is not None:
+                bar.update(len(piece))
+    return {"bytes": size, "stamp": before, "sha256": digest.hexdigest()}
+
+
+def source_files(source: Path) -> dict[str, Path]:
+    """The files that a conversion is made of: name -> path. Published ones, else those of Orbax."""
+    weights = [*source.glob("*.safetensors")] or [*(source / ORBAX).rglob("*")]
+    paths = [*weights, *(source / name for name in (INDEX, *SIDE_FILES))]
+    return {str(path.relative_to(source)): path for path in sorted(paths) if path.is_file()}
+
+
+def check_files(
+    folder: Path, records: Mapping[str, Record], *, every_byte: bool = False
+) -> dict[str, Record]:
+    """The records of these files as they are now. Only files with another stamp are read, or all.
+
+    Raises ValueError for a file that is missing or has other bytes than the records say.
+    """
+    suspects = []
+    for name, record in records.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != record["bytes"]:
+            found = "nothing" if size is None else f"{size:,} bytes"
+            raise ValueError(f"{path} has changed: found {found}, expected {record['bytes']:,}")
+        if every_byte or stamp(path) != record["stamp"]:
+            suspects.append(name)
+    now = dict(records)
+    bar = tqdm(
+        total=sum(records[name]["bytes"] for name in suspects),
+        unit="B", unit_scale=True, desc="checking", delay=2, disable=None, leave=False,
+    )  # fmt: skip
+    with bar:
+        for name in suspects:
+            now[name] = record_of(folder / name, bar)
+            found, expected = now[name]["sha256"], records[name]["sha256"]
+            if found != expected:
+                raise ValueError(
+                    f"{folder / name} has changed: found sha256 {found[:12]}…, expected"
+                    f" {expected[:12]}…"
+                )
+    return now
+
+
+def check_conversion(
+    folder: Path, source: Path | None = None, *, every_byte: bool = False
+) -> Manifest:
+    """The manifest of a conversion that is whole, and that was made of this `source` if one is
+    given; anything else is refused.
+
+    Raises ValueError for one whose files are missing or are not what was written, or that was made
+    of other bytes, FileNotFoundError where there is no conversion at all.
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise _unfinished(folder)
-    redo = _again(folder, manifest)
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{folder} is of format {manifest['format']}, expected {FORMAT}; {redo}")
-    touched = {}
-    for name, record in manifest["files"].items():
-        path = folder / name
-        size, mtime_ns = stamp(path) if path.is_file() else (None, None)
-        if size != record["bytes"]:
-            found = "nothing" if size is None else f"{size:,} bytes"
-            raise ValueError(
-                f"{path} is damaged: found {found}, expected {record['bytes']:,} bytes;"
-                f" {redo}, which writes only what is damaged"
-            )
-        if every_byte or mtime_ns != record["mtime_ns"]:
-            touched[path] = record
-    for path, record in _read_again(touched):
-        if record["sha256"] != manifest["files"][path.name]["sha256"]:
-            raise ValueError(
-                f"{path} is damaged: found sha256 {record['sha256'][:12]}…, expected"
-                f" {manifest['files'][path.name]['sha256'][:12]}…; {redo}, which writes only what"
-                " is damaged"
-            )
-        manifest["files"][path.name] = record
-    if touched and not every_byte:
+        raise _none_there(folder)
+    now = manifest.copy()
+    if source is not None:
         try:
-            write_json(folder / MANIFEST, manifest)
-        except OSError:  # not ours to write: then they are read again at the next load
-            pass
-    return manifest
+            files = source_files(source)
+            if names := files.keys() ^ manifest["made_of"].keys():
+                raise ValueError(f"{visible(min(names))} has come or gone")
+            now["made_of"] = check_files(source, manifest["made_of"])
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} was made of another state of {source} ({error});"
+                f" run `{_command(manifest, folder)}` again, or delete it"
+            ) from error
+    try:
+        now["files"] = check_files(folder, manifest["files"], every_byte=every_byte)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; run `{_command(manifest, folder)}` again, which writes it anew"
+        ) from error
+    if now != manifest:
+        _note(folder, manifest, now)
+    return now
+
+
+def _command(manifest: Manifest, folder: Path) -> str:
+    """What to type to make this conversion anew."""
+    paths = (shlex.quote(visible(str(path))) for path in (manifest["source"], folder))
+    return "python -m gptoss_edu {} {} --out {}".format(manifest["command"], *paths)
+
+
+def _note(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Write new stamps down, where the folder is ours: else files are read again at each load."""
+    with contextlib.suppress(OSError):
+        own = not hasattr(os, "geteuid") or os.lstat(folder).st_uid == os.geteuid()
+        if own and not folder.is_symlink() and read_manifest(folder) == old:
+            write_json(folder / MANIFEST, new)
 
 
 def existing_conversion(folder: Path) -> Path:
-    """This folder if it is a conversion, or else that of this checkpoint.
+    """This folder if it is a conversion, or else the one that was made of it.
 
     Raises FileNotFoundError if there is none.
     """
     for place in (folder, *possible_places(folder)):
         if is_conversion(place):
             return place
-    raise _unfinished(folder)
+    raise _none_there(folder)
 
 
-def _read_again(touched: dict[Path, Record]) -> Iterator[tuple[Path, Record]]:
-    """Files that were copied or changed, with what is in them now."""
-    total = sum(record["bytes"] for record in touched.values())
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="checking", delay=2, disable=None, leave=False
-    ) as bar:
-        for path in touched:
-            yield path, record_of(path, bar)
-
-
-def _unfinished(folder: Path) -> Exception:
-    journal = read_manifest(folder, JOURNAL)
-    if journal is None:
-        return FileNotFoundError(
-            f"there is no {MANIFEST} in {folder}, expected the folder of a converted checkpoint;"
-            " `python -m gptoss_edu convert PATH_OR_ID` makes one"
-        )
-    done = len(journal["files"])
-    return ValueError(
-        f"{folder} is a conversion that is not finished (found {done} files and no manifest);"
-        f" wait if another process is at it, or {_again(folder, journal)}, which goes on from there"
+def _none_there(folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"there is no {MANIFEST} in {folder}, expected the folder of a conversion;"
+        " `python -m gptoss_edu convert PATH_OR_ID` makes one"
     )
 
 
-def _again(folder: Path, manifest: dict[str, Any]) -> str:
-    return f"run `python -m gptoss_edu {manifest['command']} --out {folder}` again"
+# ---------------------------------------------------------------------------------------- loading
 
 
 def find_converted(source: Path, precision: str) -> Path:
     """The folder to load: `source`, or a conversion of it whose bytes can be used as they are.
 
-    A folder that is a conversion itself must be whole. One that was found beside a checkpoint, and
-    is not whole or is of another state of the checkpoint, only costs a warning, since the
+    A folder that is a conversion itself must be whole. Where those that are found beside a
+    checkpoint are damaged, or were made of other bytes, that only costs a warning, since the
     checkpoint itself is still there.
     """
     if is_conversion(source):
@@ -228,23 +322,21 @@ def find_converted(source: Path, precision: str) -> Path:
         return source
     if precision not in SAME_BYTES or jax.devices()[0].platform != "cpu":
         return source
+    problems = []
     for folder in filter(is_conversion, possible_places(source)):
         try:
-            manifest = check_conversion(folder)
-            if manifest["state"] == state_of(source):
-                warn_if_tight(manifest)
-                return folder
-            problem = (
-                f"{folder} was made of another state of {source};"
-                f" run `python -m gptoss_edu convert {source}` again, or delete it"
-            )
-        except ValueError as error:
-            problem = str(error)
-        warnings.warn(f"{problem}. The checkpoint itself is loaded instead", stacklevel=3)
+            manifest = check_conversion(folder, source)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            warn_if_tight(manifest)
+            return folder
+    if problems:
+        warnings.warn(f"{problems[0]}. The checkpoint itself is loaded instead", stacklevel=3)
     return source
 
 
-def warn_if_tight(manifest: dict[str, Any]) -> None:
+def warn_if_tight(manifest: Manifest) -> None:
     """Say that it will be slow where memory cannot hold all pages of the files at once."""
     needed = sum(record["bytes"] for record in manifest["files"].values())
     available, where = available_memory()
@@ -255,12 +347,3 @@ def warn_if_tight(manifest: dict[str, Any]) -> None:
             " and again, which is slow: free some memory",
             stacklevel=4,
         )
-
-
-def contents(folder: Path) -> dict[str, str] | None:
-    """File name -> sha256 of a conversion, by its manifest; None if this is none.
-
-    Equal before and after loading means: no other process has converted it anew in between.
-    """
-    manifest = read_manifest(folder)
-    return manifest and {name: record["sha256"] for name, record in manifest["files"].items()}

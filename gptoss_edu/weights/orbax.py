@@ -12,12 +12,6 @@ Only bytes are moved: packed experts stay packed, and the way there and back cha
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,31 +19,31 @@ from typing import Any
 import jax
 import numpy as np
 
+from gptoss_edu.config import Config
 from gptoss_edu.cpu.tiles import to_tiles
 from gptoss_edu.shapes import num_bytes
 from gptoss_edu.weights.checkpoint import load_model, read_config
 from gptoss_edu.weights.convert import (
     Job,
     check_out,
-    file_names,
-    keep_quiet,
+    plan_weights,
     side_files,
-    tile_if_wanted,
+    stamps_of,
     write_conversion,
 )
+from gptoss_edu.weights.drafts import drafted, keep_quiet, locked
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     OWN_PACKED,
     OWN_PLAIN,
+    Entry,
     Field,
     check_tensors,
     places,
-    shape_on_disk,
 )
-from gptoss_edu.weights.mapped import check_conversion, stamp
-from gptoss_edu.weights.shards import DTYPES, Pending, Tensor
+from gptoss_edu.weights.mapped import COMMANDS, ORBAX, check_conversion
+from gptoss_edu.weights.shards import DTYPES, Tensor
 
-PARAMS = "params"
 CONCURRENT_GB = 4  # what Orbax may have in flight; more than the largest array, 1.2 GB
 
 
@@ -85,16 +79,13 @@ def to_orbax(folder: str | Path, out: str | Path) -> Path:
         params = load_model(folder, backend="jax")[1]  # tiles are for this package's kernels
     out.parent.mkdir(parents=True, exist_ok=True)
     check_disk(out.parent, num_bytes(params))
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
-    try:
-        draft.mkdir()
+    with locked(out), drafted(out) as draft:
         with _checkpointer(ocp) as checkpointer:
-            checkpointer.save(draft / PARAMS, args=ocp.args.PyTreeSave(params))
+            checkpointer.save(draft / ORBAX, args=ocp.args.PyTreeSave(params))
         for name, data in side_files(folder).items():
             (draft / name).write_bytes(data)
-        os.rename(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if out.exists():
+            raise ValueError(f"{out} was written by somebody else meanwhile")
     return out
 
 
@@ -103,53 +94,38 @@ def from_orbax(
 ) -> Path:
     """Convert what `to_orbax` wrote, one array at a time; return the folder for `load_model`.
 
-    It may be stopped and called again, as `convert`. Raises ImportError without Orbax,
-    FileNotFoundError and ValueError for a folder that is no such checkpoint.
+    All or nothing, as `convert`. Raises ImportError without Orbax, FileNotFoundError and ValueError
+    for a folder that is no such checkpoint.
     """
     ocp, folder = _orbax(), Path(folder).expanduser().resolve()
-    if not (folder / PARAMS).is_dir():
+    if not (folder / ORBAX).is_dir():
         raise FileNotFoundError(
-            f"there is no folder {PARAMS!r} in {folder}, expected an Orbax checkpoint as"
+            f"there is no folder {ORBAX!r} in {folder}, expected an Orbax checkpoint as"
             " `python -m gptoss_edu convert PATH_OR_ID --to-orbax DIR` writes it"
         )
-    config, tree = read_config(folder), _metadata(ocp, folder / PARAMS)
+    stamps, config, tree = stamps_of(folder), read_config(folder), _metadata(ocp, folder / ORBAX)
     leaves = {_dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     layout = OWN_PACKED if any(".blocks_" in name for name in leaves) else OWN_PLAIN
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    files = file_names(config.num_layers)
-    paths = {
-        entry.name: path_in_tree(field, layer)
-        for layer in files.values()
+    dtypes = {dtype: name for name, dtype in DTYPES.items()}
+    names = {
+        path_in_tree(field, layer): entry.name
+        for layer in (None, *range(config.num_layers))
         for field, entry in places(layout, layer)
     }
-    tensors = {
-        name: Tensor(folder, names.get(np.dtype(leaf.dtype), str(leaf.dtype)), leaf.shape, 0)
-        for name, path in paths.items()
-        if (leaf := leaves.get(path)) is not None
-    }
-    unknown = leaves.keys() - paths.values()
-    check_tensors(
-        tensors | {n: Tensor(folder, "?", (), 0) for n in unknown}, layout, config, folder
-    )
-    own = tile_if_wanted(tensors, layout, config)
-    weights: dict[str, dict[str, Pending]] = {}
-    for file, layer in files.items():
-        weights[file] = {}
-        pairs = zip(places(layout, layer), places(own, layer), strict=True)
-        for (field, entry), (_, target) in pairs:
-            read = functools.partial(read_leaf, ocp, folder / PARAMS, tree, paths[entry.name])
-            shape = shape_on_disk(field, target, config)
-            values = functools.partial(in_order, read, shape)
-            weights[file][target.name] = Pending(tensors[entry.name].dtype, shape, values)
-    command, state = f"convert --from-orbax {folder}", functools.partial(state_of_tree, folder)
-    job = Job(folder, command, state, weights, side_files(folder))
+    paths = {name: path for path, name in names.items()}
+    tensors = {}
+    for path, leaf in leaves.items():
+        dtype = dtypes.get(np.dtype(leaf.dtype), str(leaf.dtype))
+        tensors[names.get(path, path)] = Tensor(folder, dtype, leaf.shape, 0)
+    check_tensors(tensors, layout, config, folder)
+
+    def values(tensor: Tensor, field: Field, entry: Entry, _: Config, shape: Any) -> np.ndarray:
+        array = read_leaf(ocp, folder / ORBAX, tree, paths[entry.name])
+        return array if array.shape == shape else to_tiles(array, shape)
+
+    weights = plan_weights(tensors, layout, config, values)
+    job = Job(folder, COMMANDS[1], stamps, weights, side_files(folder))
     return write_conversion(job, check_out(Path(out), folder), note)
-
-
-def in_order(read: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """What `read` returns; in tiles where they are what has this shape."""
-    array = read()
-    return array if array.shape == shape else to_tiles(array, shape)
 
 
 def path_in_tree(field: Field, layer: int | None) -> str:
@@ -187,10 +163,3 @@ def read_leaf(ocp: Any, path: Path, tree: Any, name: str) -> np.ndarray:
         )
     leaves = {_dotted(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(found)}
     return np.asarray(leaves[name])
-
-
-def state_of_tree(folder: Path) -> str:
-    """Changes whenever a file in a folder does, judged by names, sizes and times."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [(str(path.relative_to(folder)), stamp(path)) for path in paths]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()

@@ -179,21 +179,20 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def unfinish(folder):
-    (folder / mapped.MANIFEST).rename(folder / mapped.JOURNAL)
-
-
 DAMAGES = {
-    "truncated": (truncate, "layer-00.safetensors is damaged: found 1,000 bytes, expected"),
-    "a bit": (flip, "layer-00.safetensors is damaged: found sha256"),
-    "a bit of the header": (lambda f: flip(f, at=30), "damaged: found sha256"),
-    "a letter of the config": (lambda f: flip(f, "config.json", 9), "config.json is damaged"),
-    "missing": (remove, "layer-01.safetensors is damaged: found nothing"),
-    "swapped": (swap_layers, "damaged: found sha256"),
-    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 3"),
-    "no manifest": (unfinish, "is not finished .found 4 files and no manifest"),
-    "half a manifest": (lambda f: (f / mapped.MANIFEST).write_text("{"), "is no manifest"),
-    "a foreign manifest": (lambda f: edit(f, files={"../x": {}}), "is no manifest"),
+    "truncated": (truncate, "layer-00.safetensors has changed: found 1,000 bytes, expected"),
+    "a bit": (flip, "layer-00.safetensors has changed: found sha256"),
+    "a bit of the header": (lambda f: flip(f, at=30), "has changed: found sha256"),
+    "a letter of the config": (lambda f: flip(f, "config.json", 9), "config.json has changed"),
+    "missing": (remove, "layer-01.safetensors has changed: found nothing"),
+    "swapped": (swap_layers, "has changed: found sha256"),
+    "another format": (lambda f: edit(f, format=0), "is of format 0, expected 4"),
+    "half a manifest": (lambda f: (f / mapped.MANIFEST).write_text("{"), "is not the manifest"),
+    "a foreign name": (lambda f: edit(f, files={"../x": {}}), "is not the manifest"),
+    "a number": (lambda f: edit(f, made_of={"x": {"bytes": "1"}}), "is not the manifest"),
+    "a command": (lambda f: edit(f, command="doctor; rm -r ~ #"), "is not the manifest"),
+    "depth": (lambda f: (f / mapped.MANIFEST).write_text("[" * 10**5), "is not the manifest"),
+    "length": (lambda f: (f / mapped.MANIFEST).write_text(" " * 2**23), "is not the manifest"),
 }
 
 
@@ -216,26 +215,91 @@ def test_a_folder_without_a_manifest_is_no_conversion(tmp_path):
         mapped.check_conversion(tmp_path)
 
 
+@needs_proc
+def test_a_manifest_that_is_no_file_is_none(tmp_path):
+    os.mkfifo(tmp_path / mapped.MANIFEST)  # whoever opens it waits for ever
+    assert mapped.contents(tmp_path) is None
+
+
+def test_what_a_manifest_says_is_harmless_in_a_terminal(folder):
+    edit(folder, source="x\x1b]0;evil\x07 $(rm -r ~)")
+    remove(folder)
+    with pytest.raises(
+        ValueError, match=r"convert 'x\\x1b\]0;evil\\x07 \$\(rm -r ~\)' --out"
+    ) as told:
+        mapped.check_conversion(folder)
+    assert str(told.value).isprintable()
+
+
+def test_control_characters_become_visible():
+    assert mapped.visible("a\x1b[2J\x9b\u202e\nä·🙂") == r"a\x1b[2J\x9b\u202e\nä·🙂"
+    assert len(mapped.visible("x" * 5000)) == 1000
+
+
+# ---- bound to the bytes that it was made of ------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["written", "exchanged"])
+@pytest.mark.parametrize("changed", ["another model", "a bit"])
+def test_equal_size_and_time_do_not_fool_anybody(source, folder, tmp_path, how, changed):
+    path = source / "model.safetensors"
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if changed == "another model":
+        other = random_params(CONFIG, seed=1, packed=True)
+        write_layout(tmp_path / "other", other, CONFIG, "hf_packed")
+        content = (tmp_path / "other" / path.name).read_bytes()
+    target = path if how == "written" else source / "new"
+    target.write_bytes(content)
+    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    target.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    with pytest.warns(UserWarning, match=r"another state of .*model.safetensors has changed"):
+        found = load_model(source)[1]
+    shutil.rmtree(folder)
+    assert bits(found) == bits(load_quietly(source))
+
+
 def test_a_changed_checkpoint_is_loaded_until_it_is_converted_again(source, folder):
     other = random_params(CONFIG, packed=True, seed=1)
-    mapped = load_quietly(source)
-    before = bits(mapped)
+    loaded = load_quietly(source)
+    before = bits(loaded)
     write_layout(source, other, CONFIG, "hf_packed")
-    os.utime(source / "model.safetensors", ns=(1, 1))
     with pytest.warns(UserWarning, match="another state of"):
         assert bits(load_model(source)[1]) == bits(other)
     assert convert(source) == folder
     assert bits(load_quietly(source)) == bits(other)
-    assert bits(mapped) == before, "what was mapped before changed under its user"
+    assert bits(loaded) == before, "what was mapped before changed under its user"
+
+
+def test_a_file_that_came_to_the_checkpoint_is_noticed(source, folder):
+    (source / "generation_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="generation_config.json has come or gone"):
+        load_model(source)
+
+
+def test_a_second_conversion_serves_where_the_first_is_wrong(source, folder, params):
+    inside, cached = mapped.possible_places(source)
+    shutil.copytree(inside, cached)
+    remove(inside)
+    assert bits(load_quietly(source)) == bits(params)
+    assert mapped.find_converted(source, "auto") == cached
+
+
+def test_a_start_reads_no_file(source, folder, readings):
+    load_quietly(source)
+    load_quietly(folder)
+    assert not readings
 
 
 def test_a_bit_that_a_disk_forgot_is_found_by_reading_every_byte(folder):
     path = folder / "layer-01.safetensors"
-    time = path.stat().st_mtime_ns
     flip(folder, path.name)
-    os.utime(path, ns=(time, time))
-    mapped.check_conversion(folder)  # size and time are those of the manifest
-    with pytest.raises(ValueError, match=r"layer-01\.safetensors is damaged"):
+    manifest = json.loads((folder / mapped.MANIFEST).read_text())
+    manifest["files"][path.name]["stamp"] = mapped.stamp(path)  # as if no program had written
+    edit(folder, **manifest)
+    mapped.check_conversion(folder)
+    with pytest.raises(ValueError, match=r"layer-01\.safetensors has changed"):
         mapped.check_conversion(folder, every_byte=True)
 
 
@@ -252,36 +316,44 @@ def readings(monkeypatch):
     return names
 
 
-def test_a_copy_is_read_once_and_then_believed(tmp_path, folder, params, readings):
+def test_a_copy_is_read_once_and_then_believed(tmp_path, source, folder, params, readings):
+    """With the checkpoint around it: both are read. The times of the copy are others, too."""
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
-    for path in copy.iterdir():
-        os.utime(path, ns=(5, 5))
+    shutil.copytree(source, copy, copy_function=shutil.copyfile)
     assert bits(load_quietly(copy)) == bits(params)
-    assert sorted(readings) == [
-        "config.json", "layer-00.safetensors", "layer-01.safetensors", "top.safetensors"
-    ]  # fmt: skip
+    weights = ["layer-00.safetensors", "layer-01.safetensors", "top.safetensors"]
+    assert sorted(readings) == ["config.json"] * 2 + sorted([*weights, "model.safetensors"])
     readings.clear()
     load_quietly(copy)
+    load_quietly(copy / mapped.FOLDER)
     assert not readings
 
 
-def test_a_copy_that_cannot_be_written_to_is_read_each_time(folder, monkeypatch, readings):
+@needs_proc
+@pytest.mark.parametrize("reason", ["read-only", "a link", "another user's"])
+def test_a_copy_that_is_not_ours_is_read_each_time(folder, tmp_path, monkeypatch, readings, reason):
     os.utime(folder / "config.json", ns=(5, 5))
+    before = (folder / mapped.MANIFEST).read_bytes()
 
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(mapped, "write_json", refuse)
+    if reason == "read-only":
+        monkeypatch.setattr(mapped, "write_json", refuse)
+    if reason == "another user's":
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    if reason == "a link":
+        (tmp_path / "link").symlink_to(folder)
+        folder = tmp_path / "link"
     for _ in range(2):
         load_quietly(folder)
     assert readings == ["config.json"] * 2
+    assert (folder / mapped.MANIFEST).read_bytes() == before
 
 
 def test_converting_anew_while_loading_is_noticed(source, folder):
     def meanwhile(layer):
-        if (folder / mapped.MANIFEST).exists():
-            unfinish(folder)
+        (folder / mapped.MANIFEST).unlink(missing_ok=True)
         return layer
 
     with pytest.raises(ValueError, match="converted anew while it was being loaded"):
@@ -298,10 +370,13 @@ def test_a_load_that_is_interrupted_leaves_nothing_behind(source, folder, params
         assert bits(load_quietly(path)) == bits(params)
 
 
-def test_a_folder_that_all_users_can_write_to_is_not_searched(tmp_path, monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "nowhere")
-    assert mapped.possible_places(tmp_path) == [tmp_path / mapped.FOLDER]
+@needs_proc
+def test_a_cache_that_all_users_can_write_to_is_not_searched(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "gptoss_edu").mkdir(exist_ok=True)
+    (tmp_path / "gptoss_edu").chmod(0o777)
+    with pytest.warns(UserWarning, match="others may write"):
+        assert mapped.possible_places(tmp_path) == [tmp_path / mapped.FOLDER]
 
 
 def test_the_name_of_a_cached_conversion_tells_the_model(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import shutil
 import sys
+import uuid
 import warnings
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from layouts import random_params, write_layout
 
-from gptoss_edu.commands.main import main
+from gptoss_edu.commands import cli
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import orbax
 from gptoss_edu.weights.checkpoint import POCKET, load_model
@@ -58,8 +59,8 @@ def exported(folder, tmp_path):
 @needs_orbax
 def test_the_pocket_model_there_and_back_keeps_every_bit(tmp_path, capsys):
     own, exported, back = (str(tmp_path / name) for name in ("own", "exported", "back"))
-    assert main(["convert", str(POCKET), "--out", own, "--to-orbax", exported]) == 0
-    assert main(["convert", "--from-orbax", exported, "--out", back]) == 0
+    assert cli.main(["convert", str(POCKET), "--out", own, "--to-orbax", exported]) == 0
+    assert cli.main(["convert", "--from-orbax", exported, "--out", back]) == 0
     assert capsys.readouterr().out.split() == [own, exported, back]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -88,25 +89,37 @@ def test_others_read_it_with_orbax_alone(tmp_path, packed):
 
 
 @needs_orbax
-def test_an_import_that_was_stopped_goes_on(exported, tmp_path, params, monkeypatch):
-    read_leaf, names = orbax.read_leaf, []
+def test_an_import_goes_through_the_door_of_convert(exported, tmp_path, params, monkeypatch):
+    """All or nothing; once more only where it is not whole, or was made of other bytes."""
+    read_leaf, out, there = orbax.read_leaf, tmp_path / "back", sorted(tmp_path.iterdir())
 
     def stop(ocp, path, tree, name):
-        names.append(name)
         if name.startswith("layers.1."):
             raise KeyboardInterrupt
         return read_leaf(ocp, path, tree, name)
 
-    monkeypatch.setattr(orbax, "read_leaf", stop)
-    out = tmp_path / "back"
-    with pytest.raises(KeyboardInterrupt):
-        orbax.from_orbax(exported, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(orbax, "read_leaf", stop)
+        with pytest.raises(KeyboardInterrupt):
+            orbax.from_orbax(exported, out)
+    assert sorted(tmp_path.iterdir()) == there
+    assert bits(load_model(orbax.from_orbax(exported, out))[1]) == bits(params)
+    inode = out.stat().st_ino
+    assert orbax.from_orbax(exported, out).stat().st_ino == inode
+    with open(out / "top.safetensors", "r+b") as file:
+        file.truncate(1000)
     with pytest.raises(ValueError, match=f"convert --from-orbax {exported} --out {out}"):
         load_model(out)
-    monkeypatch.setattr(orbax, "read_leaf", lambda *a: names.append(a[-1]) or read_leaf(*a))
-    names.clear()
-    assert bits(load_model(orbax.from_orbax(exported, out))[1]) == bits(params)
-    assert all(name.startswith("layers.1.") for name in names)
+    assert orbax.from_orbax(exported, out).stat().st_ino != inode
+    assert bits(load_model(out)[1]) == bits(params)
+
+
+@needs_orbax
+def test_what_a_killed_export_left_goes_with_the_next(folder, tmp_path):
+    left = tmp_path / f".exported.{uuid.uuid4().hex}.partial"
+    (left / "params").mkdir(parents=True)
+    orbax.to_orbax(folder, tmp_path / "exported")
+    assert not left.exists()
 
 
 @needs_orbax
@@ -145,7 +158,7 @@ def test_without_orbax_the_package_is_named(folder, tmp_path, monkeypatch, capsy
     for name in [name for name in sys.modules if name.split(".")[0] == "orbax"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "orbax", None)
-    assert main(["convert", str(folder), "--to-orbax", str(tmp_path / "x")]) == 1
+    assert cli.main(["convert", str(folder), "--to-orbax", str(tmp_path / "x")]) == 1
     assert "pip install orbax-checkpoint" in capsys.readouterr().err
     with pytest.raises(ImportError, match=r"gptoss-edu\[orbax\]"):
         orbax.from_orbax(tmp_path, tmp_path / "y")

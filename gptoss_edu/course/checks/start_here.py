@@ -20,6 +20,7 @@ from gptoss_edu.course.checks import Exercise
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.parser import Piece
+from gptoss_edu.shapes import Weight
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -117,7 +118,7 @@ def _zeros(num_layers: int) -> Params:
     return zeros
 
 
-def _packed(w_EIO: np.ndarray) -> Mxfp4:
+def _packed(w_EIO: Weight) -> Mxfp4:
     E, I, O = w_EIO.shape
     J = I // BLOCK
     return Mxfp4(jnp.zeros((E, J, BLOCK // 2, O), jnp.uint8), jnp.zeros((E, J, O), jnp.uint8))
