@@ -176,8 +176,7 @@ def load(plan: Plan) -> tuple[Model, Params]:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)
         raise
-    named = {"precision": plan.precision, "dtype": plan.chip.dtype, "mesh": mesh}
-    _shelf[key] = dataclasses.replace(model, **named), params
+    _shelf[key] = dataclasses.replace(model, dtype=plan.chip.dtype), params
     return _shelf[key]
 
 

@@ -27,7 +27,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a conversion, go on with one that was stopped, or check one."""
+    """Write a conversion, or check one."""
     if (args.source is None) == (args.from_orbax is None):
         raise UsageError("expected either PATH_OR_ID or --from-orbax DIR")
     if args.from_orbax is not None and (args.out is None or args.check):
@@ -48,6 +48,6 @@ def run(args: argparse.Namespace) -> int:
         if args.to_orbax is not None:
             print(orbax.to_orbax(folder, args.to_orbax))
     except KeyboardInterrupt:
-        complain("stopped; files that are finished are kept, and the same command goes on")
+        complain("stopped; nothing of it is kept, and an earlier conversion is as it was")
         return INTERRUPTED
     return 0

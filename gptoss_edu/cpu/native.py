@@ -41,10 +41,11 @@ def _(w: Tiled, equation: str, x: jax.Array, expert: Which | None) -> jax.Array:
     assert out == left[: -len(summed)] + right[len(summed) :], f"{equation=} transposes its axes"
     inputs, outputs = w.shape[: len(summed)], w.shape[len(summed) :]
     x_TI = x.reshape(-1, math.prod(inputs))
+    result = len(x_TI), math.prod(outputs)
     if w.scales is None:
-        y_TO = _call("bf16_product", x_TI, math.prod(outputs), w.tiles)
+        y_TO = _call("bf16_product", x_TI, result, w.tiles)
     else:
-        y_TO = _call("int8_product", x_TI, math.prod(outputs), w.tiles, w.scales)
+        y_TO = _call("int8_product", x_TI, result, w.tiles, w.scales)
     return y_TO.reshape(*x.shape[: -len(summed)], *outputs)
 
 
@@ -60,15 +61,15 @@ def _packed_products(x_RI: jax.Array, w: Tiled, expert_R: jax.Array) -> jax.Arra
     assert x_RI.shape[1] == I, f"{x_RI.shape=} cannot be multiplied with {w.shape=}"
     assert w.scales is not None, f"experts {w.shape} in tiles are packed, found {w.dtype}"
     expert_R1 = expert_R[:, None].astype(jnp.int32)  # a row may have several experts in native.cc
-    return _call("mxfp4_products", x_RI, O, expert_R1, w.tiles, w.scales)
+    y_R1O = _call("mxfp4_products", x_RI, (len(x_RI), 1, O), expert_R1, w.tiles, w.scales)
+    return y_R1O[:, 0]
 
 
-def _call(kernel: str, x_TI: jax.Array, outputs: int, *arrays: jax.Array) -> jax.Array:
-    """What a kernel makes of x and arrays, y_TO: it computes in float32, whatever x is."""
-    result = jax.ShapeDtypeStruct((x_TI.shape[0], outputs), jnp.float32)
-    call = jax.ffi.ffi_call(f"gptoss_edu_{kernel}", result)
-    y_TO: jax.Array = call(x_TI.astype(jnp.float32), *arrays)
-    return y_TO.astype(x_TI.dtype)
+def _call(kernel: str, x: jax.Array, shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
+    """What a kernel makes of x and arrays: it computes in float32, whatever x is."""
+    call = jax.ffi.ffi_call(f"gptoss_edu_{kernel}", jax.ShapeDtypeStruct(shape, jnp.float32))
+    y: jax.Array = call(x.astype(jnp.float32), *arrays)
+    return y.astype(x.dtype)
 
 
 def wanted(backend: str, width: int) -> bool:

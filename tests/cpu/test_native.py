@@ -68,32 +68,6 @@ def test_packed_products(tokens, outputs):
 
 
 @needs_compiler
-def test_every_nibble_and_scale():
-    """One weight at a time: 16 nibbles in both halves of a byte, under every normal scale."""
-    native.load_kernels()
-    scales = np.arange(2, 250, dtype=np.uint8)
-    O = 256
-    bytes_O = np.arange(256, dtype=np.uint8)
-    w = Mxfp4(
-        jnp.asarray(np.broadcast_to(bytes_O, (len(scales), 1, 16, O))),
-        jnp.asarray(np.broadcast_to(scales[:, None, None], (len(scales), 1, O))),
-    )
-    for place in (0, 1, 31):
-        x_TI = jnp.zeros((1, 32)).at[0, place].set(1.0)
-        found_XO = rows(jnp.repeat(x_TI, len(scales), axis=0), w, np.arange(len(scales)))
-        np.testing.assert_array_equal(found_XO, np.asarray(w[:][:, place], np.float32))
-
-
-@needs_compiler
-def test_scale_255_is_not_a_number():
-    native.load_kernels()
-    w = random_packed(1, 32, 16)
-    w = dataclasses.replace(w, scales_EJO=w.scales_EJO.at[0, 0, 3].set(255))
-    y_O = matmul("TI,EIO->TO", normal(1, 32), in_tiles(w), 0)[0]
-    assert np.isnan(y_O).tolist() == [o == 3 for o in range(16)]
-
-
-@needs_compiler
 @pytest.mark.parametrize("tokens", [1, 3, 100])
 def test_dense_product(tokens):
     """Two axes summed over and one; tiles of 16, of 32 and of 64."""
@@ -133,14 +107,6 @@ def test_dense_product_in_8_bits(tokens, outputs):
     assert np.sqrt((error**2).mean()) < 0.31 * np.sqrt((step**2).mean())
     assert (error[1, :, 5] == 0).all()
     assert rounded.tiles.nbytes + rounded.scales.nbytes == 17 * dense.tiles.nbytes // 32
-
-
-@needs_compiler
-def test_an_expert_that_does_not_exist_is_an_error():
-    native.load_kernels()
-    w = random_packed(2, 32, 16)
-    with pytest.raises(Exception, match="out of range"):
-        jax.block_until_ready(rows(normal(1, 32), w, np.array([2])))
 
 
 def kernel_model():

@@ -22,8 +22,9 @@ from layouts import (
 
 from gptoss_edu.chips.sharding import make_mesh
 from gptoss_edu.config import TINY
-from gptoss_edu.model import Params, forward, num_bytes
+from gptoss_edu.model import Params, forward
 from gptoss_edu.mxfp4 import Mxfp4
+from gptoss_edu.shapes import num_bytes
 from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer, byte_ids
 from gptoss_edu.weights import checkpoint, reading
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint

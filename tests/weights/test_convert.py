@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from layouts import random_params, write_layout
 
-from gptoss_edu.commands import cli
+from gptoss_edu.commands import main as cli
+from gptoss_edu.commands.flags import load
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import mapped, shards
 from gptoss_edu.weights.checkpoint import POCKET, load_model
@@ -577,7 +578,7 @@ def test_a_conversion_that_is_passed_over_is_a_line_for_the_user(source, capsys)
     folder = convert(source)
     (folder / "top.safetensors").unlink()
     args = cli.make_parser().parse_args(["ask", "hi", "--model", str(source)])
-    cli.load(args)
+    load(args)
     error = capsys.readouterr().err
     assert error.startswith(f"gptoss_edu: {folder / 'top.safetensors'} has changed: found nothing")
     assert len(error.splitlines()) == 1

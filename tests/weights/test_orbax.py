@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from layouts import random_params, write_layout
 
-from gptoss_edu.commands import cli
+from gptoss_edu.commands import main as cli
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import orbax
 from gptoss_edu.weights.checkpoint import POCKET, load_model

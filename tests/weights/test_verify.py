@@ -10,7 +10,7 @@ import pytest
 from layouts import original_tensors, random_params, write_file, write_layout
 
 from benchmarks.synthetic import write_synthetic
-from gptoss_edu.commands import cli
+from gptoss_edu.commands import main as cli
 from gptoss_edu.config import TINY
 from gptoss_edu.weights import answers, verify
 from gptoss_edu.weights.convert import convert
