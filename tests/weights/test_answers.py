@@ -91,7 +91,7 @@ def test_text_becomes_rows_of_the_models_vocabulary():
     assert TOKENIZER.decode(TOKENIZER.to_ids(prompt + rows)) == "Rose"
     assert max(prompt + rows) < WITH_WORDS.vocab_size
     with pytest.raises(ValueError, match="no tokenizer"):
-        answers.rows_of(answer, None)
+        answers.rows_of(answer, NoText(CONFIG.vocab_size))
 
 
 def test_greedy_answers_are_written_token_by_token(tmp_path):
