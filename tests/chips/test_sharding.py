@@ -66,7 +66,7 @@ SCRIPT = """
             "all": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
             "expert": sum(leaf.nbytes for leaf in jax.tree.leaves(params.layers[0].moe)) // 12,
             "cache": [str(kv.k_BKSH.sharding.spec) for kv in cache.layers],
-            "messages": hlo.collectives(text),
+            "messages": {k: dataclasses.astuple(m) for k, m in hlo.collectives(text).items()},
             "same": jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, spread)),
         }
 
