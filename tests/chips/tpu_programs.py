@@ -48,7 +48,8 @@ def program(name: str, chip: str, model: str, kind: str) -> tpu.Report:
     with alone():
         done = subprocess.run(
             [sys.executable, __file__, name, chip, model, kind],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "2"},
             capture_output=True,
         )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
