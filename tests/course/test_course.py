@@ -389,6 +389,8 @@ def test_relative_paths():
 def test_a_run_under_pytest_is_measured(tmp_path):
     """conftest.py writes what a whole notebook took, and nothing about one that failed."""
     shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "peak.py", tmp_path / "tools")  # which it imports
     for name, source in (("good", 'x = b"x" * 300_000_000'), ("bad", "1 / 0")):
         made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         made.cells[0].execution_count = 1
