@@ -31,8 +31,8 @@ class ToolCall:
             return json.loads(self.arguments)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; "
-                f"tell the model so in a tool message, and let it try again"
+                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; tell"
+                " the model so in a tool message, and let it try again"
             ) from None
 
 
@@ -92,12 +92,9 @@ class Reply:
         return history
 
     def _repr_html_(self) -> str:
-        rows = [_message_html(message) for message in self.messages] or ["(no message)"]
-        footer = html.escape(_footer(self))
-        return (
-            f'<div style="max-width:60em">{"".join(rows)}'
-            f'<div style="font-size:85%;opacity:0.75">{footer}</div></div>'
-        )
+        rows = "".join(map(_message_html, self.messages)) or "(no message)"
+        footer = f'<div style="font-size:85%;opacity:0.75">{html.escape(_footer(self))}</div>'
+        return f'<div style="max-width:60em">{rows}{footer}</div>'
 
 
 def make_reply(
@@ -109,7 +106,7 @@ def make_reply(
     stats: Stats | None,
     cache: Any = None,
 ) -> Reply:
-    """Finishes `parser` and gathers what it saw. A call cut short is no tool call: it might run."""
+    """Finishes `parser` and gathers what it saw. A call cut short is left out: it might run."""
     assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
@@ -118,15 +115,13 @@ def make_reply(
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
     # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
-    turn = zlib.crc32(repr(prompt_ids).encode())
-    tool_calls = tuple(
-        ToolCall(m.function or "", m.text, f"call_{turn:08x}_{index}")
-        for index, m in enumerate(calls)
-    )
+    turn = f"call_{zlib.crc32(repr(prompt_ids).encode()):08x}"
     return Reply(
         final="\n\n".join(m.text for m in answers),
         analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
-        tool_calls=tool_calls,
+        tool_calls=tuple(
+            ToolCall(m.function or "", m.text, f"{turn}_{index}") for index, m in enumerate(calls)
+        ),
         finish_reason=finish_reason,
         stats=stats,
         token_ids=tuple(token_ids),
@@ -166,15 +161,14 @@ def _message_html(message: Message) -> str:
 
 
 def _footer(reply: Reply) -> str:
-    parts = [
-        {"length": "stopped at the token limit", "tool_call": "waits for a tool"}.get(
-            reply.finish_reason, "finished"
-        )
-    ]
-    if reply.stats is not None:
-        parts.append(f"{reply.stats.completion_tokens:,} tokens")
-        parts.append(f"{reply.stats.decode_tokens_per_s:.1f} tokens/s")
-        parts.append(f"first after {reply.stats.time_to_first_token_s:.2f} s")
+    endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
+    parts, stats = [endings.get(reply.finish_reason, "finished")], reply.stats
+    if stats is not None:
+        parts += [
+            f"{stats.completion_tokens:,} tokens",
+            f"{stats.decode_tokens_per_s:.1f} tokens/s",
+        ]
+        parts += [f"first after {stats.time_to_first_token_s:.2f} s"]
     return " · ".join(parts)
 
 
@@ -225,15 +219,11 @@ class Clock:
         speed is per row, that is in steps per second.
         """
         first, last = self.ticks[0], self.ticks[-1]
-        compile_first_s = compile_seconds(self.began, first)
-        compile_rest_s = compile_seconds(first, last)
-        first_s = max(first - self.began - compile_first_s, 1e-9)
-        decode_s = max(last - first - compile_rest_s, 1e-9)
+        until_first, after = compile_seconds(self.began, first), compile_seconds(first, last)
+        first_s = max(first - self.began - until_first, 1e-9)
+        prefill_speed = self.prefilled / first_s
+        decode_speed = (len(self.ticks) - 1) / max(last - first - after, 1e-9)
+        seconds = until_first + after
         return Stats(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            time_to_first_token_s=first_s,
-            prefill_tokens_per_s=self.prefilled / first_s,
-            decode_tokens_per_s=(len(self.ticks) - 1) / decode_s,
-            compile_s=compile_first_s + compile_rest_s,
+            prompt_tokens, completion_tokens, first_s, prefill_speed, decode_speed, seconds
         )

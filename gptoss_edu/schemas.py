@@ -84,7 +84,7 @@ def _check_parameters(parameters: Any, where: str) -> None:
             raise expected(f"{where}: property {name!r} has schema {schema!r}", "a dict")
     if not isinstance(required, list | tuple):
         raise expected(f"{where}: required is {required!r}", "a list of names")
-    if unknown := [name for name in required if name not in properties]:
+    if unknown := [name for name in required if name not in [*properties]]:
         raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
     try:
         json.dumps(parameters, allow_nan=False)

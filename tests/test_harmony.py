@@ -355,6 +355,7 @@ KEYWORDS_REFUSED = {
     "properties": ({"tools": parameters(properties=["city"])}, "properties is a list"),
     "property": ({"tools": parameters(properties={"city": "string"})}, "'string', but a dict"),
     "required": ({"tools": parameters(required="city")}, "required is 'city', but a list"),
+    "required list": ({"tools": parameters(required=[["city"]])}, r"\['city'\], which is not in"),
     "required name": ({"tools": parameters(required=["town"])}, "'town', which is not in"),
     "NaN": ({"tools": parameters(default=float("nan"))}, "cannot be written as JSON"),
     "object": ({"tools": parameters(default=object())}, "cannot be written as JSON"),
