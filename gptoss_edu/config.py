@@ -102,11 +102,10 @@ class Config:
         a missing one for true, OpenAI's dialect has none and means false, and every published
         checkpoint says false. So it is asked for and not guessed.
         """
-        _check_architecture(found)
+        _check_fixed(found)
         kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         read = {field: _read(found, field, kind) for field, kind in kinds.items()}
         values: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
-        _check_fixed(found, values.get("rope_factor", 1.0))
         if not any(_lookup(found, rope) for rope in ROPE):  # OpenAI's own dialect
             values.setdefault("rope_truncate", False)
         if missing := [field for field in kinds if field not in {*values, *OPTIONAL}]:
@@ -188,16 +187,14 @@ def _read(found: object, field: str, kind: type) -> object:
     return next(iter(given.values()), None)
 
 
-def _cast(name: str, value: object, kind: type) -> object:
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
-        if kind is float or (kind is int and value == int(value)):
-            return kind(value)
-    expected = "a list of strings" if kind is tuple else kind.__name__
-    raise _wrong(f"config.json: {name}", value, expected)
+def _cast(name: str, value: Any, kind: type) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    whole = number and value == int(value)
+    if not {int: whole, float: number, bool: isinstance(value, bool), tuple: strings}[kind]:
+        expected = "a list of strings" if kind is tuple else kind.__name__
+        raise _wrong(f"config.json: {name}", value, expected)
+    return kind(value)
 
 
 def _missing(field: str) -> str:
@@ -210,7 +207,8 @@ def _missing(field: str) -> str:
     )
 
 
-def _check_architecture(found: object) -> None:
+def _check_fixed(found: object) -> None:
+    """Refuse other models, and keys that would change numbers, unless they say what is computed."""
     classes = _lookup(found, "architectures")
     names = [_lookup(found, "model_type"), *(classes if isinstance(classes, list) else [classes])]
     if others := [name for name in names if name not in (None, "gpt_oss", "GptOssForCausalLM")]:
@@ -218,11 +216,8 @@ def _check_architecture(found: object) -> None:
             f"config.json describes {brief(others[0])}, expected model_type 'gpt_oss'"
             " (GptOssForCausalLM): this package runs GPT-OSS only"
         )
-
-
-def _check_fixed(found: object, rope_factor: float) -> None:
-    """Refuse keys that would change numbers, unless they say what is computed anyway."""
-    concentration = 0.1 * math.log(max(rope_factor, 1.0)) + 1.0  # as in rope.py
+    factor: Any = _read(found, "rope_factor", float) or 1.0
+    concentration = 0.1 * math.log(max(factor, 1.0)) + 1.0  # as in rope.py
     rope = {"rope_type": "yarn", "type": "yarn", "attention_factor": concentration}
     rope |= {"partial_rotary_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.0}
     fixed = FIXED | {"partial_rotary_factor": 1.0}

@@ -176,14 +176,13 @@ class StreamParser:
         """
         ids = self._header
         channels = [index for index, token in enumerate(ids) if token == CHANNEL]
-        before = ids[: channels[0]] if channels else ids
-        role, name, rest = self._parse_role(_bytes(before))
+        role, name, rest = self._parse_role(_bytes(ids[: channels[0]] if channels else ids))
         recipient, rest = _parse(RECIPIENT, rest)
         channel = None
         if channels:
             leftover = rest.strip()
-            any_channel = NEW_CHANNEL if finished else CHANNEL_BEFORE_TEXT
-            channel, rest = _parse(any_channel, _bytes(ids[channels[-1] + 1 :]))
+            pattern = NEW_CHANNEL if finished else CHANNEL_BEFORE_TEXT
+            channel, rest = _parse(pattern, _bytes(ids[channels[-1] + 1 :]))
             channel = channel and channel.strip()
             late, rest = _parse(RECIPIENT, rest)
             recipient = recipient or late

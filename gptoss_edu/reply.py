@@ -111,7 +111,6 @@ def make_reply(
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
     spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
-    calls = [m for m in messages if _is_call(m)]
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
     # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
@@ -120,7 +119,8 @@ def make_reply(
         final="\n\n".join(m.text for m in answers),
         analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
         tool_calls=tuple(
-            ToolCall(m.function or "", m.text, f"{turn}_{index}") for index, m in enumerate(calls)
+            ToolCall(call.function or "", call.text, f"{turn}_{index}")
+            for index, call in enumerate(filter(_is_call, messages))
         ),
         finish_reason=finish_reason,
         stats=stats,
@@ -162,14 +162,11 @@ def _message_html(message: Message) -> str:
 
 def _footer(reply: Reply) -> str:
     endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
-    parts, stats = [endings.get(reply.finish_reason, "finished")], reply.stats
-    if stats is not None:
-        parts += [
-            f"{stats.completion_tokens:,} tokens",
-            f"{stats.decode_tokens_per_s:.1f} tokens/s",
-        ]
-        parts += [f"first after {stats.time_to_first_token_s:.2f} s"]
-    return " · ".join(parts)
+    ending, stats = endings.get(reply.finish_reason, "finished"), reply.stats
+    if stats is None:
+        return ending
+    figures = f"{stats.completion_tokens:,} tokens · {stats.decode_tokens_per_s:.1f} tokens/s"
+    return f"{ending} · {figures} · first after {stats.time_to_first_token_s:.2f} s"
 
 
 # (begin, end) of each compilation in this process, as jax reports them.
@@ -221,9 +218,7 @@ class Clock:
         first, last = self.ticks[0], self.ticks[-1]
         until_first, after = compile_seconds(self.began, first), compile_seconds(first, last)
         first_s = max(first - self.began - until_first, 1e-9)
-        prefill_speed = self.prefilled / first_s
-        decode_speed = (len(self.ticks) - 1) / max(last - first - after, 1e-9)
-        seconds = until_first + after
-        return Stats(
-            prompt_tokens, completion_tokens, first_s, prefill_speed, decode_speed, seconds
-        )
+        prefill = self.prefilled / first_s
+        decode = (len(self.ticks) - 1) / max(last - first - after, 1e-9)
+        compiling = until_first + after
+        return Stats(prompt_tokens, completion_tokens, first_s, prefill, decode, compiling)

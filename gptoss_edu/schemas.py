@@ -62,8 +62,7 @@ def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | N
     check_kind(function, Mapping, f"{where}['function']", "a dict")
     name, parameters = function.get("name"), function.get("parameters")
     if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
-        letters = "1 to 64 letters, digits, '_' or '-'"
-        raise ValueError(f"{where} has name {name!r}, but {letters} were expected")
+        raise expected(f"{where} has name {name!r}", "one of 1 to 64 letters, digits, '_' or '-'")
     description = as_text(function.get("description") or "", f"description of {where}")
     if parameters in (None, {}):
         return name, description, None

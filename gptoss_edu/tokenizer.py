@@ -199,7 +199,7 @@ def _numbers(given: Iterable[int], what: str = "token id", limit: int = FULL_VOC
     return numbers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Text to ids and back, and ids to embedding rows and back.
 
@@ -212,11 +212,10 @@ class Tokenizer:
     """
 
     kept_ids: tuple[int, ...] | None = None
-    # Id -> row, and how many there are. Where each id is its own row, a range says that, too.
+    # Id -> row. A range says it where each id is its own row.
     _row_of: dict[int, int] | range = dataclasses.field(
-        default=range(FULL_VOCAB), init=False, repr=False
+        default=range(FULL_VOCAB), init=False, repr=False, compare=False
     )
-    _hash: int = dataclasses.field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kept_ids is not None:
@@ -232,15 +231,6 @@ class Tokenizer:
                 )
             object.__setattr__(self, "kept_ids", kept)
             object.__setattr__(self, "_row_of", row_of)
-        object.__setattr__(self, "_hash", hash((Tokenizer, self.kept_ids)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Tokenizer):
-            return NotImplemented
-        return self._hash == other._hash and self.kept_ids == other.kept_ids
-
-    def __hash__(self) -> int:
-        return self._hash
 
     def __repr__(self) -> str:
         rows = "whole o200k_harmony" if self.kept_ids is None else "subset of o200k_harmony"

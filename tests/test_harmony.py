@@ -343,7 +343,7 @@ KEYWORDS_REFUSED = {
     "tool str": ({"tools": ["now"]}, r"tools\[0\] is a str, but .*\"type\": \"function\""),
     "tool type": ({"tools": [{"type": "mcp"}]}, r"tools\[0\] has type 'mcp', but only 'function'"),
     "function": ({"tools": [{"function": "now"}]}, r"\['function'\] is a str, but a dict"),
-    "no name": ({"tools": [{"description": "x"}]}, r"tools\[0\] has name None, but 1 to 64"),
+    "no name": ({"tools": [{"description": "x"}]}, r"tools\[0\] has name None, but one of 1 to 64"),
     "name": ({"tools": [NOW | {"name": "what time"}]}, "has name 'what time'"),
     "name type": ({"tools": [NOW | {"name": 7}]}, "has name 7"),
     "injection": ({"tools": [NOW | {"name": "f\n} //"}]}, "has name"),
