@@ -98,8 +98,8 @@ class Config:
         gives one quantity two values under two names, leaves a number's range, or asks for what
         GPT-OSS does not compute, such as tied embeddings.
 
-        `truncate` (9 of 32 frequencies) must stand in the Hugging Face dialect: transformers takes
-        a missing one for true, OpenAI's dialect has none and means false, and every published
+        The Hugging Face dialect must say `truncate` (it moves 9 of 32 frequencies): transformers
+        takes a missing one for true, OpenAI's dialect has none and means false, and every published
         checkpoint says false. So it is asked for and not guessed.
         """
         _check_fixed(found)
@@ -109,7 +109,7 @@ class Config:
         if not any(_lookup(found, rope) for rope in ROPE):  # OpenAI's own dialect
             values.setdefault("rope_truncate", False)
         if missing := [field for field in kinds if field not in {*values, *OPTIONAL}]:
-            raise ValueError(_missing(missing[0]))
+            raise _missing(missing[0])
         values.setdefault("max_positions", int(values["initial_context"] * values["rope_factor"]))
         return cls(**values)
 
@@ -197,10 +197,10 @@ def _cast(name: str, value: Any, kind: type) -> object:
     return kind(value)
 
 
-def _missing(field: str) -> str:
+def _missing(field: str) -> ValueError:
     names = " or ".join(SPELLINGS.get(field, (field,)))
     yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names else ""
-    return (
+    return ValueError(
         f"config.json has no {names}, which GPT-OSS needs{yarn}: take it from the published"
         " checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
         " original_max_position_embeddings 4096)"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import openai_harmony as oh
@@ -55,9 +55,9 @@ def render(
 ) -> list[int]:
     """A conversation -> o200k ids that end in `<|start|>assistant`: the model continues from there.
 
-    `prompt` is the user's text, or a list of messages in OpenAI's chat format, or an
-    `openai_harmony.Conversation`, which is rendered as it is (and then refuses the keywords, since
-    its own messages say all that). In a list, roles are system, developer, user, assistant, tool:
+    `prompt` is the user's text, a list of messages in OpenAI's chat format, or a Conversation of
+    openai-harmony, rendered as it is: it says itself what the keywords say, and refuses them. In a
+    list, roles are system, developer, user, assistant, tool:
     - leading system and developer texts follow `instructions` in the one developer message: to
       GPT-OSS the *system* message is OpenAI's, with effort, date and channels;
     - assistant: "content" goes to "channel" (final; commentary beside tool calls), "thinking" goes
@@ -194,7 +194,7 @@ def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[oh
 def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> list[oh.Message]:
     """Thinking, then text, then tool calls of an assistant message."""
     where, say = message["where"], functools.partial(_say, "assistant", name=message.get("name"))
-    calls = _tool_calls(message.get("tool_calls", ()), where)
+    calls = list(_tool_calls(message.get("tool_calls", ()), where))
     channel = message.get("channel", "commentary" if calls else "final")
     if channel not in CHANNELS:
         raise expected(f"{where} has channel {channel!r}", f"one of {', '.join(CHANNELS)}")
@@ -214,10 +214,9 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
     return messages
 
 
-def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
+def _tool_calls(calls: Any, where: str) -> Iterator[tuple[str, str, str]]:
     """OpenAI's tool_calls -> (function name, arguments as JSON text, id)."""
     check_kind(calls, (list, tuple), f"tool_calls of {where}", "a list")
-    checked = []
     for index, call in enumerate(calls):
         this = f"tool call {index} of {where}"
         function: Any = call.get("function", call) if isinstance(call, Mapping) else None
@@ -229,8 +228,7 @@ def _tool_calls(calls: Any, where: str) -> list[tuple[str, str, str]]:
         if isinstance(arguments, Mapping):
             arguments = json.dumps(arguments, ensure_ascii=False)
         call_id = str(call.get("id", f"{where} call {index}"))
-        checked.append((name, as_text(arguments, f"arguments of {this}"), call_id))
-    return checked
+        yield name, as_text(arguments, f"arguments of {this}"), call_id
 
 
 def _word(word: Any, what: str, prefix: str = "") -> str:

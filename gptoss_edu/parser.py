@@ -181,7 +181,7 @@ class StreamParser:
         channel = None
         if channels:
             leftover = rest.strip()
-            pattern = NEW_CHANNEL if finished else CHANNEL_BEFORE_TEXT
+            pattern = rb"([^\s<]+)" if finished else CHANNEL_BEFORE_TEXT
             channel, rest = _parse(pattern, _bytes(ids[channels[-1] + 1 :]))
             channel = channel and channel.strip()
             late, rest = _parse(RECIPIENT, rest)
@@ -214,8 +214,7 @@ class StreamParser:
 
 RECIPIENT = rb"to=([^\s<]+)"
 # Where text may follow, only a known channel, or a word that is all there is (a header cut short),
-# is taken for one.
-NEW_CHANNEL = rb"([^\s<]+)"
+# is taken for a channel.
 CHANNEL_BEFORE_TEXT = rb"(?:(analysis|commentary|final)|([^\s<]+)\s*$)"
 
 

@@ -92,8 +92,14 @@ class Reply:
         return history
 
     def _repr_html_(self) -> str:
+        endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
+        footer, stats = endings.get(self.finish_reason, "finished"), self.stats
+        if stats is not None:
+            footer += f" · {stats.completion_tokens:,} tokens"
+            footer += f" · {stats.decode_tokens_per_s:.1f} tokens/s"
+            footer += f" · first after {stats.time_to_first_token_s:.2f} s"
         rows = "".join(map(_message_html, self.messages)) or "(no message)"
-        footer = f'<div style="font-size:85%;opacity:0.75">{html.escape(_footer(self))}</div>'
+        footer = f'<div style="font-size:85%;opacity:0.75">{footer}</div>'
         return f'<div style="max-width:60em">{rows}{footer}</div>'
 
 
@@ -142,31 +148,18 @@ COLORS = {"analysis": "#6b4fbb", "commentary": "#9a5b00", "final": "#1a7340"}
 
 def _message_html(message: Message) -> str:
     color = COLORS.get(message.channel or "final", "#5c5c5c")
-    label = message.channel or "no channel"
-    if message.role != "assistant":
-        label = f"{message.name or message.role} · {label}"
-    if message.recipient:
-        label += f" → {message.recipient}"
-    if not message.complete:
-        label += " (cut off)"
-    label, text = html.escape(label), html.escape(message.text)
+    speaker = "" if message.role == "assistant" else f"{message.name or message.role} · "
+    recipient = f" → {message.recipient}" if message.recipient else ""
+    ending = "" if message.complete else " (cut off)"
+    label = html.escape(f"{speaker}{message.channel or 'no channel'}{recipient}{ending}")
     return (
         f'<div role="group" aria-label="{label}" style="border-left:4px solid {color};'
         f'margin:0 0 0.6em 0;padding:0.1em 0 0.1em 0.8em">'
         f'<span style="background:{color};color:#ffffff;border-radius:3px;padding:0.1em 0.5em;'
         f'font-size:85%">{label}</span>'
         f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere;margin-top:0.3em">'
-        f"{text}</div></div>"
+        f"{html.escape(message.text)}</div></div>"
     )
-
-
-def _footer(reply: Reply) -> str:
-    endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
-    ending, stats = endings.get(reply.finish_reason, "finished"), reply.stats
-    if stats is None:
-        return ending
-    figures = f"{stats.completion_tokens:,} tokens · {stats.decode_tokens_per_s:.1f} tokens/s"
-    return f"{ending} · {figures} · first after {stats.time_to_first_token_s:.2f} s"
 
 
 # (begin, end) of each compilation in this process, as jax reports them.

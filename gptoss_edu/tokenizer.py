@@ -136,8 +136,7 @@ def _bytes_of(token: int) -> bytes:
 @functools.lru_cache(maxsize=1)
 def byte_ids() -> tuple[int, ...]:
     """The ids of the 256 single-byte tokens: entry b is the id of byte b."""
-    by_byte = {_bytes_of(token): token for token in range(256)}
-    return tuple(by_byte[bytes([byte])] for byte in range(256))
+    return tuple(sorted(range(256), key=_bytes_of))
 
 
 def _kind(character: str) -> str:
