@@ -109,7 +109,13 @@ class Config:
         if not any(_lookup(found, rope) for rope in ROPE):  # OpenAI's own dialect
             values.setdefault("rope_truncate", False)
         if missing := [field for field in kinds if field not in {*values, *OPTIONAL}]:
-            raise _missing(missing[0])
+            names = " or ".join(SPELLINGS.get(missing[0], missing[:1]))
+            yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names else ""
+            raise ValueError(
+                f"config.json has no {names}, which GPT-OSS needs{yarn}: take it from the published"
+                " checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
+                " original_max_position_embeddings 4096)"
+            )
         values.setdefault("max_positions", int(values["initial_context"] * values["rope_factor"]))
         return cls(**values)
 
@@ -195,16 +201,6 @@ def _cast(name: str, value: Any, kind: type) -> object:
         expected = "a list of strings" if kind is tuple else kind.__name__
         raise _wrong(f"config.json: {name}", value, expected)
     return kind(value)
-
-
-def _missing(field: str) -> ValueError:
-    names = " or ".join(SPELLINGS.get(field, (field,)))
-    yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names else ""
-    return ValueError(
-        f"config.json has no {names}, which GPT-OSS needs{yarn}: take it from the published"
-        " checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
-        " original_max_position_embeddings 4096)"
-    )
 
 
 def _check_fixed(found: object) -> None:

@@ -6,15 +6,15 @@ whom) and a body, set apart by control tokens:
     <|start|>assistant<|channel|>analysis<|message|>Count the r's: ...<|end|>
     <|start|>assistant<|channel|>final<|message|>Three.<|return|>
 
-The model thinks on `analysis`, calls tools on `commentary`, answers on `final`. `render` turns a
-conversation into ids that end in `<|start|>assistant`, where the model takes over; `StreamParser`
-in parser.py reads what it then writes.
+The model thinks on `analysis`, calls tools on `commentary`, answers on `final`. `render` ends where
+it takes over, after `<|start|>assistant`; `StreamParser` in parser.py reads what it then writes.
 
 Source: openai-harmony 0.0.8, which does the rendering.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
@@ -147,12 +147,10 @@ def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> 
 def _date(given: str | datetime.date | None) -> str | None:
     if given is None or isinstance(given, datetime.date):
         return given.isoformat()[:10] if given else None
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         # fromisoformat alone also takes 20250628 and 2025-W26-6, which the model has not seen.
         if datetime.date.fromisoformat(given).isoformat() == given:
             return given
-    except (TypeError, ValueError):
-        pass
     raise expected(f"current_date is {given!r}", "'YYYY-MM-DD', a datetime.date or None")
 
 

@@ -213,8 +213,7 @@ class StreamParser:
 
 
 RECIPIENT = rb"to=([^\s<]+)"
-# Where text may follow, only a known channel, or a word that is all there is (a header cut short),
-# is taken for a channel.
+# Where text may follow: a known channel, or a word that is all there is (a header cut short).
 CHANNEL_BEFORE_TEXT = rb"(?:(analysis|commentary|final)|([^\s<]+)\s*$)"
 
 

@@ -30,10 +30,9 @@ class ToolCall:
         try:
             return json.loads(self.arguments)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; tell"
-                " the model so in a tool message, and let it try again"
-            ) from None
+            found = f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}"
+            advice = "tell the model so in a tool message, and let it try again"
+            raise ValueError(f"{found}; {advice}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Reply:
 
     `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
     cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
-    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`, and reads only
-    what is new with `cache`, which is there if `keep_cache=True` asked for it: it is large.
+    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`; with `cache`
+    (large, so there only if `keep_cache=True`) it reads only what is new.
     """
 
     final: str
@@ -121,13 +120,12 @@ def make_reply(
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
     # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
     turn = f"call_{zlib.crc32(repr(prompt_ids).encode()):08x}"
+    calls = enumerate(filter(_is_call, messages))
+    tool_calls = (ToolCall(m.function or "", m.text, f"{turn}_{i}") for i, m in calls)
     return Reply(
         final="\n\n".join(m.text for m in answers),
         analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
-        tool_calls=tuple(
-            ToolCall(call.function or "", call.text, f"{turn}_{index}")
-            for index, call in enumerate(filter(_is_call, messages))
-        ),
+        tool_calls=tuple(tool_calls),
         finish_reason=finish_reason,
         stats=stats,
         token_ids=tuple(token_ids),
@@ -209,9 +207,8 @@ class Clock:
         speed is per row, that is in steps per second.
         """
         first, last = self.ticks[0], self.ticks[-1]
-        until_first, after = compile_seconds(self.began, first), compile_seconds(first, last)
-        first_s = max(first - self.began - until_first, 1e-9)
+        before, after = compile_seconds(self.began, first), compile_seconds(first, last)
+        first_s = max(first - self.began - before, 1e-9)
         prefill = self.prefilled / first_s
         decode = (len(self.ticks) - 1) / max(last - first - after, 1e-9)
-        compiling = until_first + after
-        return Stats(prompt_tokens, completion_tokens, first_s, prefill, decode, compiling)
+        return Stats(prompt_tokens, completion_tokens, first_s, prefill, decode, before + after)

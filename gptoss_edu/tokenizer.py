@@ -6,10 +6,8 @@ begins and who speaks. Two numberings meet here. An *id* is the true o200k_harmo
 one shown to people; a *row* is a line of a model's embedding matrix. For GPT-OSS they are equal; a
 small model keeps a few thousand ids, and row r stands for id kept_ids[r].
 
-Nothing is downloaded: the vocabulary ships in this package, compressed, and `openai-harmony` does
-the encoding.
-
-Source: openai-harmony 0.0.8 and its vocabulary file `o200k_base.tiktoken`.
+Source: openai-harmony 0.0.8, which does the encoding, and its vocabulary `o200k_base.tiktoken`,
+which ships in this package, compressed: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -190,8 +188,7 @@ def _numbers(given: Iterable[int], what: str = "token id", limit: int = FULL_VOC
             raise TypeError
         numbers = [operator.index(each) for each in ([given] if isinstance(given, int) else given)]
     except TypeError:
-        found = repr(str(given)[:60])
-        raise TypeError(f"{what}s must be a sequence of whole numbers, found {found}") from None
+        raise TypeError(f"{what}s must be whole numbers, found {str(given)[:60]!r}") from None
     for number in numbers:
         if not 0 <= number < limit:
             raise ValueError(f"{what} {number} is outside 0..{limit - 1} of the vocabulary")
