@@ -16,11 +16,6 @@ from typing import Any
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def alternating(num_layers: int) -> tuple[str, ...]:
-    """Layer types of GPT-OSS: even layers slide over a window, odd layers see everything."""
-    return tuple(FULL if layer % 2 else SLIDING for layer in range(num_layers))
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes and constants of one GPT-OSS model. Hashable, so it can be a static argument of jit.
@@ -54,17 +49,24 @@ class Config:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             least, most = RANGES.get(name) or RANGES.get(type(value), (value, value))
-            if not least <= value <= most:
-                limits = f"expected at least {least} and at most {most}"
-                raise ValueError(f"config: {name} is {brief(value)}, {limits}")
-        if not self.layer_types:
-            object.__setattr__(self, "layer_types", alternating(self.num_layers))
-        _require(self.num_heads % self.num_kv_heads == 0, "num_heads", "a multiple of num_kv_heads")
-        _require(self.head_dim % 2 == 0, "head_dim", "even, since RoPE rotates pairs")
-        _require(self.experts_per_token <= self.num_experts, "experts_per_token", "<= num_experts")
-        _require(len(self.layer_types) == self.num_layers, "layer_types", "one entry per layer")
-        unknown = brief(sorted(set(self.layer_types) - {SLIDING, FULL}))
-        _require(unknown == "[]", "layer_types", f"{SLIDING!r} or {FULL!r}, found {unknown}")
+            self._require(name, least <= value <= most, f"at least {least} and at most {most}")
+        if not self.layer_types:  # even layers slide over a window, odd layers see everything
+            types = tuple(FULL if layer % 2 else SLIDING for layer in range(self.num_layers))
+            object.__setattr__(self, "layer_types", types)
+        grouped = self.num_heads % self.num_kv_heads == 0
+        self._require("num_heads", grouped, f"a multiple of num_kv_heads, {self.num_kv_heads}")
+        self._require("head_dim", self.head_dim % 2 == 0, "an even number: RoPE rotates pairs")
+        fit = self.experts_per_token <= self.num_experts
+        self._require("experts_per_token", fit, f"at most num_experts, {self.num_experts}")
+        whole = len(self.layer_types) == self.num_layers
+        self._require("layer_types", whole, f"one for each of {self.num_layers} layers")
+        others = {*self.layer_types} - {SLIDING, FULL}
+        expected = f"{SLIDING!r} and {FULL!r} only, not {brief(sorted(others))}"
+        self._require("layer_types", not others, expected)
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise _wrong(f"config: {name}", getattr(self, name), expected)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -96,58 +98,37 @@ class Config:
         gives one quantity two values under two names, leaves a number's range, or asks for what
         GPT-OSS does not compute, such as tied embeddings.
 
-        `truncate` (9 of 32 frequencies) must stand in the Hugging Face dialect: transformers takes
-        a missing one for true, OpenAI's dialect has none and means false, and every published
+        The Hugging Face dialect must say `truncate` (it moves 9 of 32 frequencies): transformers
+        takes a missing one for true, OpenAI's dialect has none and means false, and every published
         checkpoint says false. So it is asked for and not guessed.
         """
-        _check_architecture(found)
+        _check_fixed(found)
         kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         read = {field: _read(found, field, kind) for field, kind in kinds.items()}
         values: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
-        _check_fixed(found, values.get("rope_factor", 1.0))
-        if not any(_lookup(found, rope) for rope in ROPE):
+        if not any(_lookup(found, rope) for rope in ROPE):  # OpenAI's own dialect
             values.setdefault("rope_truncate", False)
-        for field in kinds:
-            if field not in values and field not in OPTIONAL:
-                raise ValueError(_missing(field))
+        if missing := [field for field in kinds if field not in {*values, *OPTIONAL}]:
+            names = " or ".join(SPELLINGS.get(missing[0], missing[:1]))
+            yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names else ""
+            raise ValueError(
+                f"config.json has no {names}, which GPT-OSS needs{yarn}: take it from the published"
+                " checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
+                " original_max_position_embeddings 4096)"
+            )
         values.setdefault("max_positions", int(values["initial_context"] * values["rope_factor"]))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face dialect, as transformers reads it."""
-        return {
-            "architectures": ["GptOssForCausalLM"],
-            "model_type": "gpt_oss",
-            "num_hidden_layers": self.num_layers,
-            "num_local_experts": self.num_experts,
-            "num_experts_per_tok": self.experts_per_token,
-            "experts_per_token": self.experts_per_token,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "sliding_window": self.sliding_window,
-            "layer_types": list(self.layer_types),
-            "max_position_embeddings": self.max_positions,
-            "initial_context_length": self.initial_context,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": {
-                "rope_type": "yarn",
-                "factor": self.rope_factor,
-                "beta_slow": self.beta_slow,
-                "beta_fast": self.beta_fast,
-                "truncate": self.rope_truncate,
-                "original_max_position_embeddings": self.initial_context,
-            },
-            "swiglu_limit": self.swiglu_limit,
-            "swiglu_alpha": self.swiglu_alpha,
-            "rms_norm_eps": self.rms_eps,
-            "hidden_act": "silu",
-            "attention_bias": True,
-            "tie_word_embeddings": False,
-        }
+        written: dict[str, Any] = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss"}
+        yarn: dict[str, Any] = {"rope_type": "yarn"}
+        for field, value in dataclasses.asdict(self).items():
+            inside, _, key = SPELLINGS.get(field, (field,))[0].rpartition(".")
+            (yarn if inside else written)[key] = value
+        yarn["original_max_position_embeddings"] = self.initial_context
+        written |= {"layer_types": list(self.layer_types), "rope_scaling": yarn}
+        return written | {"experts_per_token": self.experts_per_token} | FIXED
 
 
 # Field or type -> the least and the greatest value that makes sense; Infinity and NaN never do.
@@ -161,8 +142,15 @@ RANGES: dict[object, tuple[float, float]] = {
     "rms_eps": (1e-20, 1e-1),
 }
 OPTIONAL = ("max_positions", "swiglu_limit", "swiglu_alpha", "rms_eps", "layer_types")
-# Our field -> its spellings in the wild, if others than its own; a dot descends into a dictionary.
 ROPE = ("rope_scaling", "rope_parameters")
+
+
+def _inside(key: str) -> tuple[str, ...]:
+    return tuple(f"{rope}.{key}" for rope in ROPE)
+
+
+# Our field -> its spellings in the wild, if others than its own; a dot descends into a dictionary.
+# `to_dict` writes the first.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers",),
     "num_experts": ("num_local_experts", "num_experts"),
@@ -170,22 +158,20 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_heads": ("num_attention_heads",),
     "num_kv_heads": ("num_key_value_heads",),
     "max_positions": ("max_position_embeddings",),
-    "initial_context": (
-        "initial_context_length",
-        *(f"{rope}.original_max_position_embeddings" for rope in ROPE),
-    ),
-    "rope_theta": ("rope_theta", *(f"{rope}.rope_theta" for rope in ROPE)),
-    "rope_factor": ("rope_scaling_factor", *(f"{rope}.factor" for rope in ROPE)),
-    "beta_slow": ("rope_ntk_alpha", *(f"{rope}.beta_slow" for rope in ROPE)),
-    "beta_fast": ("rope_ntk_beta", *(f"{rope}.beta_fast" for rope in ROPE)),
-    "rope_truncate": tuple(f"{rope}.truncate" for rope in ROPE),
+    "initial_context": ("initial_context_length", *_inside("original_max_position_embeddings")),
+    "rope_theta": ("rope_theta", *_inside("rope_theta")),
+    "rope_factor": (*_inside("factor"), "rope_scaling_factor"),
+    "beta_slow": (*_inside("beta_slow"), "rope_ntk_alpha"),
+    "beta_fast": (*_inside("beta_fast"), "rope_ntk_beta"),
+    "rope_truncate": _inside("truncate"),
     "rms_eps": ("rms_norm_eps",),
 }
+# What GPT-OSS computes, whatever its config says.
+FIXED = {"hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
 
 
-def _require(holds: bool, name: str, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"config: {name} must be {expected}; check config.json")
+def _wrong(name: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"{name} is {brief(value)}, expected {expected}")
 
 
 def _lookup(found: object, dotted: str) -> object:
@@ -198,65 +184,46 @@ def _lookup(found: object, dotted: str) -> object:
 
 
 def _read(found: object, field: str, kind: type) -> object:
-    found_as = {name: _lookup(found, name) for name in SPELLINGS.get(field, (field,))}
-    given = {n: _cast(n, value, kind) for n, value in found_as.items() if value is not None}
-    if len(set(given.values())) > 1:
-        raise ValueError(
-            f"config.json contradicts itself about {field}: "
-            + ", ".join(f"{name} = {brief(value)}" for name, value in given.items())
-            + "; they name the same quantity, so make them equal"
-        )
+    spelled = {name: _lookup(found, name) for name in SPELLINGS.get(field, (field,))}
+    given = {n: _cast(n, value, kind) for n, value in spelled.items() if value is not None}
+    if len({*given.values()}) > 1:
+        values = ", ".join(f"{name} = {brief(value)}" for name, value in given.items())
+        same = "they name the same quantity, so make them equal"
+        raise ValueError(f"config.json contradicts itself about {field}: {values}; {same}")
     return next(iter(given.values()), None)
 
 
-def _cast(name: str, value: object, kind: type) -> object:
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
-        if kind is float or (kind is int and value == int(value)):
-            return kind(value)
-    expected = "a list of strings" if kind is tuple else kind.__name__
-    raise ValueError(f"config.json: {name} is {brief(value)}, expected {expected}")
+def _cast(name: str, value: Any, kind: type) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    whole = number and value == int(value)
+    if not {int: whole, float: number, bool: isinstance(value, bool), tuple: strings}[kind]:
+        expected = "a list of strings" if kind is tuple else kind.__name__
+        raise _wrong(f"config.json: {name}", value, expected)
+    return kind(value)
 
 
-def _missing(field: str) -> str:
-    names = SPELLINGS.get(field, (field,))
-    yarn = "; without YaRN's keys positions are rotated wrongly" if "." in names[-1] else ""
-    return (
-        f"config.json has no {' or '.join(names)}, which GPT-OSS needs{yarn}: take it from the"
-        " published checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
-        " original_max_position_embeddings 4096)"
-    )
-
-
-def _check_architecture(found: object) -> None:
+def _check_fixed(found: object) -> None:
+    """Refuse other models, and keys that would change numbers, unless they say what is computed."""
     classes = _lookup(found, "architectures")
-    for name in [_lookup(found, "model_type"), *(classes if type(classes) is list else [classes])]:
-        if name not in (None, "gpt_oss", "GptOssForCausalLM"):
-            raise ValueError(
-                f"config.json describes {brief(name)}, expected model_type 'gpt_oss'"
-                " (GptOssForCausalLM): this package runs GPT-OSS only"
-            )
-
-
-def _check_fixed(found: object, rope_factor: float) -> None:
-    """Refuse keys that would change numbers, unless they say what is computed anyway."""
-    concentration = 0.1 * math.log(max(rope_factor, 1.0)) + 1.0  # as in rope.py
+    names = [_lookup(found, "model_type"), *(classes if isinstance(classes, list) else [classes])]
+    if others := [name for name in names if name not in (None, "gpt_oss", "GptOssForCausalLM")]:
+        raise ValueError(
+            f"config.json describes {brief(others[0])}, expected model_type 'gpt_oss'"
+            " (GptOssForCausalLM): this package runs GPT-OSS only"
+        )
+    factor: Any = _read(found, "rope_factor", float) or 1.0
+    concentration = 0.1 * math.log(max(factor, 1.0)) + 1.0  # as in rope.py
     rope = {"rope_type": "yarn", "type": "yarn", "attention_factor": concentration}
     rope |= {"partial_rotary_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.0}
-    fixed = {f"{spelling}.{key}": only for spelling in ROPE for key, only in rope.items()}
-    fixed |= {"hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
-    fixed["partial_rotary_factor"] = 1.0
+    fixed = FIXED | {"partial_rotary_factor": 1.0}
+    fixed |= {name: only for key, only in rope.items() for name in _inside(key)}
     for name, only in fixed.items():
         given = _lookup(found, name)
         close = isinstance(given, float) and isinstance(only, float) and abs(given - only) < 1e-6
         if not close and given not in (None, only):
-            raise ValueError(
-                f"config.json: {name} is {brief(given)}, expected {only!r} or no such key: that is"
-                " what GPT-OSS computes, and nothing else is computed here"
-            )
+            computed = "that is what GPT-OSS computes, and nothing else is computed here"
+            raise _wrong(f"config.json: {name}", given, f"{only!r} or no such key: {computed}")
 
 
 GPT_OSS_20B = Config()

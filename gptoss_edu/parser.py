@@ -13,19 +13,10 @@ import codecs
 import dataclasses
 import operator
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from gptoss_edu.tokenizer import (
-    CALL,
-    CHANNEL,
-    END,
-    ENDOFTEXT,
-    FULL_VOCAB,
-    MESSAGE,
-    RETURN,
-    START,
-    Tokenizer,
-)
+from gptoss_edu.tokenizer import CHANNEL, END, FULL_VOCAB, MESSAGE, START, STOP_TOKENS, Tokenizer
 
 CHANNELS = ("analysis", "commentary", "final")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -36,8 +27,8 @@ HEADER_WORD = re.compile(r"[^\s<>]{1,128}")
 class Piece:
     """New text as it comes: its channel, its recipient if any, and the ids that spelled it.
 
-    An id may end inside a character: it is told with the first piece that has text of it. The role
-    is assistant, unless the model makes up what a user or a tool says.
+    An id may end inside a character: it comes with the first piece that has text of it. The role is
+    assistant, unless the model makes up what a user or a tool says.
     """
 
     channel: str | None
@@ -72,17 +63,14 @@ class Message:
             function = {"name": self.function, "arguments": self.text}
             call = {"type": "function", "function": function} | ({"id": call_id} if call_id else {})
             return {"role": "assistant", "content": None, "tool_calls": [call]}
-        fields = {"channel": self.channel, "name": self.name}
-        fields |= {"recipient": self.recipient, "content_type": self.content_type}
-        if self.role != "assistant":
-            fields = {"name": self.name} if self.role in ("user", "tool") else {}
-        elif self.channel not in CHANNELS:
-            del fields["channel"]
-        for key, value in fields.items():
-            if value and HEADER_WORD.fullmatch(value.removeprefix("<|constrain|>")) is None:
-                fields[key] = None
-        fields = {key: value for key, value in fields.items() if value}
-        return {"role": self.role, "content": self.text, **fields}
+        keys = {"user": "name", "tool": "name", "assistant": "channel name recipient content_type"}
+        fields = {"role": self.role, "content": self.text}
+        for key in keys.get(self.role, "").split():
+            word = getattr(self, key) or ""
+            known = key != "channel" or word in CHANNELS
+            if known and HEADER_WORD.fullmatch(word.removeprefix("<|constrain|>")):
+                fields[key] = word
+        return fields
 
 
 class StreamParser:
@@ -94,19 +82,22 @@ class StreamParser:
     - `<|start|>` or `<|channel|>` inside a text: a new message begins;
     - `<|end|>` twice, or no `<|start|>` after it: ignored, or understood;
     - unknown channel or recipient: kept as it is; other control tokens in a text: shown as text;
-    - bytes that are no UTF-8, ids outside the vocabulary: U+FFFD, once no later byte can help.
+    - bytes that are not UTF-8, ids outside the vocabulary: U+FFFD, once no later byte can help.
     The texts of the pieces of a message always join to the message's text.
     """
 
-    # A header is about ten tokens. Beyond 64 it is no header but text, to be shown as it comes.
+    # A header is about ten tokens. Beyond 64 it is not a header but text, to be shown as it comes.
     MAX_HEADER = 64
-    CLOSING = frozenset((END, RETURN, CALL, ENDOFTEXT))
+    CLOSING = frozenset((END, START, *STOP_TOKENS))
 
     def __init__(self) -> None:
-        self._tokenizer = Tokenizer()
         self._messages: list[Message] = []
-        self._header: list[int] = []
-        self._explicit = False
+        self._begin(None)
+
+    def _begin(self, after: int | None) -> None:
+        """Expect the header of a message, `after` the token that closed the one before."""
+        self._explicit = after == START
+        self._header = [CHANNEL] if after == CHANNEL else []
         self._open: Message | None = None
         self._texts: list[str] = []
         self._pending: list[int] = []
@@ -125,18 +116,11 @@ class StreamParser:
     def feed(self, token: int) -> list[Piece]:
         """Takes one sampled id; returns the pieces of text that it completed, often one or none."""
         token = operator.index(token)
-        if token in self.CLOSING:
-            return self._close()
-        if token == START:
-            pieces = self._close()
-            self._explicit = True
-            return pieces
-        if token == CHANNEL and self._is_new_message():
-            pieces = self._close()
-            self._header = [token]
-            return pieces
+        if token in self.CLOSING or (token == CHANNEL and self._is_new_message()):
+            return self._close(token)
         if self._open is not None:
-            return self._take(token)
+            self._pending.append(token)
+            return self._piece(_bytes([token]))
         if token == MESSAGE:
             self._open, _ = self._parse_header(finished=True)
             self._header = []
@@ -146,7 +130,7 @@ class StreamParser:
 
     def finish(self) -> list[Piece]:
         """No more ids: returns the held back rest, and closes the last message as incomplete."""
-        return self._close(complete=False)
+        return self._close(None)
 
     def _is_new_message(self) -> bool:
         """A channel is named: does that open a message, after a text without its proper end?"""
@@ -155,41 +139,33 @@ class StreamParser:
         message, text = self._parse_header(finished=False)
         return message.recipient is None and bool(text.strip())
 
-    def _bytes(self, token: int) -> bytes:
-        inside = 0 <= token < FULL_VOCAB
-        return self._tokenizer.token_bytes(token) if inside else "\ufffd".encode()
-
-    def _piece(self, text: str) -> list[Piece]:
-        message = self._open
+    def _piece(self, data: bytes, *, final: bool = False) -> list[Piece]:
+        """The text that `data` completes: bytes, since a character may span several tokens."""
+        message, text = self._open, self._decoder.decode(data, final)
         if not text or message is None:
             return []
         ids, self._pending = tuple(self._pending), []
         self._texts.append(text)
         return [Piece(message.channel, text, ids, message.recipient, message.role)]
 
-    def _take(self, token: int) -> list[Piece]:
-        self._pending.append(token)
-        return self._piece(self._decoder.decode(self._bytes(token)))
-
     def _give_up_header(self) -> list[Piece]:
         """Without `<|message|>`: what does not belong to a header is the text."""
         self._open, text = self._parse_header(finished=False)
         self._pending, self._header = self._header, []
-        # The header may end inside a character: bytes, not text, go to the decoder.
-        return self._piece(self._decoder.decode(text))
+        return self._piece(text)
 
-    def _close(self, *, complete: bool = True) -> list[Piece]:
+    def _close(self, token: int | None) -> list[Piece]:
+        """The message is over: closed by a token, or cut off (None)."""
         pieces = []
         if self._open is None and self._header:
             pieces = self._give_up_header()
             if not pieces and not self._decoder.getstate()[0]:
                 self._open = None  # nothing but a header, cut short: no message
         if self._open is not None:
-            pieces += self._piece(self._decoder.decode(b"", True))
-            text = "".join(self._texts)
+            pieces += self._piece(b"", final=True)
+            text, complete = "".join(self._texts), token is not None
             self._messages.append(dataclasses.replace(self._open, text=text, complete=complete))
-        self._open, self._texts, self._pending, self._header = None, [], [], []
-        self._explicit = False
+        self._begin(token)
         return pieces
 
     def _parse_header(self, *, finished: bool) -> tuple[Message, bytes]:
@@ -200,19 +176,21 @@ class StreamParser:
         """
         ids = self._header
         channels = [index for index, token in enumerate(ids) if token == CHANNEL]
-        before = ids[: channels[0]] if channels else ids
-        after = ids[channels[-1] + 1 :] if channels else []
-        role, name, rest = self._parse_role(b"".join(map(self._bytes, before)))
-        recipient, rest = _parse_recipient(rest)
+        role, name, rest = self._parse_role(_bytes(ids[: channels[0]] if channels else ids))
+        recipient, rest = _parse(RECIPIENT, rest)
         channel = None
         if channels:
             leftover = rest.strip()
-            channel, rest = _parse_channel(b"".join(map(self._bytes, after)), finished)
-            late, rest = _parse_recipient(rest)
+            pattern = rb"([^\s<]+)" if finished else CHANNEL_BEFORE_TEXT
+            channel, rest = _parse(pattern, _bytes(ids[channels[-1] + 1 :]))
+            channel = channel and channel.strip()
+            late, rest = _parse(RECIPIENT, rest)
             recipient = recipient or late
             rest = leftover + b" " + rest if leftover else rest
         if not finished:
-            kind, rest = _parse_content_type(rest, alone=recipient is not None)
+            kind, rest = _parse(rb"(<\|constrain\|>)\s*([A-Za-z]*)", rest)
+            if kind is None and recipient is not None:
+                kind, rest = _parse(rb"([a-z]+)\s*$", rest)
             text = rest.lstrip() if channels or recipient else rest
             return Message(role, channel, recipient, kind, "", name), text
         words = rest.replace(b"<|constrain|>", b" <|constrain|>").decode("utf-8", "replace").split()
@@ -225,42 +203,28 @@ class StreamParser:
 
     def _parse_role(self, header: bytes) -> tuple[str, str | None, bytes]:
         """The part before the channel -> role, name of the author, rest."""
-        match = re.match(rb"\s*(assistant|user|system|developer)(?::([^\s]+))?(?=\s|$)", header)
-        if match:
-            name = match.group(2).decode("utf-8", "replace") if match.group(2) else None
-            return match.group(1).decode(), name, header[match.end() :]
+        author, rest = _parse(rb"((?:assistant|user|system|developer)(?::\S+)?)(?=\s|$)", header)
+        if author is not None:
+            role, _, name = author.partition(":")
+            return role, name or None, rest
         # After <|start|> a tool speaks under its own name: `functions.f to=assistant`.
-        tool = re.match(rb"\s*([^\s]+)", header) if self._explicit else None
-        if tool and not tool.group(1).startswith(b"to="):
-            return "tool", tool.group(1).decode("utf-8", "replace"), header[tool.end() :]
-        return "assistant", None, header
+        tool, rest = _parse(rb"(?!to=)(\S+)", header) if self._explicit else (None, header)
+        return "assistant" if tool is None else "tool", tool, rest
 
 
-def _parse_recipient(header: bytes) -> tuple[str | None, bytes]:
-    match = re.match(rb"\s*to=([^\s<]+)", header)
-    if not match:
+RECIPIENT = rb"to=([^\s<]+)"
+# Where text may follow: a known channel, or a word that is all there is (a header cut short).
+CHANNEL_BEFORE_TEXT = rb"(?:(analysis|commentary|final)|([^\s<]+)\s*$)"
+
+
+def _parse(pattern: bytes, header: bytes) -> tuple[str | None, bytes]:
+    """What the groups of `pattern` match at the start of `header`, if it is there; and the rest."""
+    match = re.match(rb"\s*" + pattern, header)
+    if match is None:
         return None, header
-    return match.group(1).decode("utf-8", "replace"), header[match.end() :]
+    return b"".join(filter(None, match.groups())).decode("utf-8", "replace"), header[match.end() :]
 
 
-def _parse_channel(header: bytes, finished: bool) -> tuple[str | None, bytes]:
-    """The part after `<|channel|>` -> channel, rest.
-
-    Without `<|message|>` text may follow directly: then only a known channel, or a word that is all
-    there is (a header cut short), is taken for one.
-    """
-    pattern = rb"\s*([^\s<]+)" if finished else rb"\s*(analysis|commentary|final|[^\s<]+\s*$)"
-    match = re.match(pattern, header)
-    if not match:
-        return None, header
-    return match.group(1).decode("utf-8", "replace").strip(), header[match.end() :]
-
-
-def _parse_content_type(header: bytes, alone: bool) -> tuple[str | None, bytes]:
-    """A content type in a header without `<|message|>`: marked, or (alone) all that is left."""
-    match = re.match(rb"\s*(<\|constrain\|>)\s*([A-Za-z]*)", header)
-    if not match and alone:
-        match = re.match(rb"\s*()([a-z]+)\s*$", header)
-    if not match:
-        return None, header
-    return (match.group(1) + match.group(2)).decode(), header[match.end() :]
+def _bytes(ids: Iterable[int]) -> bytes:
+    known = Tokenizer().token_bytes
+    return b"".join(known(i) if 0 <= i < FULL_VOCAB else "\ufffd".encode() for i in ids)

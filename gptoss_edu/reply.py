@@ -30,10 +30,9 @@ class ToolCall:
         try:
             return json.loads(self.arguments)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}; "
-                f"tell the model so in a tool message, and let it try again"
-            ) from None
+            found = f"arguments of {self.name} are not JSON ({error}): {self.arguments[:200]!r}"
+            advice = "tell the model so in a tool message, and let it try again"
+            raise ValueError(f"{found}; {advice}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Reply:
 
     `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
     cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
-    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`, and reads only
-    what is new with `cache`, which is there if `keep_cache=True` asked for it: it is large.
+    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`; with `cache`
+    (large, so there only if `keep_cache=True`) it reads only what is new.
     """
 
     final: str
@@ -92,12 +91,15 @@ class Reply:
         return history
 
     def _repr_html_(self) -> str:
-        rows = [_message_html(message) for message in self.messages] or ["(no message)"]
-        footer = html.escape(_footer(self))
-        return (
-            f'<div style="max-width:60em">{"".join(rows)}'
-            f'<div style="font-size:85%;opacity:0.75">{footer}</div></div>'
-        )
+        endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
+        footer, stats = endings.get(self.finish_reason, "finished"), self.stats
+        if stats is not None:
+            footer += f" · {stats.completion_tokens:,} tokens"
+            footer += f" · {stats.decode_tokens_per_s:.1f} tokens/s"
+            footer += f" · first after {stats.time_to_first_token_s:.2f} s"
+        rows = "".join(map(_message_html, self.messages)) or "(no message)"
+        footer = f'<div style="font-size:85%;opacity:0.75">{footer}</div>'
+        return f'<div style="max-width:60em">{rows}{footer}</div>'
 
 
 def make_reply(
@@ -109,24 +111,21 @@ def make_reply(
     stats: Stats | None,
     cache: Any = None,
 ) -> Reply:
-    """Finishes `parser` and gathers what it saw. A call cut short is no tool call: it might run."""
+    """Finishes `parser` and gathers what it saw. A call cut short is left out: it might run."""
     assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
     spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
-    calls = [m for m in messages if _is_call(m)]
     # Without any channel (a small model that forgot it) the text still is the answer.
     answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
     # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
-    turn = zlib.crc32(repr(prompt_ids).encode())
-    tool_calls = tuple(
-        ToolCall(m.function or "", m.text, f"call_{turn:08x}_{index}")
-        for index, m in enumerate(calls)
-    )
+    turn = f"call_{zlib.crc32(repr(prompt_ids).encode()):08x}"
+    calls = enumerate(filter(_is_call, messages))
+    tool_calls = (ToolCall(m.function or "", m.text, f"{turn}_{i}") for i, m in calls)
     return Reply(
         final="\n\n".join(m.text for m in answers),
         analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
-        tool_calls=tool_calls,
+        tool_calls=tuple(tool_calls),
         finish_reason=finish_reason,
         stats=stats,
         token_ids=tuple(token_ids),
@@ -147,35 +146,18 @@ COLORS = {"analysis": "#6b4fbb", "commentary": "#9a5b00", "final": "#1a7340"}
 
 def _message_html(message: Message) -> str:
     color = COLORS.get(message.channel or "final", "#5c5c5c")
-    label = message.channel or "no channel"
-    if message.role != "assistant":
-        label = f"{message.name or message.role} · {label}"
-    if message.recipient:
-        label += f" → {message.recipient}"
-    if not message.complete:
-        label += " (cut off)"
-    label, text = html.escape(label), html.escape(message.text)
+    speaker = "" if message.role == "assistant" else f"{message.name or message.role} · "
+    recipient = f" → {message.recipient}" if message.recipient else ""
+    ending = "" if message.complete else " (cut off)"
+    label = html.escape(f"{speaker}{message.channel or 'no channel'}{recipient}{ending}")
     return (
         f'<div role="group" aria-label="{label}" style="border-left:4px solid {color};'
         f'margin:0 0 0.6em 0;padding:0.1em 0 0.1em 0.8em">'
         f'<span style="background:{color};color:#ffffff;border-radius:3px;padding:0.1em 0.5em;'
         f'font-size:85%">{label}</span>'
         f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere;margin-top:0.3em">'
-        f"{text}</div></div>"
+        f"{html.escape(message.text)}</div></div>"
     )
-
-
-def _footer(reply: Reply) -> str:
-    parts = [
-        {"length": "stopped at the token limit", "tool_call": "waits for a tool"}.get(
-            reply.finish_reason, "finished"
-        )
-    ]
-    if reply.stats is not None:
-        parts.append(f"{reply.stats.completion_tokens:,} tokens")
-        parts.append(f"{reply.stats.decode_tokens_per_s:.1f} tokens/s")
-        parts.append(f"first after {reply.stats.time_to_first_token_s:.2f} s")
-    return " · ".join(parts)
 
 
 # (begin, end) of each compilation in this process, as jax reports them.
@@ -225,15 +207,8 @@ class Clock:
         speed is per row, that is in steps per second.
         """
         first, last = self.ticks[0], self.ticks[-1]
-        compile_first_s = compile_seconds(self.began, first)
-        compile_rest_s = compile_seconds(first, last)
-        first_s = max(first - self.began - compile_first_s, 1e-9)
-        decode_s = max(last - first - compile_rest_s, 1e-9)
-        return Stats(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            time_to_first_token_s=first_s,
-            prefill_tokens_per_s=self.prefilled / first_s,
-            decode_tokens_per_s=(len(self.ticks) - 1) / decode_s,
-            compile_s=compile_first_s + compile_rest_s,
-        )
+        before, after = compile_seconds(self.began, first), compile_seconds(first, last)
+        first_s = max(first - self.began - before, 1e-9)
+        prefill = self.prefilled / first_s
+        decode = (len(self.ticks) - 1) / max(last - first - after, 1e-9)
+        return Stats(prompt_tokens, completion_tokens, first_s, prefill, decode, before + after)

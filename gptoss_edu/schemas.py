@@ -18,6 +18,17 @@ from gptoss_edu.parser import FUNCTION_NAME
 from gptoss_edu.tokenizer import check_text
 
 
+def expected(found: str, wanted: str) -> ValueError:
+    """The error of every check of a prompt: what was found, and what was expected."""
+    return ValueError(f"{found}, but {wanted} was expected")
+
+
+def check_kind(value: object, kinds: type | tuple[type, ...], what: str, wanted: str) -> None:
+    """Raises ValueError unless `value`, called `what`, is of one of these types."""
+    if not isinstance(value, kinds):
+        raise expected(f"{what} is a {type(value).__name__}", wanted)
+
+
 def as_text(value: Any, what: str) -> str:
     """`value`, or ValueError where it is not a str or holds a lone surrogate; `what` names it."""
     try:
@@ -30,37 +41,30 @@ def tool_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[Any]:
     """OpenAI function schemas, checked -> openai-harmony's tool descriptions."""
     if tools is None:
         return []
-    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
-        raise ValueError(f"tools is a {type(tools).__name__}, but a list of schemas was expected")
-    functions, seen = [], set()
+    if isinstance(tools, str) or not isinstance(tools, Sequence):
+        raise expected(f"tools is a {type(tools).__name__}", "a list of schemas")
+    functions: dict[str, oh.ToolDescription] = {}
     for index, tool in enumerate(tools):
         name, description, parameters = _checked_schema(tool, f"tools[{index}]")
-        if name in seen:
+        if name in functions:
             raise ValueError(f"tools[{index}] repeats the name {name!r}; names must differ")
-        seen.add(name)
-        functions.append(oh.ToolDescription.new(name, description, parameters=parameters))
-    return functions
+        functions[name] = oh.ToolDescription.new(name, description, parameters=parameters)
+    return list(functions.values())
 
 
 def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | None]:
     """One schema, nested or flat -> name, description, parameters."""
-    expected = '{"type": "function", "function": {"name", "description", "parameters"}}'
-    if not isinstance(tool, Mapping):
-        raise ValueError(f"{where} is a {type(tool).__name__}, but {expected} was expected")
+    schema = '{"type": "function", "function": {"name", "description", "parameters"}}'
+    check_kind(tool, Mapping, where, schema)
     if tool.get("type", "function") != "function":
         raise ValueError(f"{where} has type {tool['type']!r}, but only 'function' is supported")
     function = tool.get("function", tool)
-    if not isinstance(function, Mapping):
-        raise ValueError(f"{where}['function'] is a {type(function).__name__}, not a dict")
+    check_kind(function, Mapping, f"{where}['function']", "a dict")
     name, parameters = function.get("name"), function.get("parameters")
     if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
-        raise ValueError(
-            f"{where} has name {name!r}, but 1 to 64 letters, digits, '_' or '-' were expected"
-        )
+        raise expected(f"{where} has name {name!r}", "one of 1 to 64 letters, digits, '_' or '-'")
     description = as_text(function.get("description") or "", f"description of {where}")
-    if not parameters:
-        if parameters not in (None, {}):
-            raise ValueError(f"parameters of {where} are {parameters!r}, but a dict was expected")
+    if parameters in (None, {}):
         return name, description, None
     _check_parameters(parameters, f"parameters of {where} ({name})")
     return name, description, dict(parameters)
@@ -70,20 +74,16 @@ def _check_parameters(parameters: Any, where: str) -> None:
     """A JSON schema of an object: what openai-harmony turns into a TypeScript type."""
     if not isinstance(parameters, Mapping) or parameters.get("type") != "object":
         found = parameters.get("type") if isinstance(parameters, Mapping) else parameters
-        raise ValueError(
-            f'{where}: found {found!r}, but a schema {{"type": "object", "properties": …}} was '
-            f"expected"
-        )
-    properties = parameters.get("properties", {})
-    if not isinstance(properties, Mapping):
-        raise ValueError(f"{where}: properties is a {type(properties).__name__}, not a dict")
+        wanted = 'a schema {"type": "object", "properties": …}'
+        raise expected(f"{where}: found {found!r}", wanted)
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    check_kind(properties, Mapping, f"{where}: properties", "a dict")
     for name, schema in properties.items():
         if not isinstance(name, str) or not isinstance(schema, Mapping):
-            raise ValueError(f"{where}: property {name!r} has schema {schema!r}, which is no dict")
-    required = parameters.get("required", [])
-    if not isinstance(required, (list, tuple)):
-        raise ValueError(f"{where}: required is {required!r}, but a list of names was expected")
-    if unknown := [name for name in required if name not in properties]:
+            raise expected(f"{where}: property {name!r} has schema {schema!r}", "a dict")
+    if not isinstance(required, list | tuple):
+        raise expected(f"{where}: required is {required!r}", "a list of names")
+    if unknown := [name for name in required if name not in [*properties]]:
         raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
     try:
         json.dumps(parameters, allow_nan=False)

@@ -6,10 +6,8 @@ begins and who speaks. Two numberings meet here. An *id* is the true o200k_harmo
 one shown to people; a *row* is a line of a model's embedding matrix. For GPT-OSS they are equal; a
 small model keeps a few thousand ids, and row r stands for id kept_ids[r].
 
-Nothing is downloaded: the vocabulary ships in this package, compressed, and `openai-harmony` does
-the encoding.
-
-Source: openai-harmony 0.0.8 and its vocabulary file `o200k_base.tiktoken`.
+Source: openai-harmony 0.0.8, which does the encoding, and its vocabulary `o200k_base.tiktoken`,
+which ships in this package, compressed: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,15 +33,8 @@ if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
 STARTOFTEXT, ENDOFTEXT = 199998, 199999
-RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = (
-    200002,
-    200003,
-    200005,
-    200006,
-    200007,
-    200008,
-    200012,
-)
+RETURN, CONSTRAIN, CHANNEL, START = 200002, 200003, 200005, 200006
+END, MESSAGE, CALL = 200007, 200008, 200012
 # Not END: it closes the analysis message, and the answer comes after it.
 STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
 
@@ -81,16 +72,11 @@ def _shipped() -> bytes:
 
 
 def _unpack(data: bytes, folder: Path) -> None:
-    """Writes the vocabulary under a temporary name, then renames: readers see all or nothing."""
+    """Write the vocabulary aside, then move it into place: readers see all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{VOCABULARY_FILE}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, folder / VOCABULARY_FILE)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as aside:
+        (Path(aside) / VOCABULARY_FILE).write_bytes(data)
+        os.replace(Path(aside) / VOCABULARY_FILE, folder / VOCABULARY_FILE)
 
 
 def vocabulary_folder() -> Path:
@@ -99,16 +85,15 @@ def vocabulary_folder() -> Path:
     Respects `TIKTOKEN_ENCODINGS_BASE` when that folder has the file. Raises ValueError when the
     user's own file is damaged, OSError when no folder can be written to.
     """
-    if chosen := os.environ.get(VOCABULARY_VARIABLE):
-        file = Path(chosen) / VOCABULARY_FILE
-        if file.exists():
-            if not _is_vocabulary(file):
-                raise ValueError(
-                    f"{file} (named by {VOCABULARY_VARIABLE}) is not the o200k vocabulary: its "
-                    f"sha256 differs from {VOCABULARY_SHA256}. Unset {VOCABULARY_VARIABLE} to use "
-                    f"the copy that ships with this package."
-                )
+    chosen = os.environ.get(VOCABULARY_VARIABLE)
+    if chosen and (file := Path(chosen) / VOCABULARY_FILE).exists():
+        if _is_vocabulary(file):
             return file.parent
+        raise ValueError(
+            f"{file} (named by {VOCABULARY_VARIABLE}) is not the o200k vocabulary: its sha256"
+            f" differs from {VOCABULARY_SHA256}. Unset {VOCABULARY_VARIABLE} to use the copy that"
+            " ships with this package."
+        )
     failures = []
     for folder in cache_folders():
         try:
@@ -134,15 +119,14 @@ def load_encoding() -> HarmonyEncoding:
         try:
             return openai_harmony.load_harmony_encoding("HarmonyGptOss")
         finally:
-            if before is None:
-                del os.environ[VOCABULARY_VARIABLE]
-            else:
+            del os.environ[VOCABULARY_VARIABLE]
+            if before is not None:
                 os.environ[VOCABULARY_VARIABLE] = before
 
 
 @functools.lru_cache(maxsize=FULL_VOCAB)
 def _bytes_of(token: int) -> bytes:
-    # surrogateescape is the round trip that keeps bytes which are no UTF-8 on their own.
+    # surrogateescape, there and back, keeps bytes that are not UTF-8 on their own.
     text: str = load_encoding().decode([token], errors="surrogateescape")
     return text.encode("utf-8", "surrogateescape")
 
@@ -150,15 +134,12 @@ def _bytes_of(token: int) -> bytes:
 @functools.lru_cache(maxsize=1)
 def byte_ids() -> tuple[int, ...]:
     """The ids of the 256 single-byte tokens: entry b is the id of byte b."""
-    by_byte = {_bytes_of(token): token for token in range(256)}
-    return tuple(by_byte[bytes([byte])] for byte in range(256))
+    return tuple(sorted(range(256), key=_bytes_of))
 
 
 def _kind(character: str) -> str:
-    if character.isspace():
-        return "space"
-    category = unicodedata.category(character)[0]
-    return "letter" if category == "M" else {"L": "letter", "N": "number"}.get(category, "symbol")
+    kind = {"L": "letter", "M": "letter", "N": "number"}.get(unicodedata.category(character)[0])
+    return "space" if character.isspace() else kind or "symbol"
 
 
 def bounded(text: str, limit: int = MAX_RUN) -> Iterator[str]:
@@ -183,40 +164,38 @@ def bounded(text: str, limit: int = MAX_RUN) -> Iterator[str]:
 
 
 def check_text(text: object, what: str = "text") -> str:
-    """Returns `text`, or raises: TypeError if it is no str, ValueError on a lone surrogate."""
+    """Returns `text`, or raises: TypeError if it is not a str, ValueError on a lone surrogate."""
     if not isinstance(text, str):
-        raise TypeError(
-            f"{what} is a {type(text).__name__}, but a str was expected; decode bytes with "
-            f".decode('utf-8') first"
-        )
+        hint = "decode bytes with .decode('utf-8') first"
+        raise TypeError(f"{what} is a {type(text).__name__}, but a str was expected; {hint}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{what} has a lone surrogate, {text[error.start]!r} at position {error.start}, but "
-            f"only Unicode text that UTF-8 can write was expected; read the source with the right "
-            f"encoding, or clean it with text.encode('utf-8', 'replace').decode()"
+            f"{what} has a lone surrogate, {text[error.start]!r} at position {error.start}, but"
+            " only Unicode text that UTF-8 can write was expected; read the source with the right"
+            " encoding, or clean it with text.encode('utf-8', 'replace').decode()"
         ) from None
     return text
 
 
-def _as_ints(numbers: Iterable[int], what: str) -> list[int]:
-    """Lists, NumPy and JAX arrays of whole numbers as a list of int."""
-    if hasattr(numbers, "tolist"):
-        numbers = numbers.tolist()
-    if isinstance(numbers, int):
-        numbers = [numbers]
+def _numbers(given: Iterable[int], what: str = "token id", limit: int = FULL_VOCAB) -> list[int]:
+    """Lists, NumPy and JAX arrays of whole numbers from 0 to limit - 1, as a list of int."""
+    if hasattr(given, "tolist"):
+        given = given.tolist()
     try:
-        if isinstance(numbers, (str, bytes)):
+        if isinstance(given, str | bytes):
             raise TypeError
-        return [operator.index(number) for number in numbers]
+        numbers = [operator.index(each) for each in ([given] if isinstance(given, int) else given)]
     except TypeError:
-        raise TypeError(
-            f"{what}s must be a sequence of whole numbers, found {str(numbers)[:60]!r}"
-        ) from None
+        raise TypeError(f"{what}s must be whole numbers, found {str(given)[:60]!r}") from None
+    for number in numbers:
+        if not 0 <= number < limit:
+            raise ValueError(f"{what} {number} is outside 0..{limit - 1} of the vocabulary")
+    return numbers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Text to ids and back, and ids to embedding rows and back.
 
@@ -229,36 +208,25 @@ class Tokenizer:
     """
 
     kept_ids: tuple[int, ...] | None = None
-    _row_of: dict[int, int] | None = dataclasses.field(default=None, init=False, repr=False)
-    _hash: int = dataclasses.field(default=0, init=False, repr=False)
+    # Id -> row. A range says it where each id is its own row.
+    _row_of: dict[int, int] | range = dataclasses.field(
+        default=range(FULL_VOCAB), init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.kept_ids is not None:
-            kept = tuple(_as_ints(self.kept_ids, "kept id"))
-            outside = [token for token in kept if not 0 <= token < FULL_VOCAB]
-            if outside:
-                raise ValueError(f"kept id {outside[0]} is outside 0..{FULL_VOCAB - 1}")
+            kept = tuple(_numbers(self.kept_ids, "kept id"))
             row_of = {token: row for row, token in enumerate(kept)}
             if len(row_of) != len(kept):
-                twice = next(t for row, t in enumerate(kept) if row_of[t] != row)
+                twice = next(token for row, token in enumerate(kept) if row_of[token] != row)
                 raise ValueError(f"kept id {twice} occurs twice, but each row needs its own id")
-            missing = [token for token in byte_ids() if token not in row_of]
-            if missing:
+            if missing := [token for token in byte_ids() if token not in row_of]:
                 raise ValueError(
-                    f"kept ids lack {len(missing)} of the 256 single-byte tokens (first: id "
-                    f"{missing[0]}), without which not every text can be encoded; add byte_ids()"
+                    f"kept ids lack {len(missing)} of the 256 single-byte tokens (first: id"
+                    f" {missing[0]}), without which not every text can be encoded; add byte_ids()"
                 )
             object.__setattr__(self, "kept_ids", kept)
             object.__setattr__(self, "_row_of", row_of)
-        object.__setattr__(self, "_hash", hash((Tokenizer, self.kept_ids)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Tokenizer):
-            return NotImplemented
-        return self._hash == other._hash and self.kept_ids == other.kept_ids
-
-    def __hash__(self) -> int:
-        return self._hash
 
     def __repr__(self) -> str:
         rows = "whole o200k_harmony" if self.kept_ids is None else "subset of o200k_harmony"
@@ -267,13 +235,11 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """The number of rows."""
-        return FULL_VOCAB if self.kept_ids is None else len(self.kept_ids)
+        return len(self._row_of)
 
     @property
     def stop_rows(self) -> tuple[int, ...]:
         """Rows of the tokens that end a completion: return, call, endoftext (those kept)."""
-        if self._row_of is None:
-            return STOP_TOKENS
         return tuple(self._row_of[token] for token in STOP_TOKENS if token in self._row_of)
 
     def encode(self, text: str) -> list[int]:
@@ -281,72 +247,53 @@ class Tokenizer:
 
         Equal to openai-harmony's encoding, except that a stretch of more than MAX_RUN spaces,
         letters or symbols is encoded in parts. `decode(encode(text)) == text` always.
-        Raises TypeError for what is no str, ValueError for a lone surrogate.
+        Raises TypeError for anything but a str, ValueError for a lone surrogate.
         """
-        encoding = load_encoding()
-        ids = []
-        for piece in bounded(check_text(text)):
-            ids += encoding.encode(piece, disallowed_special=())
-        return self.fit(ids)
+        encode = load_encoding().encode
+        pieces = [encode(piece, disallowed_special=()) for piece in bounded(check_text(text))]
+        return self.fit(itertools.chain.from_iterable(pieces))
 
     def fit(self, ids: Iterable[int]) -> list[int]:
         """Ids -> ids of this vocabulary: a token it lacks becomes its bytes, one token each.
 
         Raises ValueError for a control token it lacks: spelled out it would mean something else.
         """
-        ids = self._checked_ids(ids)
-        if self._row_of is None:
-            return ids
         fitted = []
-        for token in ids:
+        for token in _numbers(ids):
             if token in self._row_of:
                 fitted.append(token)
-            elif token >= FIRST_CONTROL:
-                raise ValueError(
-                    f"control token {_bytes_of(token).decode()} (id {token}) is not among the "
-                    f"{self.vocab_size:,} kept ids of this model, and bytes cannot replace it"
-                )
-            else:
+            elif token < FIRST_CONTROL:
                 fitted += [byte_ids()[byte] for byte in _bytes_of(token)]
+            else:
+                raise ValueError(
+                    f"control token {_bytes_of(token).decode()} (id {token}) is not among the"
+                    f" {self.vocab_size:,} kept ids of this model, and bytes cannot replace it"
+                )
         return fitted
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one id stands for: not always UTF-8, a character may span several tokens."""
-        return _bytes_of(self._checked_ids([token])[0])
+        return _bytes_of(*_numbers([token]))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text. Bytes that are no UTF-8 become U+FFFD; control tokens show by name."""
-        return b"".join(map(_bytes_of, self._checked_ids(ids))).decode("utf-8", "replace")
+        """Ids -> text. Bytes that are not UTF-8 become U+FFFD; control tokens show by name."""
+        return b"".join(map(_bytes_of, _numbers(ids))).decode("utf-8", "replace")
 
     def to_rows(self, ids: Iterable[int]) -> list[int]:
         """O200k ids -> embedding rows. Raises ValueError for an id without a row."""
-        ids = self._checked_ids(ids)
-        if self._row_of is None:
-            return ids
         try:
-            return [self._row_of[token] for token in ids]
+            return [self._row_of[token] for token in _numbers(ids)]
         except KeyError as error:
+            token = error.args[0]
             raise ValueError(
-                f"id {error.args[0]} ({_bytes_of(error.args[0])!r}) has no row in this vocabulary "
-                f"of {self.vocab_size:,} tokens; pass ids through .fit(ids) first"
+                f"id {token} ({_bytes_of(token)!r}) has no row in this vocabulary of"
+                f" {self.vocab_size:,} tokens; pass ids through .fit(ids) first"
             ) from None
 
     def to_ids(self, rows: Iterable[int]) -> list[int]:
         """Embedding rows -> o200k ids. Raises ValueError for a row outside 0..vocab_size-1."""
-        rows = _as_ints(rows, "row")
-        for row in rows:
-            if not 0 <= row < self.vocab_size:
-                raise ValueError(f"row {row} is outside 0..{self.vocab_size - 1}")
+        rows = _numbers(rows, "row", self.vocab_size)
         return rows if self.kept_ids is None else [self.kept_ids[row] for row in rows]
-
-    def _checked_ids(self, ids: Iterable[int]) -> list[int]:
-        ids = _as_ints(ids, "id")
-        for token in ids:
-            if not 0 <= token < FULL_VOCAB:
-                raise ValueError(
-                    f"token id {token} is outside the vocabulary 0..{FULL_VOCAB - 1} of GPT-OSS"
-                )
-        return ids
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ def test_nested_and_flat_schemas_are_the_same():
         ([NOW, NOW], r"tools\[1\] repeats the name 'now'"),
         (["now"], r"tools\[0\] is a str"),
         ([{"type": "web"}], r"tools\[0\] has type 'web', but only 'function'"),
-        ([{"name": "a b"}], r"has name 'a b', but 1 to 64 letters"),
+        ([{"name": "a b"}], r"has name 'a b', but one of 1 to 64 letters"),
         ([NOW | {"parameters": {"type": "string"}}], "found 'string', but a schema"),
         ([NOW | {"parameters": [1]}], r"found \[1\], but a schema"),
         ([NOW | {"parameters": {"type": "object", "required": ["x"]}}], "required names 'x'"),
