@@ -122,12 +122,9 @@ class RingKV(Slots):
         if position_BT.shape[1] == 1:
             return store, *store.read()
         k_BSKH, v_BSKH, position_BS = self.read()
-        return (
-            store,
-            jnp.concatenate([k_BSKH, k_BTKH], axis=1),
-            jnp.concatenate([v_BSKH, v_BTKH], axis=1),
-            jnp.concatenate([position_BS, position_BT], axis=1),
-        )
+        k_BSKH = jnp.concatenate([k_BSKH, k_BTKH], axis=1)
+        v_BSKH = jnp.concatenate([v_BSKH, v_BTKH], axis=1)
+        return store, k_BSKH, v_BSKH, jnp.concatenate([position_BS, position_BT], axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -165,11 +162,8 @@ def empty_cache(config: Config, batch: int, capacity: int, dtype: DTypeLike = jn
     def store(window: int | None) -> FullKV | RingKV:
         kind, room = (FullKV, capacity) if window is None else (RingKV, window)
         shape = (batch, config.num_kv_heads, room, config.head_dim)
-        return kind(
-            k_BKSH=jnp.zeros(shape, dtype),
-            v_BKSH=jnp.zeros(shape, dtype),
-            position_BS=jnp.full((batch, room), -1, jnp.int32),
-        )
+        position_BS = jnp.full((batch, room), -1, jnp.int32)
+        return kind(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), position_BS)
 
     layers = tuple(store(config.window(layer)) for layer in range(config.num_layers))
     return Cache(layers, jnp.zeros(batch, jnp.int32))
@@ -183,11 +177,8 @@ def grow(cache: Cache, capacity: int) -> Cache:
         if isinstance(kv, RingKV) or extra <= 0:
             return kv
         slots = ((0, 0), (0, 0), (0, extra), (0, 0))
-        return FullKV(
-            k_BKSH=jnp.pad(kv.k_BKSH, slots),
-            v_BKSH=jnp.pad(kv.v_BKSH, slots),
-            position_BS=jnp.pad(kv.position_BS, ((0, 0), (0, extra)), constant_values=-1),
-        )
+        position_BS = jnp.pad(kv.position_BS, ((0, 0), (0, extra)), constant_values=-1)
+        return FullKV(jnp.pad(kv.k_BKSH, slots), jnp.pad(kv.v_BKSH, slots), position_BS)
 
     return Cache(tuple(wider(kv) for kv in cache.layers), cache.length_B)
 
@@ -202,13 +193,9 @@ def to_host(array_B: jax.Array) -> np.ndarray:
 def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
     """Raise ValueError unless row b of the cache has room for added[b] tokens more."""
     if cache.length_B.is_deleted():
-        raise ValueError(
-            "this cache was used up by an earlier call; go on with the one it returned"
-        )
-    if len(added) != len(cache.length_B):
-        raise ValueError(
-            f"found {len(added)} rows for a cache of {len(cache.length_B)}, expected as many"
-        )
+        raise ValueError("cache used up by an earlier call; go on with the one that it returned")
+    if (B := len(cache.length_B)) != len(added):
+        raise ValueError(f"found {len(added)} rows for a cache of {B}, expected as many")
     length = int(np.max(to_host(cache.length_B) + np.asarray(added)))
     room = cache.capacity or config.max_positions
     if length > room:
@@ -218,17 +205,21 @@ def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
         )
 
 
+def new_cache(config: Config, batch: int, length: int, dtype: DTypeLike) -> Cache:
+    """An empty cache in which `length` tokens fit."""
+    return empty_cache(config, batch, room_for(config, batch, length, dtype), dtype)
+
+
 def with_room(state: Cache, length: int, config: Config) -> Cache:
     """The cache itself, or a copy that has grown so that `length` tokens fit."""
     if state.capacity is None or length <= state.capacity:
         return state
+    return grow(state, room_for(config, len(state.length_B), length, state.layers[0].k_BKSH.dtype))
+
+
+def room_for(config: Config, batch: int, length: int, dtype: DTypeLike) -> int:
+    """`capacity_for`, where there is memory for it; else MemoryError, before the system kills."""
     room = capacity_for(length, config.max_positions)
-    check_memory(config, len(state.length_B), room, state.layers[0].k_BKSH.dtype)
-    return grow(state, room)
-
-
-def check_memory(config: Config, batch: int, room: int, dtype: DTypeLike) -> None:
-    """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
     needed = num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, room, dtype)))
     available, where = available_memory()
     if available is not None and needed > available:
@@ -237,6 +228,7 @@ def check_memory(config: Config, batch: int, room: int, dtype: DTypeLike) -> Non
             f" {needed / 2**30:.2f} GiB, {where} has {available / 2**30:.2f} GiB available;"
             " shorten the prompt, lower max_tokens, or answer fewer prompts at once"
         )
+    return room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +245,20 @@ class TurnCache:
     prompt_length: int
     prompt_rings: tuple[RingKV | None, ...]
     cache: Cache
+
+    def check(self, config: Config, dtype: DTypeLike) -> None:
+        """Raise ValueError if another model made this, MemoryError where a copy does not fit."""
+        made, found = (
+            [(*kv.k_BKSH.shape[1::2], str(kv.k_BKSH.dtype)) for kv in cache.layers]
+            for cache in (empty_cache(config, 1, 1, dtype), self.cache)
+        )
+        if made != found:
+            raise ValueError(
+                f"this cache is of another model: {len(found)} layers, the first with heads, size"
+                f" and dtype {found[0]}, expected {len(made)} and {made[0]}; leave it out, or pass"
+                " the `cache` of this model's last reply"
+            )
+        room_for(config, 1, self.cache.capacity or 1, dtype)
 
     def resume(self, rows: list[int]) -> tuple[Cache, int] | None:
         """(a copy of the cache, tokens it holds) for a prompt of `rows`; None if none can be kept.

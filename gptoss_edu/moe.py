@@ -88,25 +88,20 @@ def moe_dense(p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: f
     return jnp.einsum("BTE,BTED->BTD", weight_BTE, y_BTED)
 
 
-def expert_mlp(
-    p: Moe, expert_R: jax.Array, x_RD: jax.Array, limit: float, alpha: float, loop: Loop
-) -> jax.Array:
-    """What its expert makes of each row, y_RD: gate and up, clamped SwiGLU, down, with biases."""
-    check_shapes(x_RD=x_RD, w_gate_up_EDP=p.w_gate_up_EDP, w_down_EFD=p.w_down_EFD)
-    b_RP, b_RD = p.b_gate_up_EP[expert_R], p.b_down_ED[expert_R]
-    h_RP = matmul("RD,EDP->RP", x_RD, p.w_gate_up_EDP, expert_R, loop) + b_RP.astype(x_RD.dtype)
-    h_RF = swiglu(h_RP, limit, alpha)
-    return matmul("RF,EFD->RD", h_RF, p.w_down_EFD, expert_R, loop) + b_RD.astype(x_RD.dtype)
-
-
 def moe_chosen(
     p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: float, loop: Loop
 ) -> jax.Array:
-    """The chosen experts and no other, y_BTD: each of the R = B*T*X choices is a row."""
-    B, T, D = x_BTD.shape
-    X = routing.expert_BTX.shape[-1]
+    """The chosen experts and no other, y_BTD: each of the R = B*T*X choices is a row, of which its
+    expert makes gate and up, clamped SwiGLU, down, with biases.
+    """
+    check_shapes(x_BTD=x_BTD, w_gate_up_EDP=p.w_gate_up_EDP, w_down_EFD=p.w_down_EFD)
+    (B, T, D), X, dtype = x_BTD.shape, routing.expert_BTX.shape[-1], x_BTD.dtype
     x_RD = jnp.repeat(x_BTD.reshape(B * T, D), X, axis=0)
-    y_RD = expert_mlp(p, routing.expert_BTX.reshape(-1), x_RD, limit, alpha, loop)
+    expert_R = routing.expert_BTX.reshape(-1)
+    b_RP, b_RD = p.b_gate_up_EP[expert_R].astype(dtype), p.b_down_ED[expert_R].astype(dtype)
+    h_RP = matmul("RD,EDP->RP", x_RD, p.w_gate_up_EDP, expert_R, loop) + b_RP
+    h_RF = swiglu(h_RP, limit, alpha)
+    y_RD = matmul("RF,EFD->RD", h_RF, p.w_down_EFD, expert_R, loop) + b_RD
     y_BTXD = y_RD.reshape(B, T, X, D)
     return jnp.einsum("BTX,BTXD->BTD", routing.weight_BTX, y_BTXD)
 

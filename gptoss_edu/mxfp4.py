@@ -124,23 +124,10 @@ def decode(nibble: jax.Array, scale: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits.astype(jnp.uint16), jnp.bfloat16)
 
 
-def dequantize_obvious(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The slow twin, in NumPy, on the published layout: [..., J, 16] and [..., J] to [..., I]."""
-    nibbles = np.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
-    scale = np.exp2(scales[..., None].astype(np.float64) - 127)
-    scale = np.where(scales[..., None] == 255, np.nan, scale)
-    with np.errstate(over="ignore", invalid="ignore"):
-        weights = (VALUES.astype(np.float64)[nibbles] * scale).astype(np.float32)
-    return weights.reshape(*scales.shape[:-1], -1)
-
-
 def pack_hf(blocks_EOJU: np.ndarray | jax.Array, scales_EOJ: np.ndarray | jax.Array) -> Mxfp4:
     """From the published layout [E, O, J, 16] and [E, O, J] to ours, output dimension innermost."""
     check_shapes({"U": BLOCK // 2}, blocks_EOJU=blocks_EOJU, scales_EOJ=scales_EOJ)
-    return Mxfp4(
-        blocks_EJUO=jnp.transpose(blocks_EOJU, (0, 2, 3, 1)),
-        scales_EJO=jnp.transpose(scales_EOJ, (0, 2, 1)),
-    )
+    return Mxfp4(jnp.transpose(blocks_EOJU, (0, 2, 3, 1)), jnp.transpose(scales_EOJ, (0, 2, 1)))
 
 
 def unpack_hf(w: Mxfp4) -> tuple[jax.Array, jax.Array]:

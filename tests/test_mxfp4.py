@@ -6,11 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gptoss_edu.course.checks.mxfp4 import dequantize_obvious
 from gptoss_edu.mxfp4 import (
     VALUES,
     Mxfp4,
     dequantize,
-    dequantize_obvious,
     nearest_code,
     pack_hf,
     quantize,
