@@ -2,8 +2,7 @@
 
 Layers that see everything keep every key, in `FullKV`, whose room grows in steps. Sliding layers
 keep only the newest `window` keys, in `RingKV`: position p lives in slot p % window, where it
-overwrites the one key that just left the window. For GPT-OSS-20B at 131,072 tokens that halves the
-cache.
+overwrites the key that just left the window. GPT-OSS-20B at 131,072 tokens then needs half.
 
 Keys of one head lie together (BKSH), since a head reads all of its keys at each step. With the
 heads side by side at each position (BSKH), XLA on a CPU would transpose the whole cache for every
@@ -111,11 +110,10 @@ class RingKV(Slots):
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
     ) -> tuple[RingKV, jax.Array, jax.Array, jax.Array]:
-        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
+        """Like that of FullKV, except that of a chunk longer than the ring only the end is kept.
 
-        Of a chunk longer than the ring only the end is kept, yet its first queries still need the
-        keys that its last keys overwrite: so a chunk is handed the old ring and itself, side by
-        side. A single token can do without: the key it overwrites has just left its window.
+        Its first queries still need the keys that its last keys overwrite: so a chunk is handed the
+        old ring and itself, side by side. A single token overwrites a key that has just left.
         """
         position_BT = position_BT.astype(self.position_BS.dtype)
         store = self.write(self.slots(position_BT), k_BTKH, v_BTKH, position_BT)
@@ -144,9 +142,8 @@ class Cache:
 
 
 def capacity_for(length: int, max_positions: int) -> int:
-    """Room for `length` tokens in steps: a power of two, so that few programs are compiled.
-
-    Raises ValueError when the model has fewer positions than that.
+    """Room for `length` tokens: a power of two, so that few programs are compiled. Raises
+    ValueError when the model has fewer positions than that.
     """
     if length > max_positions:
         raise ValueError(

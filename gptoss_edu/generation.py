@@ -26,6 +26,7 @@ from gptoss_edu.reply import Clock, Reply, make_reply
 from gptoss_edu.sampling import GREEDY, Sampling, sample
 from gptoss_edu.tokenizer import CALL, STOP_TOKENS
 
+Rows = Sequence[Sequence[int]]  # tokens of each prompt, as the model numbers them
 CHUNK = 256  # tokens that prefill reads at once, at most
 SMALLEST_CHUNK = 16
 FINISHED = dict.fromkeys(STOP_TOKENS, "stop") | {CALL: "tool_call"}
@@ -92,9 +93,7 @@ def chunk_size(config: Config, batch: int, capacity: int) -> int:
     return size
 
 
-def prefill(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], cache: Cache
-) -> tuple[jax.Array, Cache]:
+def prefill(model: Model, params: Params, prompts: Rows, cache: Cache) -> tuple[jax.Array, Cache]:
     """Read prompts (lists of tokens, of any lengths) into the cache.
 
     Returns the logits of the token after each prompt, logits_BV, and the fuller cache; the cache
@@ -136,7 +135,7 @@ def decode_step(
     return logits_BV, cache
 
 
-def check_tokens(prompts: Sequence[Sequence[int]], vocab_size: int, lowest: int = 0) -> None:
+def check_tokens(prompts: Rows, vocab_size: int, lowest: int = 0) -> None:
     """Raise ValueError unless there are prompts, none empty, of tokens from 0 to vocab_size - 1."""
     if not len(prompts):
         raise ValueError("no prompts found, expected at least one")
@@ -152,7 +151,7 @@ def check_tokens(prompts: Sequence[Sequence[int]], vocab_size: int, lowest: int 
 
 
 def generate_tokens(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], *,
+    model: Model, params: Params, prompts: Rows, *,
     max_tokens: int, sampling: Sampling = GREEDY, seeds: Sequence[int] | None = None,
     stop_rows: Sequence[int] = (), cache: TurnCache | None = None, keep_cache: bool = False,
     clock: Clock | None = None,
@@ -211,9 +210,8 @@ def runs_ahead(logits_BV: jax.Array) -> bool:
 
 
 def _start(
-    model: Model, prompts: Sequence[Sequence[int]], max_tokens: int, kept: TurnCache | None,
-    keep_cache: bool,
-) -> tuple[Cache, int, list[Sequence[int]]]:  # fmt: skip
+    model: Model, prompts: Rows, max_tokens: int, kept: TurnCache | None, keep_cache: bool
+) -> tuple[Cache, int, Rows]:
     """(a cache with room, tokens it holds already, what is left to read of each prompt)."""
     config = model.config
     check_tokens(prompts, config.vocab_size)
@@ -232,7 +230,7 @@ def _start(
         if (resumed := kept.resume(list(prompts[0]))) is not None:
             state, held = resumed
             return with_room(state, length, config), held, [prompts[0][held:]]
-    return new_cache(config, len(prompts), length, model.dtype), 0, list(prompts)
+    return new_cache(config, len(prompts), length, model.dtype), 0, prompts
 
 
 Y = TypeVar("Y")
@@ -260,15 +258,14 @@ class Stream(Iterator[Y], Generic[Y, R]):
             raise ValueError("this stream was stopped before its end, so there is no reply")
         return self.reply
 
-    def close(self) -> None:
-        """Stop, and free what the rest would have needed."""
+    def close(self, *_: object) -> None:
+        """Stop, and free what the rest would have needed; also at the end of `with`."""
         self._pieces.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    __exit__ = close
 
 
 def answer(

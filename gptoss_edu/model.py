@@ -107,15 +107,11 @@ def rope_frequencies(config: Config) -> tuple[np.ndarray, float]:
 
 def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
     """cos_BTC and sin_BTC for these positions: the same for every layer."""
-    inv_C, concentration = rope_frequencies(config)
-    return cos_sin(position_BT, inv_C, concentration)
+    return cos_sin(position_BT, *rope_frequencies(config))
 
 
 def matmul_precision(dtype: DTypeLike) -> AbstractContextManager[object]:
-    """Float32 must mean float32: TPUs and GPUs would round the operands of a product to fewer bits.
-
-    A context manager, for tracing under jit as well.
-    """
+    """A context, for tracing too, where float32 is float32: TPUs and GPUs would round operands."""
     highest = "highest" if dtype == jnp.float32 else None
     context: AbstractContextManager[object] = jax.default_matmul_precision(highest)
     return context
@@ -184,8 +180,7 @@ def init_params(config: Config, key: jax.Array, dtype: DTypeLike = jnp.float32) 
     def drawn(part: type[Attention] | type[Moe]) -> dict[str, jax.Array]:
         return {field.name: draw(field.name) for field in dataclasses.fields(part)}
 
-    layers = tuple(
-        Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in range(config.num_layers)
-    )
+    count = range(config.num_layers)
+    layers = tuple(Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in count)
     top = {name: draw(name) for name in ("embedding_VD", "norm_D", "unembedding_DV")}
     return Params(layers=layers, **top)

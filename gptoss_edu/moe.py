@@ -124,12 +124,8 @@ def gathered(
     one_expert: OneExpert, x_RI: jax.Array, expert_R: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
     """y_RO: one row after the other, each with the matrix of its expert."""
-
-    def one_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
-        expert, x_I = row
-        return one_expert(expert, x_I[None])[0]
-
-    y_RO: jax.Array = jax.lax.map(one_row, (expert_R, x_RI))
+    rows = (expert_R, x_RI)
+    y_RO: jax.Array = jax.lax.map(lambda row: one_expert(row[0], row[1][None])[0], rows)
     return y_RO
 
 

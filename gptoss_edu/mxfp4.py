@@ -28,9 +28,8 @@ class Mxfp4:
     """E packed matrices [I, O] that answer `w[expert]` like an array of shape [E, I, O].
 
     In memory the output dimension comes last: blocks_EJUO holds byte u of block j (I = 32 * J,
-    U = 16) and scales_EJO its exponent. Adjacent outputs are then adjacent in memory, and one
-    vector instruction decodes many of them; the published layout [E, O, J, U] has them 1,440 bytes
-    apart.
+    U = 16) and scales_EJO its exponent. One vector instruction then decodes many outputs side by
+    side; the published layout [E, O, J, U] has them 1,440 bytes apart.
     """
 
     blocks_EJUO: jax.Array
@@ -130,11 +129,6 @@ def pack_hf(blocks_EOJU: np.ndarray | jax.Array, scales_EOJ: np.ndarray | jax.Ar
     return Mxfp4(jnp.transpose(blocks_EOJU, (0, 2, 3, 1)), jnp.transpose(scales_EOJ, (0, 2, 1)))
 
 
-def unpack_hf(w: Mxfp4) -> tuple[jax.Array, jax.Array]:
-    """Back to the published layout: (blocks_EOJU, scales_EOJ)."""
-    return jnp.transpose(w.blocks_EJUO, (0, 3, 1, 2)), jnp.transpose(w.scales_EJO, (0, 2, 1))
-
-
 def quantize(w_EIO: jax.Array) -> Mxfp4:
     """Round weights to MXFP4, blocks of 32 along the input dimension I.
 
@@ -161,6 +155,5 @@ def nearest_code(magnitude: jax.Array) -> jax.Array:
     code = jnp.zeros(magnitude.shape, jnp.int32)
     middles = (VALUES[:7] + VALUES[1:8]) / 2
     for lower, middle in enumerate(middles.tolist()):
-        beyond = magnitude > middle if lower % 2 == 0 else magnitude >= middle
-        code = code + beyond.astype(jnp.int32)
+        code += magnitude > middle if lower % 2 == 0 else magnitude >= middle
     return code

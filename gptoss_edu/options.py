@@ -24,9 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Sampling):
-    """The settings of the draw, and all else that shapes an answer. Raises ValueError, in words,
-    for values out of range.
-    """
+    """The settings of the draw, and all else that shapes an answer, checked like them."""
 
     max_tokens: int = option(1024, "most tokens to write")
     seed: int | Sequence[int] = option(0, "another seed, another draw")
@@ -78,9 +76,7 @@ def changed(options: Options, changes: Mapping[str, Any]) -> Options:
 
 
 def lists_options(function: Function) -> Function:
-    """Decorate a function of `**options`: signature and docstring, as Jupyter shows them, then
-    list the fields of `Options`.
-    """
+    """Decorate a function of `**options`, so that Jupyter shows the fields of `Options`."""
     *own, _ = inspect.signature(function).parameters.values()
     fields = inspect.signature(Options).parameters.values()
     keywords = [field.replace(kind=field.KEYWORD_ONLY) for field in fields]

@@ -24,9 +24,8 @@ def cores() -> int:
 
 
 def available_memory() -> tuple[int | None, str]:
-    """(bytes that can still be allocated where JAX puts arrays, name of that place).
-
-    None where the system does not say. Limits of a container, a job or a shell count, too.
+    """(bytes that can still be allocated where JAX puts arrays, name of that place). None where the
+    system does not say. Limits of a container, a job or a shell count, too.
     """
     import jax
 

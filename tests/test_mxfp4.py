@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gptoss_edu.course.checks.mxfp4 import dequantize_obvious
+from gptoss_edu.course.checks.mxfp4 import dequantize_obvious, unpack_hf
 from gptoss_edu.mxfp4 import (
     VALUES,
     Mxfp4,
@@ -14,7 +14,6 @@ from gptoss_edu.mxfp4 import (
     nearest_code,
     pack_hf,
     quantize,
-    unpack_hf,
 )
 from gptoss_edu.shapes import matmul
 
