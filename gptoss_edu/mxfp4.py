@@ -47,11 +47,6 @@ class Mxfp4:
         """What indexing returns: bfloat16, which holds every decoded value exactly."""
         return jnp.dtype(jnp.bfloat16)
 
-    @property
-    def ndim(self) -> int:
-        """Three, as [E, I, O]."""
-        return 3
-
     def __getitem__(self, which: Index) -> jax.Array:
         """Decode the matrices of some experts: [I, O] for one, [..., I, O] for several."""
         return dequantize(self.blocks_EJUO[which], self.scales_EJO[which])

@@ -50,10 +50,6 @@ class Weight(Protocol):
     def dtype(self) -> DType:
         """That of what indexing returns."""
 
-    @property
-    def ndim(self) -> int:
-        """How many axes it has."""
-
     def __getitem__(self, which: Index, /) -> jax.Array:
         """Plain numbers: of [E, I, O] the matrices that `which` picks."""
 
