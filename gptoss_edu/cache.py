@@ -39,11 +39,17 @@ class Slots:
     v_BKSH: jax.Array
     position_BS: jax.Array
 
-    def write(
-        self, slot_BT: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> Self:
-        """Scatter a chunk into its slots. Slot S is past the end and means: drop it."""
-        check_shapes(slot_BT=slot_BT, k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+    def slots(self, position_BT: jax.Array) -> jax.Array:
+        """slot_BT, here the position itself. Slot S is past the end and means: drop it."""
+        return jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
+
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[Self, jax.Array, jax.Array, jax.Array]:
+        """Store new keys; give (store, keys, values, their positions). Padding (-1) is dropped."""
+        check_shapes(k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+        position_BT = position_BT.astype(self.position_BS.dtype)
+        slot_BT = self.slots(position_BT)
         row_B1 = jnp.arange(slot_BT.shape[0])[:, None]
 
         def scattered(old: Self) -> Self:
@@ -54,7 +60,8 @@ class Slots:
                 position_BS=old.position_BS.at[row_B1, slot_BT].set(position_BT, mode="drop"),
             )
 
-        return opaque_on_cpu(scattered, self, jnp.any(position_BT >= 0))
+        store = opaque_on_cpu(scattered, self, jnp.any(position_BT >= 0))
+        return store, *store.read()
 
     def read(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(k_BSKH, v_BSKH, position_BS) for `attention`. Under jit this only renames axes."""
@@ -76,20 +83,11 @@ def opaque_on_cpu(write: Callable[[Tree], Tree], tree: Tree, needed: jax.Array) 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FullKV(Slots):
-    """Keys and values of every position: slot = position."""
+    """Keys and values of every position: slot = position.
 
-    def append(
-        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> tuple[FullKV, jax.Array, jax.Array, jax.Array]:
-        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
-
-        A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and
-        is overwritten before it could be.
-        """
-        position_BT = position_BT.astype(self.position_BS.dtype)
-        slot_BT = jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
-        store = self.write(slot_BT, k_BTKH, v_BTKH, position_BT)
-        return store, *store.read()
+    A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and is
+    overwritten before it could be.
+    """
 
 
 @jax.tree_util.register_dataclass
@@ -109,20 +107,20 @@ class RingKV(Slots):
 
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> tuple[RingKV, jax.Array, jax.Array, jax.Array]:
-        """Like that of FullKV, except that of a chunk longer than the ring only the end is kept.
+    ) -> tuple[Self, jax.Array, jax.Array, jax.Array]:
+        """The same, but of a chunk longer than the ring only the end is kept.
 
         Its first queries still need the keys that its last keys overwrite: so a chunk is handed the
         old ring and itself, side by side. A single token overwrites a key that has just left.
         """
-        position_BT = position_BT.astype(self.position_BS.dtype)
-        store = self.write(self.slots(position_BT), k_BTKH, v_BTKH, position_BT)
+        appended = super().append(k_BTKH, v_BTKH, position_BT)
         if position_BT.shape[1] == 1:
-            return store, *store.read()
+            return appended
         k_BSKH, v_BSKH, position_BS = self.read()
         k_BSKH = jnp.concatenate([k_BSKH, k_BTKH], axis=1)
         v_BSKH = jnp.concatenate([v_BSKH, v_BTKH], axis=1)
-        return store, k_BSKH, v_BSKH, jnp.concatenate([position_BS, position_BT], axis=1)
+        position_BT = position_BT.astype(position_BS.dtype)
+        return appended[0], k_BSKH, v_BSKH, jnp.concatenate([position_BS, position_BT], axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -234,8 +232,7 @@ class TurnCache:
 
     Harmony drops a turn's analysis from the history once it is answered, so the next prompt
     usually agrees with this turn up to the end of its prompt and no further. Full layers can be
-    rewound to any earlier length; a ring has overwritten what it held there, so `prompt_rings`
-    keeps a copy of the rings as they were when the prompt had been read.
+    rewound to there; a ring has overwritten its slots, so `prompt_rings` keeps copies from then.
     """
 
     rows: tuple[int, ...]
@@ -272,8 +269,7 @@ class TurnCache:
             layers, length = tuple(ring or full for ring, full in pairs), self.prompt_length
         else:
             return None
-        copied = jax.tree.map(jnp.copy, Cache(layers, jnp.array([length], jnp.int32)))
-        return copied, length
+        return jax.tree.map(jnp.copy, Cache(layers, jnp.array([length], jnp.int32))), length
 
 
 def copy_rings(cache: Cache) -> tuple[RingKV | None, ...]:

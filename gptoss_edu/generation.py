@@ -100,12 +100,12 @@ def prefill(model: Model, params: Params, prompts: Rows, cache: Cache) -> tuple[
     passed in is used up. Long prompts are read in chunks, so memory stays bounded. Raises
     ValueError for an empty prompt, tokens outside the vocabulary and where the cache lacks room.
     """
-    config = model.config
+    config, dtype = model.config, model.dtype
     check_tokens(prompts, config.vocab_size)
     check_room(cache, [len(prompt) for prompt in prompts], config)
     B, longest = len(prompts), max(map(len, prompts))
     size = chunk_size(config, B, cache.capacity or config.max_positions)
-    last_BD = jnp.zeros((B, config.hidden_size), model.dtype)
+    last_BD = jnp.zeros((B, config.hidden_size), dtype)
     for begin in range(0, longest, size):
         rest = longest - begin
         width = size if rest >= size else max(SMALLEST_CHUNK, 1 << (rest - 1).bit_length())
@@ -113,8 +113,7 @@ def prefill(model: Model, params: Params, prompts: Rows, cache: Cache) -> tuple[
         for token_T, prompt in zip(token_BT, prompts, strict=True):
             part = prompt[begin : begin + size]
             token_T[: len(part)] = part
-        options = {"config": config, "dtype": model.dtype}
-        cache, last_BD = read_chunk(params, token_BT, cache, last_BD, **options)
+        cache, last_BD = read_chunk(params, token_BT, cache, last_BD, config=config, dtype=dtype)
     return _last_logits(params, last_BD, eps=config.rms_eps), cache
 
 

@@ -69,9 +69,8 @@ def swiglu(gate_up_P: jax.Array, limit: float, alpha: float = 1.702) -> jax.Arra
     gate has no lower clamp, up is clamped on both sides, and one is added to up: an expert whose up
     is zero still passes its gate through.
     """
-    gate_F, up_F = gate_up_P[..., 0::2], gate_up_P[..., 1::2]
-    gate_F = jnp.minimum(gate_F, limit)
-    up_F = jnp.clip(up_F, -limit, limit)
+    gate_F = jnp.minimum(gate_up_P[..., 0::2], limit)
+    up_F = jnp.clip(gate_up_P[..., 1::2], -limit, limit)
     return gate_F * jax.nn.sigmoid(alpha * gate_F) * (up_F + 1)
 
 
@@ -91,9 +90,7 @@ def moe_dense(p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: f
 def moe_chosen(
     p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: float, loop: Loop
 ) -> jax.Array:
-    """The chosen experts and no other, y_BTD: each of the R = B*T*X choices is a row, of which its
-    expert makes gate and up, clamped SwiGLU, down, with biases.
-    """
+    """The chosen experts and no other, y_BTD: each of the R = B*T*X choices is a row."""
     check_shapes(x_BTD=x_BTD, w_gate_up_EDP=p.w_gate_up_EDP, w_down_EFD=p.w_down_EFD)
     (B, T, D), X, dtype = x_BTD.shape, routing.expert_BTX.shape[-1], x_BTD.dtype
     x_RD = jnp.repeat(x_BTD.reshape(B * T, D), X, axis=0)
@@ -161,8 +158,7 @@ def grouped(
         return y_TO
 
     y_LTO = jax.lax.map(one_tile, (owner_L, x_MI.reshape(L, tile, I)))
-    y_MO = y_LTO.reshape(L * tile, O)
-    return jnp.zeros((R, O), x_RI.dtype).at[order_R].set(y_MO[place_R])
+    return jnp.zeros((R, O), x_RI.dtype).at[order_R].set(y_LTO.reshape(L * tile, O)[place_R])
 
 
 def moe(

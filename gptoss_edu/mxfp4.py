@@ -91,8 +91,7 @@ def dequantize(blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     smallest results to zero, since XLA treats subnormal numbers as zero on CPU. Scale 255 is NaN.
     """
     assert blocks_JUO.shape[-2] == BLOCK // 2, f"{blocks_JUO.shape=} needs 16 bytes per block"
-    low_JUO, high_JUO = blocks_JUO & 0xF, blocks_JUO >> 4
-    nibble_JU2O = jnp.stack([low_JUO, high_JUO], axis=-2)
+    nibble_JU2O = jnp.stack([blocks_JUO & 0xF, blocks_JUO >> 4], axis=-2)
     w_JU2O = decode(nibble_JU2O, scales_JO[..., None, None, :])
     *lead, J, U, two, O = w_JU2O.shape
     return w_JU2O.reshape(*lead, J * U * two, O)

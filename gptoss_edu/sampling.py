@@ -1,6 +1,5 @@
-"""Logits to a token: penalty, temperature, top-k, top-p, min-p, then one draw.
-
-The order is the usual one, that of Hugging Face transformers.
+"""Logits to a token: penalty, temperature, top-k, top-p, min-p, then one draw: the usual order,
+that of Hugging Face transformers.
 """
 
 from __future__ import annotations

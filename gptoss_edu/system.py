@@ -95,13 +95,9 @@ def _rlimit() -> int | None:
     return min(left, default=None)
 
 
-# --- what is kept from one run to the next, compiled code among it ---
-
-
 def cache_folders() -> Iterator[Path]:
-    """Folders for what is kept, best first: the user's cache, else one of this process alone.
-
-    Nobody else can write into either: what is read back from there may be code.
+    """Folders for what is kept, best first: the user's cache, else one of this process alone. Others
+    can write into neither: what is read back from there may be code.
     """
     if folder := user_cache():
         yield folder
@@ -133,8 +129,7 @@ def why_shared(path: Path) -> str | None:
 
     None where nobody can: it is the user's own, others may not write to it, nor put another one in
     its place, which takes the right to write in a folder above it. Places that do not exist yet are
-    passed over. On Windows, where rights are not in the mode, it counts as the user's own in the
-    home folder, since profiles are closed to others.
+    passed over. On Windows, where rights are not in the mode, the home folder counts as closed.
     """
     if sys.platform == "win32":
         home = Path.home().resolve()
