@@ -96,8 +96,8 @@ def _rlimit() -> int | None:
 
 
 def cache_folders() -> Iterator[Path]:
-    """Folders for what is kept, best first: the user's cache, else one of this process alone. Others
-    can write into neither: what is read back from there may be code.
+    """Folders for what is kept, best first: the user's cache, else one of this process alone, where
+    nobody else can write: what is read back from there may be code.
     """
     if folder := user_cache():
         yield folder
