@@ -119,14 +119,9 @@ def grouped_values(weights_BNTS: jax.Array, v_BSKH: jax.Array) -> jax.Array:
 
 
 def attention(
-    p: Attention,
-    x_BTD: jax.Array,
-    cos_BTC: jax.Array,
-    sin_BTC: jax.Array,
-    position_BT: jax.Array,
-    kv: Store,
-    window: int | None,
-) -> tuple[jax.Array, Store, AttentionSeen]:
+    p: Attention, x_BTD: jax.Array, cos_BTC: jax.Array, sin_BTC: jax.Array,
+    position_BT: jax.Array, kv: Store, window: int | None,
+) -> tuple[jax.Array, Store, AttentionSeen]:  # fmt: skip
     """One attention block on the normed input: (y_BTD, kv with the new keys, what was seen).
 
     `kv` stores keys after rotation: a key's angle never changes, so it is rotated once.

@@ -2,8 +2,7 @@
 
 Layers that see everything keep every key, in `FullKV`, whose room grows in steps. Sliding layers
 keep only the newest `window` keys, in `RingKV`: position p lives in slot p % window, where it
-overwrites the one key that just left the window. For GPT-OSS-20B at 131,072 tokens that halves the
-cache.
+overwrites the key that just left the window. GPT-OSS-20B at 131,072 tokens then needs half.
 
 Keys of one head lie together (BKSH), since a head reads all of its keys at each step. With the
 heads side by side at each position (BSKH), XLA on a CPU would transpose the whole cache for every
@@ -40,11 +39,17 @@ class Slots:
     v_BKSH: jax.Array
     position_BS: jax.Array
 
-    def write(
-        self, slot_BT: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> Self:
-        """Scatter a chunk into its slots. Slot S is past the end and means: drop it."""
-        check_shapes(slot_BT=slot_BT, k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+    def slots(self, position_BT: jax.Array) -> jax.Array:
+        """slot_BT, here the position itself. Slot S is past the end and means: drop it."""
+        return jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
+
+    def append(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
+    ) -> tuple[Self, jax.Array, jax.Array, jax.Array]:
+        """Store new keys; give (store, keys, values, their positions). Padding (-1) is dropped."""
+        check_shapes(k_BTKH=k_BTKH, v_BTKH=v_BTKH, position_BT=position_BT)
+        position_BT = position_BT.astype(self.position_BS.dtype)
+        slot_BT = self.slots(position_BT)
         row_B1 = jnp.arange(slot_BT.shape[0])[:, None]
 
         def scattered(old: Self) -> Self:
@@ -55,7 +60,8 @@ class Slots:
                 position_BS=old.position_BS.at[row_B1, slot_BT].set(position_BT, mode="drop"),
             )
 
-        return opaque_on_cpu(scattered, self, jnp.any(position_BT >= 0))
+        store = opaque_on_cpu(scattered, self, jnp.any(position_BT >= 0))
+        return store, *store.read()
 
     def read(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(k_BSKH, v_BSKH, position_BS) for `attention`. Under jit this only renames axes."""
@@ -77,20 +83,11 @@ def opaque_on_cpu(write: Callable[[Tree], Tree], tree: Tree, needed: jax.Array) 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FullKV(Slots):
-    """Keys and values of every position: slot = position."""
+    """Keys and values of every position: slot = position.
 
-    def append(
-        self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> tuple[FullKV, jax.Array, jax.Array, jax.Array]:
-        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
-
-        A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and
-        is overwritten before it could be.
-        """
-        position_BT = position_BT.astype(self.position_BS.dtype)
-        slot_BT = jnp.where(position_BT < 0, self.position_BS.shape[1], position_BT)
-        store = self.write(slot_BT, k_BTKH, v_BTKH, position_BT)
-        return store, *store.read()
+    A rewound cache needs no cleaning: what lies beyond a query's position is not visible, and is
+    overwritten before it could be.
+    """
 
 
 @jax.tree_util.register_dataclass
@@ -110,24 +107,20 @@ class RingKV(Slots):
 
     def append(
         self, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
-    ) -> tuple[RingKV, jax.Array, jax.Array, jax.Array]:
-        """Store new keys; return (store, keys, values, their positions). Padding (-1) is dropped.
+    ) -> tuple[Self, jax.Array, jax.Array, jax.Array]:
+        """The same, but of a chunk longer than the ring only the end is kept.
 
-        Of a chunk longer than the ring only the end is kept, yet its first queries still need the
-        keys that its last keys overwrite: so a chunk is handed the old ring and itself, side by
-        side. A single token can do without: the key it overwrites has just left its window.
+        Its first queries still need the keys that its last keys overwrite: so a chunk is handed the
+        old ring and itself, side by side. A single token overwrites a key that has just left.
         """
-        position_BT = position_BT.astype(self.position_BS.dtype)
-        store = self.write(self.slots(position_BT), k_BTKH, v_BTKH, position_BT)
+        appended = super().append(k_BTKH, v_BTKH, position_BT)
         if position_BT.shape[1] == 1:
-            return store, *store.read()
+            return appended
         k_BSKH, v_BSKH, position_BS = self.read()
-        return (
-            store,
-            jnp.concatenate([k_BSKH, k_BTKH], axis=1),
-            jnp.concatenate([v_BSKH, v_BTKH], axis=1),
-            jnp.concatenate([position_BS, position_BT], axis=1),
-        )
+        k_BSKH = jnp.concatenate([k_BSKH, k_BTKH], axis=1)
+        v_BSKH = jnp.concatenate([v_BSKH, v_BTKH], axis=1)
+        position_BT = position_BT.astype(position_BS.dtype)
+        return appended[0], k_BSKH, v_BSKH, jnp.concatenate([position_BS, position_BT], axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -147,9 +140,8 @@ class Cache:
 
 
 def capacity_for(length: int, max_positions: int) -> int:
-    """Room for `length` tokens in steps: a power of two, so that few programs are compiled.
-
-    Raises ValueError when the model has fewer positions than that.
+    """Room for `length` tokens: a power of two, so that few programs are compiled. Raises
+    ValueError when the model has fewer positions than that.
     """
     if length > max_positions:
         raise ValueError(
@@ -165,11 +157,8 @@ def empty_cache(config: Config, batch: int, capacity: int, dtype: DTypeLike = jn
     def store(window: int | None) -> FullKV | RingKV:
         kind, room = (FullKV, capacity) if window is None else (RingKV, window)
         shape = (batch, config.num_kv_heads, room, config.head_dim)
-        return kind(
-            k_BKSH=jnp.zeros(shape, dtype),
-            v_BKSH=jnp.zeros(shape, dtype),
-            position_BS=jnp.full((batch, room), -1, jnp.int32),
-        )
+        position_BS = jnp.full((batch, room), -1, jnp.int32)
+        return kind(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), position_BS)
 
     layers = tuple(store(config.window(layer)) for layer in range(config.num_layers))
     return Cache(layers, jnp.zeros(batch, jnp.int32))
@@ -183,11 +172,8 @@ def grow(cache: Cache, capacity: int) -> Cache:
         if isinstance(kv, RingKV) or extra <= 0:
             return kv
         slots = ((0, 0), (0, 0), (0, extra), (0, 0))
-        return FullKV(
-            k_BKSH=jnp.pad(kv.k_BKSH, slots),
-            v_BKSH=jnp.pad(kv.v_BKSH, slots),
-            position_BS=jnp.pad(kv.position_BS, ((0, 0), (0, extra)), constant_values=-1),
-        )
+        position_BS = jnp.pad(kv.position_BS, ((0, 0), (0, extra)), constant_values=-1)
+        return FullKV(jnp.pad(kv.k_BKSH, slots), jnp.pad(kv.v_BKSH, slots), position_BS)
 
     return Cache(tuple(wider(kv) for kv in cache.layers), cache.length_B)
 
@@ -202,13 +188,9 @@ def to_host(array_B: jax.Array) -> np.ndarray:
 def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
     """Raise ValueError unless row b of the cache has room for added[b] tokens more."""
     if cache.length_B.is_deleted():
-        raise ValueError(
-            "this cache was used up by an earlier call; go on with the one it returned"
-        )
-    if len(added) != len(cache.length_B):
-        raise ValueError(
-            f"found {len(added)} rows for a cache of {len(cache.length_B)}, expected as many"
-        )
+        raise ValueError("cache used up by an earlier call; go on with the one that it returned")
+    if (B := len(cache.length_B)) != len(added):
+        raise ValueError(f"found {len(added)} rows for a cache of {B}, expected as many")
     length = int(np.max(to_host(cache.length_B) + np.asarray(added)))
     room = cache.capacity or config.max_positions
     if length > room:
@@ -218,17 +200,21 @@ def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
         )
 
 
+def new_cache(config: Config, batch: int, length: int, dtype: DTypeLike) -> Cache:
+    """An empty cache in which `length` tokens fit."""
+    return empty_cache(config, batch, room_for(config, batch, length, dtype), dtype)
+
+
 def with_room(state: Cache, length: int, config: Config) -> Cache:
     """The cache itself, or a copy that has grown so that `length` tokens fit."""
     if state.capacity is None or length <= state.capacity:
         return state
+    return grow(state, room_for(config, len(state.length_B), length, state.layers[0].k_BKSH.dtype))
+
+
+def room_for(config: Config, batch: int, length: int, dtype: DTypeLike) -> int:
+    """`capacity_for`, where there is memory for it; else MemoryError, before the system kills."""
     room = capacity_for(length, config.max_positions)
-    check_memory(config, len(state.length_B), room, state.layers[0].k_BKSH.dtype)
-    return grow(state, room)
-
-
-def check_memory(config: Config, batch: int, room: int, dtype: DTypeLike) -> None:
-    """Raise MemoryError for keys and values that do not fit; the system would kill the process."""
     needed = num_bytes(jax.eval_shape(lambda: empty_cache(config, batch, room, dtype)))
     available, where = available_memory()
     if available is not None and needed > available:
@@ -237,6 +223,7 @@ def check_memory(config: Config, batch: int, room: int, dtype: DTypeLike) -> Non
             f" {needed / 2**30:.2f} GiB, {where} has {available / 2**30:.2f} GiB available;"
             " shorten the prompt, lower max_tokens, or answer fewer prompts at once"
         )
+    return room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,14 +232,27 @@ class TurnCache:
 
     Harmony drops a turn's analysis from the history once it is answered, so the next prompt
     usually agrees with this turn up to the end of its prompt and no further. Full layers can be
-    rewound to any earlier length; a ring has overwritten what it held there, so `prompt_rings`
-    keeps a copy of the rings as they were when the prompt had been read.
+    rewound to there; a ring has overwritten its slots, so `prompt_rings` keeps copies from then.
     """
 
     rows: tuple[int, ...]
     prompt_length: int
     prompt_rings: tuple[RingKV | None, ...]
     cache: Cache
+
+    def check(self, config: Config, dtype: DTypeLike) -> None:
+        """Raise ValueError if another model made this, MemoryError where a copy does not fit."""
+        made, found = (
+            [(*kv.k_BKSH.shape[1::2], str(kv.k_BKSH.dtype)) for kv in cache.layers]
+            for cache in (empty_cache(config, 1, 1, dtype), self.cache)
+        )
+        if made != found:
+            raise ValueError(
+                f"this cache is of another model: {len(found)} layers, the first with heads, size"
+                f" and dtype {found[0]}, expected {len(made)} and {made[0]}; leave it out, or pass"
+                " the `cache` of this model's last reply"
+            )
+        room_for(config, 1, self.cache.capacity or 1, dtype)
 
     def resume(self, rows: list[int]) -> tuple[Cache, int] | None:
         """(a copy of the cache, tokens it holds) for a prompt of `rows`; None if none can be kept.
@@ -269,8 +269,7 @@ class TurnCache:
             layers, length = tuple(ring or full for ring, full in pairs), self.prompt_length
         else:
             return None
-        copied = jax.tree.map(jnp.copy, Cache(layers, jnp.array([length], jnp.int32)))
-        return copied, length
+        return jax.tree.map(jnp.copy, Cache(layers, jnp.array([length], jnp.int32))), length
 
 
 def copy_rings(cache: Cache) -> tuple[RingKV | None, ...]:

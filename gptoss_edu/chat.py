@@ -16,6 +16,7 @@ from gptoss_edu.options import Options, changed
 from gptoss_edu.parser import Piece
 from gptoss_edu.reply import Reply, ToolCall
 
+Functions = Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]]
 ROUNDS = 8  # answers of the model within one turn: one that calls for more goes in circles
 OWN = {"tools": "`functions` says them", "cache": "it is kept here", "keep_cache": "it is kept"}
 
@@ -31,12 +32,7 @@ class Chat:
     """
 
     def __init__(
-        self,
-        model: Model,
-        params: Params,
-        *,
-        functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] | None = None,
-        **options: Any,
+        self, model: Model, params: Params, *, functions: Functions | None = None, **options: Any
     ) -> None:
         self.model, self.params = model, params
         self.functions = dict(functions or {})

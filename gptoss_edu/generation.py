@@ -16,26 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from gptoss_edu.cache import (
-    Cache,
-    TurnCache,
-    capacity_for,
-    check_memory,
-    check_room,
-    copy_rings,
-    empty_cache,
-    to_host,
-    with_room,
-)
+from gptoss_edu.cache import Cache, TurnCache, check_room, copy_rings, new_cache, to_host, with_room
 from gptoss_edu.config import Config
 from gptoss_edu.harmony import Prompt
 from gptoss_edu.model import Model, Params, run_blocks, unembed
-from gptoss_edu.options import Options, takes
+from gptoss_edu.options import Options, changed, lists_options
 from gptoss_edu.parser import Message, Piece, StreamParser
 from gptoss_edu.reply import Clock, Reply, make_reply
 from gptoss_edu.sampling import GREEDY, Sampling, sample
 from gptoss_edu.tokenizer import CALL, STOP_TOKENS
 
+Rows = Sequence[Sequence[int]]  # tokens of each prompt, as the model numbers them
 CHUNK = 256  # tokens that prefill reads at once, at most
 SMALLEST_CHUNK = 16
 FINISHED = dict.fromkeys(STOP_TOKENS, "stop") | {CALL: "tool_call"}
@@ -102,21 +93,19 @@ def chunk_size(config: Config, batch: int, capacity: int) -> int:
     return size
 
 
-def prefill(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], cache: Cache
-) -> tuple[jax.Array, Cache]:
+def prefill(model: Model, params: Params, prompts: Rows, cache: Cache) -> tuple[jax.Array, Cache]:
     """Read prompts (lists of tokens, of any lengths) into the cache.
 
     Returns the logits of the token after each prompt, logits_BV, and the fuller cache; the cache
     passed in is used up. Long prompts are read in chunks, so memory stays bounded. Raises
     ValueError for an empty prompt, tokens outside the vocabulary and where the cache lacks room.
     """
-    config = model.config
+    config, dtype = model.config, model.dtype
     check_tokens(prompts, config.vocab_size)
     check_room(cache, [len(prompt) for prompt in prompts], config)
     B, longest = len(prompts), max(map(len, prompts))
     size = chunk_size(config, B, cache.capacity or config.max_positions)
-    last_BD = jnp.zeros((B, config.hidden_size), model.dtype)
+    last_BD = jnp.zeros((B, config.hidden_size), dtype)
     for begin in range(0, longest, size):
         rest = longest - begin
         width = size if rest >= size else max(SMALLEST_CHUNK, 1 << (rest - 1).bit_length())
@@ -124,8 +113,7 @@ def prefill(
         for token_T, prompt in zip(token_BT, prompts, strict=True):
             part = prompt[begin : begin + size]
             token_T[: len(part)] = part
-        options = {"config": config, "dtype": model.dtype}
-        cache, last_BD = read_chunk(params, token_BT, cache, last_BD, **options)
+        cache, last_BD = read_chunk(params, token_BT, cache, last_BD, config=config, dtype=dtype)
     return _last_logits(params, last_BD, eps=config.rms_eps), cache
 
 
@@ -146,24 +134,23 @@ def decode_step(
     return logits_BV, cache
 
 
-def check_tokens(prompts: Sequence[Sequence[int]], vocab_size: int, lowest: int = 0) -> None:
+def check_tokens(prompts: Rows, vocab_size: int, lowest: int = 0) -> None:
     """Raise ValueError unless there are prompts, none empty, of tokens from 0 to vocab_size - 1."""
     if not len(prompts):
         raise ValueError("no prompts found, expected at least one")
     for index, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"prompt {index} has no tokens, expected at least one")
-        low, high = min(prompt), max(prompt)
-        if low < lowest or high >= vocab_size:
-            wrong = low if low < lowest else high
-            raise ValueError(
-                f"prompt {index} holds row {wrong}, expected {lowest} to {vocab_size - 1}: the rows"
-                " of this model's vocabulary (Tokenizer.to_rows makes them from ids)"
-            )
+        for row in (min(prompt), max(prompt)):
+            if not lowest <= row < vocab_size:
+                raise ValueError(
+                    f"prompt {index} holds row {row}, expected {lowest} to {vocab_size - 1}: the"
+                    " rows of this model's vocabulary (Tokenizer.to_rows makes them from ids)"
+                )
 
 
 def generate_tokens(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], *,
+    model: Model, params: Params, prompts: Rows, *,
     max_tokens: int, sampling: Sampling = GREEDY, seeds: Sequence[int] | None = None,
     stop_rows: Sequence[int] = (), cache: TurnCache | None = None, keep_cache: bool = False,
     clock: Clock | None = None,
@@ -180,25 +167,29 @@ def generate_tokens(
     logits_BV, state = prefill(model, params, prompts_left, state)
     rings = copy_rings(state) if keep_cache else ()
     seed_B = np.asarray(seeds if seeds is not None else [0] * B, np.uint32)
-    seen_BV = _seen(prompts, config.vocab_size) if sampling.repetition_penalty != 1 else None
+    seen_BV = None
+    if sampling.repetition_penalty != 1:
+        seen_BV = jnp.array([np.isin(np.arange(config.vocab_size), prompt) for prompt in prompts])
     length_B = np.array([held + len(p) for p in prompts_left])
     alive_B, fed, ahead = np.ones(B, bool), list(prompts[0]), runs_ahead(logits_BV)
     stop_I = np.array(list(stop_rows), np.int32)
     for step in range(max_tokens):
         token_B, seen_BV = _pick(logits_BV, seed_B, step, sampling.active, seen_BV)
         open_B = alive_B & (length_B < config.max_positions)
+        if not ahead:
+            open_B &= ~np.isin(to_host(token_B), stop_I)
+            clock.tick()
         more = step + 1 < max_tokens and open_B.any()
-        if more and ahead:
+        if more:
             next_B = _to_feed(token_B, open_B, stop_I)
-            logits_BV, state = _step(model, params, next_B, state, int(length_B[open_B].max()))
+            state = with_room(state, int(length_B[open_B].max()) + 1, config)
+            logits_BV, state = decode(params, next_B, state, config=config, dtype=model.dtype)
         token_B = to_host(token_B)
-        clock.tick()
+        if ahead:
+            clock.tick()
         yielded_B = np.where(alive_B, token_B, -1)
         alive_B = open_B & ~np.isin(token_B, stop_I)
         if more and alive_B.any():
-            if not ahead:
-                next_B = jnp.asarray(np.where(alive_B, token_B, -1), jnp.int32)
-                logits_BV, state = _step(model, params, next_B, state, int(length_B[alive_B].max()))
             length_B += alive_B
             fed.append(int(token_B[0]))
         yield yielded_B
@@ -217,19 +208,9 @@ def runs_ahead(logits_BV: jax.Array) -> bool:
     return bool(next(iter(logits_BV.devices())).platform != "cpu")
 
 
-def _step(
-    model: Model, params: Params, token_B: jax.Array, state: Cache, length: int
-) -> tuple[jax.Array, Cache]:
-    """Decode with room for one token more than `length`."""
-    state = with_room(state, length + 1, model.config)
-    logits_BV, state = decode(params, token_B, state, config=model.config, dtype=model.dtype)
-    return logits_BV, state
-
-
 def _start(
-    model: Model, prompts: Sequence[Sequence[int]], max_tokens: int, kept: TurnCache | None,
-    keep_cache: bool,
-) -> tuple[Cache, int, list[Sequence[int]]]:  # fmt: skip
+    model: Model, prompts: Rows, max_tokens: int, kept: TurnCache | None, keep_cache: bool
+) -> tuple[Cache, int, Rows]:
     """(a cache with room, tokens it holds already, what is left to read of each prompt)."""
     config = model.config
     check_tokens(prompts, config.vocab_size)
@@ -242,37 +223,13 @@ def _start(
     if (kept is not None or keep_cache) and len(prompts) != 1:
         found = "a cache" if kept is not None else "keep_cache"
         raise ValueError(f"found {found} and {len(prompts)} prompts, expected one: it holds one")
-    wanted = min(longest + min(max_tokens, 256), config.max_positions)
-    room = capacity_for(wanted, config.max_positions)
-    resumed = None if kept is None else _resume(model, prompts[0], kept)
-    if resumed is None:
-        check_memory(config, len(prompts), room, model.dtype)
-        return empty_cache(config, len(prompts), room, model.dtype), 0, list(prompts)
-    state, held = resumed
-    return with_room(state, room, config), held, [prompts[0][held:]]
-
-
-def _resume(model: Model, prompt: Sequence[int], kept: TurnCache) -> tuple[Cache, int] | None:
-    """`TurnCache.resume`, where the cache is one that this model could have made."""
-    made, found = (
-        [(*kv.k_BKSH.shape[1::2], str(kv.k_BKSH.dtype)) for kv in layers]
-        for layers in (empty_cache(model.config, 1, 1, model.dtype).layers, kept.cache.layers)
-    )
-    if made != found:
-        raise ValueError(
-            f"this cache is of another model: {len(found)} layers, the first with heads, size and"
-            f" dtype {found[0]}, expected {len(made)} and {made[0]}; leave it out, or pass the"
-            " `cache` of this model's last reply"
-        )
-    check_memory(model.config, 1, kept.cache.capacity or 1, model.dtype)  # it will be copied
-    return kept.resume(list(prompt))
-
-
-def _seen(prompts: Sequence[Sequence[int]], vocab_size: int) -> jax.Array:
-    seen_BV = np.zeros((len(prompts), vocab_size), bool)
-    for seen_V, prompt in zip(seen_BV, prompts, strict=True):
-        seen_V[list(prompt)] = True
-    return jnp.asarray(seen_BV)
+    length = min(longest + min(max_tokens, 256), config.max_positions)
+    if kept is not None:
+        kept.check(config, model.dtype)
+        if (resumed := kept.resume(list(prompts[0]))) is not None:
+            state, held = resumed
+            return with_room(state, length, config), held, [prompts[0][held:]]
+    return new_cache(config, len(prompts), length, model.dtype), 0, prompts
 
 
 Y = TypeVar("Y")
@@ -300,15 +257,14 @@ class Stream(Iterator[Y], Generic[Y, R]):
             raise ValueError("this stream was stopped before its end, so there is no reply")
         return self.reply
 
-    def close(self) -> None:
-        """Stop, and free what the rest would have needed."""
+    def close(self, *_: object) -> None:
+        """Stop, and free what the rest would have needed; also at the end of `with`."""
         self._pieces.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    __exit__ = close
 
 
 def answer(
@@ -352,31 +308,27 @@ def answer_one(
     return reply
 
 
-@takes(Options)
-def stream(model: Model, params: Params, prompt: Prompt, options: Options) -> Stream[Piece, Reply]:
+@lists_options
+def stream(model: Model, params: Params, prompt: Prompt, **options: Any) -> Stream[Piece, Reply]:
     """`generate` for one prompt, piece by piece: `for piece in stream(...)`, then `.reply`.
 
     Each piece has its `channel` ("analysis", "commentary" or "final") and its `text`.
     """
     if _is_batch(prompt):
         raise ValueError("stream takes one prompt, found a list of them; generate takes a batch")
-    return Stream(answer_one(model, params, prompt, options))
+    return Stream(answer_one(model, params, prompt, changed(Options(), options)))
 
 
 # A str is a sequence of str as well: of two overloads that match, the first one counts.
 @overload
-@takes(Options)
-def generate(  # type: ignore[overload-overlap]
-    model: Model, params: Params, prompt: Prompt, options: Options
-) -> Reply: ...
+def generate(model: Model, params: Params, prompt: Prompt, **options: Any) -> Reply: ...
 @overload
-@takes(Options)
 def generate(
-    model: Model, params: Params, prompt: Sequence[Prompt], options: Options
+    model: Model, params: Params, prompt: Sequence[Prompt], **options: Any
 ) -> list[Reply]: ...
-@takes(Options)
+@lists_options
 def generate(
-    model: Model, params: Params, prompt: Prompt | Sequence[Prompt], options: Options
+    model: Model, params: Params, prompt: Prompt | Sequence[Prompt], **options: Any
 ) -> Reply | list[Reply]:
     """Answer a prompt: a string, a list of {"role", "content"} messages, or a Conversation.
 
@@ -387,7 +339,7 @@ def generate(
     """
     batch = _is_batch(prompt)
     prompts = list(cast(Sequence[Prompt], prompt)) if batch else [cast(Prompt, prompt)]
-    replies = Stream(answer(model, params, prompts, options)).finish()
+    replies = Stream(answer(model, params, prompts, changed(Options(), options))).finish()
     return replies if batch else replies[0]
 
 

@@ -78,15 +78,9 @@ def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
 
 
 def block(
-    layer: Layer,
-    x_BTD: jax.Array,
-    cos_BTC: jax.Array,
-    sin_BTC: jax.Array,
-    position_BT: jax.Array,
-    kv: Store,
-    config: Config,
-    window: int | None,
-) -> tuple[jax.Array, Store, BlockSeen]:
+    layer: Layer, x_BTD: jax.Array, cos_BTC: jax.Array, sin_BTC: jax.Array,
+    position_BT: jax.Array, kv: Store, config: Config, window: int | None,
+) -> tuple[jax.Array, Store, BlockSeen]:  # fmt: skip
     """Norm, attention, add; norm, experts, add: (residual stream, kv, what was seen)."""
     with jax.named_scope("attention"):
         normed_BTD = rms_norm(x_BTD, layer.attention.norm_D, config.rms_eps)
@@ -96,13 +90,8 @@ def block(
         x_BTD = x_BTD + y_BTD
     with jax.named_scope("moe"):
         normed_BTD = rms_norm(x_BTD, layer.moe.norm_D, config.rms_eps)
-        y_BTD, routing = moe(
-            layer.moe,
-            normed_BTD,
-            config.experts_per_token,
-            config.swiglu_limit,
-            config.swiglu_alpha,
-        )
+        X, limit, alpha = config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
+        y_BTD, routing = moe(layer.moe, normed_BTD, X, limit, alpha)
         x_BTD = x_BTD + y_BTD
     return x_BTD, kv, BlockSeen(x_BTD, attended, routing)
 
@@ -110,40 +99,28 @@ def block(
 def rope_frequencies(config: Config) -> tuple[np.ndarray, float]:
     """inv_C and the concentration of this configuration: see `rope.inverse_frequencies`."""
     return inverse_frequencies(
-        config.head_dim,
-        theta=config.rope_theta,
-        factor=config.rope_factor,
-        beta_slow=config.beta_slow,
-        beta_fast=config.beta_fast,
-        initial_context=config.initial_context,
-        truncate=config.rope_truncate,
-    )
+        config.head_dim, theta=config.rope_theta, factor=config.rope_factor,
+        beta_slow=config.beta_slow, beta_fast=config.beta_fast,
+        initial_context=config.initial_context, truncate=config.rope_truncate,
+    )  # fmt: skip
 
 
 def rope_tables(position_BT: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
     """cos_BTC and sin_BTC for these positions: the same for every layer."""
-    inv_C, concentration = rope_frequencies(config)
-    return cos_sin(position_BT, inv_C, concentration)
+    return cos_sin(position_BT, *rope_frequencies(config))
 
 
 def matmul_precision(dtype: DTypeLike) -> AbstractContextManager[object]:
-    """Float32 must mean float32: TPUs and GPUs would round the operands of a product to fewer bits.
-
-    A context manager, for tracing under jit as well.
-    """
+    """A context, for tracing too, where float32 is float32: TPUs and GPUs would round operands."""
     highest = "highest" if dtype == jnp.float32 else None
     context: AbstractContextManager[object] = jax.default_matmul_precision(highest)
     return context
 
 
 def run_blocks(
-    params: Params,
-    tokens_BT: jax.Array,
-    position_BT: jax.Array,
-    kvs: tuple[Store, ...],
-    config: Config,
-    dtype: DTypeLike,
-) -> tuple[jax.Array, tuple[Store, ...], tuple[BlockSeen, ...]]:
+    params: Params, tokens_BT: jax.Array, position_BT: jax.Array, kvs: tuple[Store, ...],
+    config: Config, dtype: DTypeLike,
+) -> tuple[jax.Array, tuple[Store, ...], tuple[BlockSeen, ...]]:  # fmt: skip
     """Embed tokens and run every block: (final residual stream x_BTD, kvs, what was seen)."""
     check_shapes(config.sizes, tokens_BT=tokens_BT, position_BT=position_BT)
     check_shapes(config.sizes, embedding_VD=params.embedding_VD)
@@ -151,11 +128,9 @@ def run_blocks(
     cos_BTC, sin_BTC = rope_tables(position_BT, config)
     new_kvs, seen = [], []
     for index, (layer, kv) in enumerate(zip(params.layers, kvs, strict=True)):
-        window = config.window(index)
+        place, window = (cos_BTC, sin_BTC, position_BT), config.window(index)
         with matmul_precision(dtype):
-            x_BTD, kv, block_seen = block(
-                layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, config, window
-            )
+            x_BTD, kv, block_seen = block(layer, x_BTD, *place, kv, config, window)
         new_kvs.append(kv)
         seen.append(block_seen)
     return x_BTD, tuple(new_kvs), tuple(seen)
@@ -205,8 +180,7 @@ def init_params(config: Config, key: jax.Array, dtype: DTypeLike = jnp.float32) 
     def drawn(part: type[Attention] | type[Moe]) -> dict[str, jax.Array]:
         return {field.name: draw(field.name) for field in dataclasses.fields(part)}
 
-    layers = tuple(
-        Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in range(config.num_layers)
-    )
+    count = range(config.num_layers)
+    layers = tuple(Layer(Attention(**drawn(Attention)), Moe(**drawn(Moe))) for _ in count)
     top = {name: draw(name) for name in ("embedding_VD", "norm_D", "unembedding_DV")}
     return Params(layers=layers, **top)

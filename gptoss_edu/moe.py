@@ -69,9 +69,8 @@ def swiglu(gate_up_P: jax.Array, limit: float, alpha: float = 1.702) -> jax.Arra
     gate has no lower clamp, up is clamped on both sides, and one is added to up: an expert whose up
     is zero still passes its gate through.
     """
-    gate_F, up_F = gate_up_P[..., 0::2], gate_up_P[..., 1::2]
-    gate_F = jnp.minimum(gate_F, limit)
-    up_F = jnp.clip(up_F, -limit, limit)
+    gate_F = jnp.minimum(gate_up_P[..., 0::2], limit)
+    up_F = jnp.clip(gate_up_P[..., 1::2], -limit, limit)
     return gate_F * jax.nn.sigmoid(alpha * gate_F) * (up_F + 1)
 
 
@@ -88,25 +87,18 @@ def moe_dense(p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: f
     return jnp.einsum("BTE,BTED->BTD", weight_BTE, y_BTED)
 
 
-def expert_mlp(
-    p: Moe, expert_R: jax.Array, x_RD: jax.Array, limit: float, alpha: float, loop: Loop
-) -> jax.Array:
-    """What its expert makes of each row, y_RD: gate and up, clamped SwiGLU, down, with biases."""
-    check_shapes(x_RD=x_RD, w_gate_up_EDP=p.w_gate_up_EDP, w_down_EFD=p.w_down_EFD)
-    b_RP, b_RD = p.b_gate_up_EP[expert_R], p.b_down_ED[expert_R]
-    h_RP = matmul("RD,EDP->RP", x_RD, p.w_gate_up_EDP, expert_R, loop) + b_RP.astype(x_RD.dtype)
-    h_RF = swiglu(h_RP, limit, alpha)
-    return matmul("RF,EFD->RD", h_RF, p.w_down_EFD, expert_R, loop) + b_RD.astype(x_RD.dtype)
-
-
 def moe_chosen(
     p: Moe, x_BTD: jax.Array, routing: Routing, limit: float, alpha: float, loop: Loop
 ) -> jax.Array:
     """The chosen experts and no other, y_BTD: each of the R = B*T*X choices is a row."""
-    B, T, D = x_BTD.shape
-    X = routing.expert_BTX.shape[-1]
+    check_shapes(x_BTD=x_BTD, w_gate_up_EDP=p.w_gate_up_EDP, w_down_EFD=p.w_down_EFD)
+    (B, T, D), X, dtype = x_BTD.shape, routing.expert_BTX.shape[-1], x_BTD.dtype
     x_RD = jnp.repeat(x_BTD.reshape(B * T, D), X, axis=0)
-    y_RD = expert_mlp(p, routing.expert_BTX.reshape(-1), x_RD, limit, alpha, loop)
+    expert_R = routing.expert_BTX.reshape(-1)
+    b_RP, b_RD = p.b_gate_up_EP[expert_R].astype(dtype), p.b_down_ED[expert_R].astype(dtype)
+    h_RP = matmul("RD,EDP->RP", x_RD, p.w_gate_up_EDP, expert_R, loop) + b_RP
+    h_RF = swiglu(h_RP, limit, alpha)
+    y_RD = matmul("RF,EFD->RD", h_RF, p.w_down_EFD, expert_R, loop) + b_RD
     y_BTXD = y_RD.reshape(B, T, X, D)
     return jnp.einsum("BTX,BTXD->BTD", routing.weight_BTX, y_BTXD)
 
@@ -129,12 +121,8 @@ def gathered(
     one_expert: OneExpert, x_RI: jax.Array, expert_R: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
     """y_RO: one row after the other, each with the matrix of its expert."""
-
-    def one_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
-        expert, x_I = row
-        return one_expert(expert, x_I[None])[0]
-
-    y_RO: jax.Array = jax.lax.map(one_row, (expert_R, x_RI))
+    rows = (expert_R, x_RI)
+    y_RO: jax.Array = jax.lax.map(lambda row: one_expert(row[0], row[1][None])[0], rows)
     return y_RO
 
 
@@ -170,8 +158,7 @@ def grouped(
         return y_TO
 
     y_LTO = jax.lax.map(one_tile, (owner_L, x_MI.reshape(L, tile, I)))
-    y_MO = y_LTO.reshape(L * tile, O)
-    return jnp.zeros((R, O), x_RI.dtype).at[order_R].set(y_MO[place_R])
+    return jnp.zeros((R, O), x_RI.dtype).at[order_R].set(y_LTO.reshape(L * tile, O)[place_R])
 
 
 def moe(

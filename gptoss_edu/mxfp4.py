@@ -28,9 +28,8 @@ class Mxfp4:
     """E packed matrices [I, O] that answer `w[expert]` like an array of shape [E, I, O].
 
     In memory the output dimension comes last: blocks_EJUO holds byte u of block j (I = 32 * J,
-    U = 16) and scales_EJO its exponent. Adjacent outputs are then adjacent in memory, and one
-    vector instruction decodes many of them; the published layout [E, O, J, U] has them 1,440 bytes
-    apart.
+    U = 16) and scales_EJO its exponent. One vector instruction then decodes many outputs side by
+    side; the published layout [E, O, J, U] has them 1,440 bytes apart.
     """
 
     blocks_EJUO: jax.Array
@@ -47,11 +46,6 @@ class Mxfp4:
     def dtype(self) -> DType:
         """What indexing returns: bfloat16, which holds every decoded value exactly."""
         return jnp.dtype(jnp.bfloat16)
-
-    @property
-    def ndim(self) -> int:
-        """Three, as [E, I, O]."""
-        return 3
 
     def __getitem__(self, which: Index) -> jax.Array:
         """Decode the matrices of some experts: [I, O] for one, [..., I, O] for several."""
@@ -97,8 +91,7 @@ def dequantize(blocks_JUO: jax.Array, scales_JO: jax.Array) -> jax.Array:
     smallest results to zero, since XLA treats subnormal numbers as zero on CPU. Scale 255 is NaN.
     """
     assert blocks_JUO.shape[-2] == BLOCK // 2, f"{blocks_JUO.shape=} needs 16 bytes per block"
-    low_JUO, high_JUO = blocks_JUO & 0xF, blocks_JUO >> 4
-    nibble_JU2O = jnp.stack([low_JUO, high_JUO], axis=-2)
+    nibble_JU2O = jnp.stack([blocks_JUO & 0xF, blocks_JUO >> 4], axis=-2)
     w_JU2O = decode(nibble_JU2O, scales_JO[..., None, None, :])
     *lead, J, U, two, O = w_JU2O.shape
     return w_JU2O.reshape(*lead, J * U * two, O)
@@ -124,28 +117,10 @@ def decode(nibble: jax.Array, scale: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits.astype(jnp.uint16), jnp.bfloat16)
 
 
-def dequantize_obvious(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The slow twin, in NumPy, on the published layout: [..., J, 16] and [..., J] to [..., I]."""
-    nibbles = np.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
-    scale = np.exp2(scales[..., None].astype(np.float64) - 127)
-    scale = np.where(scales[..., None] == 255, np.nan, scale)
-    with np.errstate(over="ignore", invalid="ignore"):
-        weights = (VALUES.astype(np.float64)[nibbles] * scale).astype(np.float32)
-    return weights.reshape(*scales.shape[:-1], -1)
-
-
 def pack_hf(blocks_EOJU: np.ndarray | jax.Array, scales_EOJ: np.ndarray | jax.Array) -> Mxfp4:
     """From the published layout [E, O, J, 16] and [E, O, J] to ours, output dimension innermost."""
     check_shapes({"U": BLOCK // 2}, blocks_EOJU=blocks_EOJU, scales_EOJ=scales_EOJ)
-    return Mxfp4(
-        blocks_EJUO=jnp.transpose(blocks_EOJU, (0, 2, 3, 1)),
-        scales_EJO=jnp.transpose(scales_EOJ, (0, 2, 1)),
-    )
-
-
-def unpack_hf(w: Mxfp4) -> tuple[jax.Array, jax.Array]:
-    """Back to the published layout: (blocks_EOJU, scales_EOJ)."""
-    return jnp.transpose(w.blocks_EJUO, (0, 3, 1, 2)), jnp.transpose(w.scales_EJO, (0, 2, 1))
+    return Mxfp4(jnp.transpose(blocks_EOJU, (0, 2, 3, 1)), jnp.transpose(scales_EOJ, (0, 2, 1)))
 
 
 def quantize(w_EIO: jax.Array) -> Mxfp4:
@@ -174,6 +149,5 @@ def nearest_code(magnitude: jax.Array) -> jax.Array:
     code = jnp.zeros(magnitude.shape, jnp.int32)
     middles = (VALUES[:7] + VALUES[1:8]) / 2
     for lower, middle in enumerate(middles.tolist()):
-        beyond = magnitude > middle if lower % 2 == 0 else magnitude >= middle
-        code = code + beyond.astype(jnp.int32)
+        code += magnitude > middle if lower % 2 == 0 else magnitude >= middle
     return code

@@ -9,44 +9,36 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gptoss_edu.cache import TurnCache
 from gptoss_edu.harmony import EFFORTS, Prompt, render
-from gptoss_edu.sampling import Sampling, option
+from gptoss_edu.sampling import Sampling, option, within
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Sampling):
-    """The settings of the draw, and all else that shapes an answer. Raises ValueError, in words,
-    for values out of range.
-    """
+    """The settings of the draw, and all else that shapes an answer, checked like them."""
 
     max_tokens: int = option(1024, "most tokens to write")
     seed: int | Sequence[int] = option(0, "another seed, another draw")
     reasoning_effort: str = option("medium", "how much to think", flag="effort", choices=EFFORTS)
     instructions: str | None = option(None, "what the developer demands")
-    tools: Sequence[Mapping[str, Any]] | None = option(
-        None, "functions, in OpenAI's form", flag=None
-    )
-    current_date: str | datetime.date | None = option(
-        None, "tell the model: YYYY-MM-DD", flag="date"
-    )
+    tools: Sequence[Mapping[str, Any]] | None = option(None, "functions, as for OpenAI", flag=None)
+    current_date: str | datetime.date | None = option(None, "today, as YYYY-MM-DD", flag="date")
     cache: TurnCache | None = option(None, "a reply's `cache`: it is not read again", flag=None)
     keep_cache: bool = option(False, "leave a `cache` in the reply, to go on with", flag=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_int(self.max_tokens) or self.max_tokens < 1:
-            raise ValueError(
-                f"max_tokens is {self.max_tokens!r}, expected a whole number, 1 or more"
-            )
-        if self.cache is not None and not isinstance(self.cache, TurnCache):
+        self._check("max_tokens", "a whole number, 1 or more", 1, whole=True)
+        if not isinstance(self.cache, TurnCache | None):
             kind = type(self.cache).__name__
             raise ValueError(
                 f"cache is a {kind}, expected the `cache` of an earlier reply (keep_cache=True)"
@@ -64,16 +56,12 @@ class Options(Sampling):
         seed: Any = self.seed  # whatever it is: also what has no business here
         many = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str)
         seeds = list(seed) if many else [seed] * batch
-        if len(seeds) != batch or not all(_is_int(s) and 0 <= s < 2**32 for s in seeds):
+        if len(seeds) != batch or not all(within(s, 0, 2**32 - 1, whole=True) for s in seeds):
             raise ValueError(
-                f"seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1,"
+                f"seed is {seed!r}, expected a whole number from 0 to 2**32 - 1,"
                 f" or one for each of the {batch} prompts"
             )
         return seeds
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:
@@ -87,36 +75,12 @@ def changed(options: Options, changes: Mapping[str, Any]) -> Options:
     return dataclasses.replace(options, **changes)
 
 
-P = ParamSpec("P")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-R = TypeVar("R")
-
-
-def takes(
-    options: Callable[P, Options],
-) -> Callable[[Callable[[A, B, C, Options], R]], Callable[Concatenate[A, B, C, P], R]]:
-    """Decorate a function of (A, B, C, options): its callers write the options as keywords.
-
-    Its signature, its docstring and type checkers know every one of them.
-    """
-    said = "\n".join(f"    {f.name}: {f.metadata['help']}" for f in dataclasses.fields(Options))
-    fields = inspect.signature(options).parameters.values()
+def lists_options(function: Function) -> Function:
+    """Decorate a function of `**options`, so that Jupyter shows the fields of `Options`."""
+    *own, _ = inspect.signature(function).parameters.values()
+    fields = inspect.signature(Options).parameters.values()
     keywords = [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
-
-    def decorate(function: Callable[[A, B, C, Options], R]) -> Callable[Concatenate[A, B, C, P], R]:
-        call: Callable[..., R] = function
-        *own, _ = inspect.signature(function).parameters.values()
-
-        @functools.wraps(function)
-        def with_options(*given: Any, **named: Any) -> R:
-            mine = {each.name: named.pop(each.name) for each in own if each.name in named}
-            bound = inspect.Signature(own).bind(*given, **mine)
-            return call(*bound.args, changed(Options(), named))
-
-        with_options.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{said}"
-        vars(with_options)["__signature__"] = inspect.Signature([*own, *keywords])
-        return with_options
-
-    return decorate
+    vars(function)["__signature__"] = inspect.Signature([*own, *keywords])
+    lines = [f"    {f.name}: {f.metadata['help']}" for f in dataclasses.fields(Options)]
+    function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Options:", *lines])
+    return function

@@ -1,6 +1,5 @@
-"""Logits to a token: penalty, temperature, top-k, top-p, min-p, then one draw.
-
-The order is the usual one, that of Hugging Face transformers.
+"""Logits to a token: penalty, temperature, top-k, top-p, min-p, then one draw: the usual order,
+that of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -25,6 +24,13 @@ def option(default: T, explained: str, **more: object) -> T:
     return dataclasses.field(default=default, metadata={"help": explained, **more})
 
 
+def within(value: float, low: float, high: float, whole: bool = False) -> bool:
+    """Is this a finite number in this range, and a `whole` one? True and False are none."""
+    kinds = (int, np.integer) if whole else (int, float, np.number)
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    return number and low <= value <= high and value < math.inf
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """Settings of the draw. Temperature 0 is greedy: always the likeliest token.
@@ -40,31 +46,29 @@ class Sampling:
     repetition_penalty: float = option(1.0, "above 1: avoid tokens that were there already")
 
     def __post_init__(self) -> None:
-        _range("temperature", self.temperature, "a finite number, 0 (greedy) or above", 0, math.inf)
-        _range("top_p", self.top_p, "above 0 and at most 1 (1 keeps everything)", 1e-9, 1)
-        _range("min_p", self.min_p, "at least 0 (keeps everything) and at most 1", 0, 1)
-        penalty = self.repetition_penalty
-        _range("repetition_penalty", penalty, "a finite number above 0 (1: none)", 1e-9, math.inf)
-        k = self.top_k
-        if k is not None and (not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1):
-            raise ValueError(f"top_k is {k!r}, expected a whole number of at least 1, or None: all")
+        self._check("temperature", "a finite number, 0 (greedy) or above", 0)
+        self._check("top_p", "above 0 and at most 1 (1 keeps everything)", 1e-9, 1)
+        self._check("min_p", "at least 0 (keeps everything) and at most 1", 0, 1)
+        self._check("repetition_penalty", "a finite number above 0 (1: none)", 1e-9)
+        if self.top_k is not None:
+            self._check("top_k", "a whole number of at least 1, or None: all", 1, whole=True)
+
+    def _check(
+        self, name: str, expected: str, low: float, high: float = math.inf, whole: bool = False
+    ) -> None:
+        if not within(value := getattr(self, name), low, high, whole):
+            raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @property
     def active(self) -> dict[str, float]:
         """The settings that do something. Under jit their names are static, their values are not:
         another temperature compiles nothing anew, and what is off costs nothing.
         """
-        fields = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(Sampling)}
-        on = {name: float(value) for name, (value, off) in fields.items() if value != off}
+        fields = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(Sampling)]
+        on = {name: float(value) for name, value, off in fields if value != off}
         if "temperature" not in on:
             return {name: on[name] for name in on if name == "repetition_penalty"}
         return on | {"temperature": max(on["temperature"], 1e-30)}  # float32 knows no smaller one
-
-
-def _range(name: str, value: float, expected: str, low: float, high: float) -> None:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
 GREEDY = Sampling()
@@ -127,28 +131,10 @@ def _likeliest(logits_BV: jax.Array, weight_BV: jax.Array, enough: ArrayLike) ->
     return (rank_BV > cut_B1) | tie_BV & (above(cut_B1) + before_BV * weight_BV < enough)
 
 
-def filter_obvious(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
-    """The slow twin of `filter_logits` for one row, in float64, one token after the other."""
-    ranked = sorted(range(len(logits_V)), key=lambda v: (-logits_V[v], v))
-    ranked = ranked[: top_k or len(ranked)]
-    p = np.exp(logits_V[ranked].astype(np.float64) - logits_V[ranked[0]])
-    p /= p.sum()
-    filtered_V = np.full(len(logits_V), -np.inf)
-    total = 0.0
-    for token, probability in zip(ranked, p, strict=True):
-        if token == ranked[0] or ((total < top_p or top_p == 1) and probability >= min_p * p[0]):
-            filtered_V[token] = logits_V[token]
-        total += probability
-    return filtered_V
-
-
 def sample(
-    logits_BV: jax.Array,
-    seed_B: jax.Array,
-    step: ArrayLike,
-    active: Mapping[str, ArrayLike],
+    logits_BV: jax.Array, seed_B: jax.Array, step: ArrayLike, active: Mapping[str, ArrayLike],
     seen_BV: jax.Array | None = None,
-) -> jax.Array:
+) -> jax.Array:  # fmt: skip
     """Draw one token per row, token_B, with the settings in `active` (`Sampling.active`).
 
     Row b's randomness depends on its seed and `step` alone, so that a prompt in a batch draws what

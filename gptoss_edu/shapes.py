@@ -50,10 +50,6 @@ class Weight(Protocol):
     def dtype(self) -> DType:
         """That of what indexing returns."""
 
-    @property
-    def ndim(self) -> int:
-        """How many axes it has."""
-
     def __getitem__(self, which: Index, /) -> jax.Array:
         """Plain numbers: of [E, I, O] the matrices that `which` picks."""
 
@@ -68,18 +64,17 @@ def check_shapes(
     programmer's error: AssertionError with the letter, both sizes and where each came from.
     """
     known = {letter: (size, "the given sizes") for letter, size in (sizes or {}).items()}
+    known["1"] = 1, "unit axis"
     for name, array in arrays.items():
         letters = name.rsplit("_", 1)[-1]
         shape = tuple(array.shape)
         assert len(shape) == len(letters), f"{name}: {len(letters)} letters, but shape {shape}"
         for letter, size in zip(letters, shape, strict=True):
-            expected, source = (
-                (1, "unit axis") if letter == "1" else known.setdefault(letter, (size, name))
-            )
+            expected, source = known.setdefault(letter, (size, name))
             assert size == expected, (
                 f"{name} has shape {shape}: {letter} is {size}, but {expected} in {source}"
             )
-    return {letter: size for letter, (size, _) in known.items()}
+    return {letter: size for letter, (size, _) in known.items() if letter != "1"}
 
 
 def matmul(
@@ -110,11 +105,7 @@ def product(w: Any, equation: str, x: jax.Array, expert: Which | None) -> jax.Ar
 @functools.singledispatch
 def products(w: Any, equation: str, x_RI: jax.Array, expert_R: jax.Array, loop: Loop) -> jax.Array:
     """Each row times the matrix of its expert, y_RO. Here one matrix after the other."""
-
-    def one_expert(expert: Which, x_TI: jax.Array) -> jax.Array:
-        return product(w, equation, x_TI, expert)
-
-    return loop(one_expert, x_RI, expert_R, w.shape)
+    return loop(lambda expert, x_TI: product(w, equation, x_TI, expert), x_RI, expert_R, w.shape)
 
 
 def num_bytes(tree: Any) -> int:

@@ -5,6 +5,7 @@ anything is allocated; its cores; and a folder for what is kept from one run to 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import re
@@ -23,9 +24,8 @@ def cores() -> int:
 
 
 def available_memory() -> tuple[int | None, str]:
-    """(bytes that can still be allocated where JAX puts arrays, name of that place).
-
-    None where the system does not say. Limits of a container, a job or a shell count, too.
+    """(bytes that can still be allocated where JAX puts arrays, name of that place). None where the
+    system does not say. Limits of a container, a job or a shell count, too.
     """
     import jax
 
@@ -35,18 +35,18 @@ def available_memory() -> tuple[int | None, str]:
         if "bytes_limit" not in stats:
             return None, device.device_kind
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind
-    limits = [limit for limit in (_meminfo(), _cgroup(), _rlimit()) if limit is not None]
-    if not limits and sys.platform != "win32" and "SC_PHYS_PAGES" in os.sysconf_names:
-        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min(limits, default=None), "this machine"
+    limits = (_free(), _cgroup(), _rlimit())
+    return min((limit for limit in limits if limit is not None), default=None), "this machine"
 
 
-def _meminfo() -> int | None:
-    try:
+def _free() -> int | None:
+    """What the kernel says is left; where it does not say, all memory that there is."""
+    if os.access("/proc/meminfo", os.R_OK):
         match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
         return int(match[1]) * 1024 if match else None
-    except OSError:
+    if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cgroup(
@@ -57,10 +57,7 @@ def _cgroup(
     Containers, SLURM jobs and systemd's slices nest them, and the tightest one kills. Each has a
     limit, of which is gone what it uses and cannot drop.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = own.read_text().splitlines() if os.access(own, os.R_OK) else []
     left = []
     for line in lines or ["0::/", "1:memory:/"]:
         _, controllers, path = line.split(":", 2)
@@ -70,8 +67,8 @@ def _cgroup(
             tops = [root / "memory"] if "memory" in controllers.split(",") else []
             names = "memory.limit_in_bytes memory.usage_in_bytes total_inactive_file"
         group = Path("/" if ".." in path else path)  # above what this container sees
-        folders = [top / g.relative_to("/") for top in tops for g in (group, *group.parents)]
-        left += [_left(folder, *names.split()) for folder in folders]
+        for place in (group, *group.parents):
+            left += [_left(top / place.relative_to("/"), *names.split()) for top in tops]
     return min((bytes_ for bytes_ in left if bytes_ is not None), default=None)
 
 
@@ -91,30 +88,21 @@ def _rlimit() -> int | None:
     import resource
 
     pages = Path("/proc/self/statm").read_text().split()
-    used = {resource.RLIMIT_AS: int(pages[0]), resource.RLIMIT_DATA: int(pages[5])}
-    limits = {which: resource.getrlimit(which)[0] for which in used}
-    left = [
-        max(0, limit - used[which] * resource.getpagesize())
-        for which, limit in limits.items()
-        if limit != resource.RLIM_INFINITY
-    ]
+    left = []
+    for which, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+        if (limit := resource.getrlimit(which)[0]) != resource.RLIM_INFINITY:
+            left.append(max(0, limit - int(used) * resource.getpagesize()))
     return min(left, default=None)
 
 
-# --- what is kept from one run to the next, compiled code among it ---
-
-
 def cache_folders() -> Iterator[Path]:
-    """Folders for what is kept, best first: the user's cache, else one of this process alone.
-
-    Nobody else can write into either: what is read back from there may be code.
+    """Folders for what is kept, best first: the user's cache, else one of this process alone, where
+    nobody else can write: what is read back from there may be code.
     """
     if folder := user_cache():
         yield folder
-    try:
+    with contextlib.suppress(OSError):  # there may be no room for temporary files either
         yield _process_folder(os.getpid())
-    except OSError:  # there is no room for temporary files either
-        return
 
 
 def user_cache() -> Path | None:
@@ -124,21 +112,16 @@ def user_cache() -> Path | None:
         return None
     folder = Path(os.path.realpath(base)) / "gptoss_edu"
     try:
-        problem = why_shared(folder)
-        if problem is None:
+        if not (problem := why_shared(folder)):
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
             problem = why_shared(folder)
     except OSError:
         return None
-    if problem is None:
-        return folder
-    warnings.warn(
-        f"nothing is kept in {folder}, where others could put what we then run: {problem}; set"
-        " XDG_CACHE_HOME to a folder that is yours alone",
-        stacklevel=1,
-    )
-    return None
+    if problem:
+        said = f"nothing is kept in {folder}, where others could put what we then run: {problem}"
+        warnings.warn(f"{said}; set XDG_CACHE_HOME to a folder that is yours alone", stacklevel=1)
+    return None if problem else folder
 
 
 def why_shared(path: Path) -> str | None:
@@ -146,8 +129,7 @@ def why_shared(path: Path) -> str | None:
 
     None where nobody can: it is the user's own, others may not write to it, nor put another one in
     its place, which takes the right to write in a folder above it. Places that do not exist yet are
-    passed over. On Windows rights are not in the mode: there, what lies in the home folder counts
-    as the user's own, since profiles are closed to others.
+    passed over. On Windows, where rights are not in the mode, the home folder counts as closed.
     """
     if sys.platform == "win32":
         home = Path.home().resolve()
@@ -157,7 +139,7 @@ def why_shared(path: Path) -> str | None:
             found = os.lstat(place)
         except FileNotFoundError:
             continue
-        if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
+        if stat.S_IFMT(found.st_mode) not in (stat.S_IFDIR, stat.S_IFREG):
             return f"{place} is neither a folder nor a file"
         if found.st_uid != os.geteuid() and (place == path or found.st_uid != 0):
             return f"{place} belongs to another user (number {found.st_uid})"

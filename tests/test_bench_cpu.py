@@ -10,8 +10,9 @@ from benchmarks import cpu, cpu_report, engines
 from benchmarks import gguf as gguf_file
 from gptoss_edu.cache import FullKV
 from gptoss_edu.config import SLIDING, TINY
+from gptoss_edu.course.checks.mxfp4 import dequantize_obvious
 from gptoss_edu.cpu.build import find_compiler
-from gptoss_edu.mxfp4 import VALUES, dequantize_obvious
+from gptoss_edu.mxfp4 import VALUES
 from gptoss_edu.weights.checkpoint import POCKET, read_config
 from gptoss_edu.weights.shards import find_tensors, map_array
 

@@ -256,8 +256,7 @@ def test_growing_in_the_middle_changes_nothing(params, monkeypatch):
     expected = rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20))
     # Unasked, the cache would be large enough for this short answer from the start.
     rooms = iter([ROOM, 2 * ROOM])
-    for module in (generate_module, cache_module):
-        monkeypatch.setattr(module, "capacity_for", lambda length, limit: next(rooms))
+    monkeypatch.setattr(cache_module, "capacity_for", lambda length, limit: next(rooms))
     assert rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20)) == expected
     assert next(rooms, None) is None
 
@@ -435,7 +434,7 @@ def test_a_token_passes_through_the_files_that_contributing_lists(params, monkey
     for stack in stacks:
         frames = [frame for frame in stack if frame.filename.startswith(package)]
         calls = [(frame.name, Path(frame.filename).stem) for frame in frames]
-        assert calls[:2] == [("with_options", "options"), ("generate", "generation")]
+        assert calls[0] == ("generate", "generation")
         assert {file for _, file in calls} == {file for _, file in listed}
     assert len({file for _, file in listed}) <= 4
     decode = iter([*calls, ("swiglu", "moe")])
@@ -615,9 +614,9 @@ def test_generate_lists_every_option_for_its_reader():
 def test_an_option_that_does_not_exist_is_answered_with_the_nearest(params, function):
     with pytest.raises(TypeError, match="no option temprature; did you mean temperature"):
         function(MODEL, params, "hi", temprature=1)
-    with pytest.raises(TypeError, match="missing a required argument: 'prompt'"):
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'prompt'"):
         function(MODEL, params, max_tokens=1)
-    with pytest.raises(TypeError, match="too many positional arguments"):
+    with pytest.raises(TypeError, match="takes 3 positional arguments but 4 were given"):
         function(MODEL, params, "hi", 5)
 
 

@@ -1,11 +1,12 @@
 """Options: said once, checked once, and a typo is answered."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
 
-from gptoss_edu.options import Options, changed, takes
+from gptoss_edu.options import Options, changed, lists_options
 from gptoss_edu.sampling import Sampling
 
 
@@ -64,13 +65,16 @@ def test_a_name_like_none_is_answered_with_all():
         changed(Options(), {"xyz": 1})
 
 
-def test_a_function_takes_options_as_keywords():
-    @takes(Options)
-    def ask(model, params, prompt, options):
+def test_a_function_lists_options_as_its_keywords():
+    @lists_options
+    def ask(model, prompt="hi", **options):
         """Ask."""
-        return model, params, prompt, options
+        return model, prompt, options
 
-    assert ask(1, 2, 3) == (1, 2, 3, Options())
-    assert ask(1, prompt=3, params=2, seed=4, top_k=5) == (1, 2, 3, Options(seed=4, top_k=5))
+    assert ask(1, prompt=3, seed=4) == (1, 3, {"seed": 4})
     assert ask.__doc__.startswith("Ask.\n\nOptions:\n    temperature: ")
     assert ask.__name__ == "ask"
+    shown = inspect.signature(ask).parameters
+    names = [field.name for field in dataclasses.fields(Options)]
+    assert list(shown) == ["model", "prompt", *names]
+    assert {shown[name].kind for name in names} == {inspect.Parameter.KEYWORD_ONLY}

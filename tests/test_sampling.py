@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptoss_edu.sampling import GREEDY, Sampling, filter_obvious, penalize
+from gptoss_edu.course.checks.full_model import filter_obvious
+from gptoss_edu.sampling import GREEDY, Sampling, penalize
 from gptoss_edu.sampling import filter_logits as plain_filter_logits
 from gptoss_edu.sampling import sample as plain_sample
 

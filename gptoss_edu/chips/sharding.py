@@ -223,11 +223,6 @@ class Spread:
         """That of the weights."""
         return self.w.dtype
 
-    @property
-    def ndim(self) -> int:
-        """Three, as [E, I, O]."""
-        return self.w.ndim
-
     def __getitem__(self, which: Index) -> jax.Array:
         """The matrices of some experts, which XLA then has to send."""
         return self.w[which]

@@ -37,11 +37,6 @@ class Scaled:
         """What indexing returns: float32, which holds every number times its scale."""
         return np.dtype(np.float32)
 
-    @property
-    def ndim(self) -> int:
-        """Three, as [E, I, O]."""
-        return self.numbers_EIO.ndim
-
     def __getitem__(self, which: Index) -> jax.Array:
         """Decode the matrices of some experts: [I, O] for one, [..., I, O] for several."""
         numbers, scale = (a[which].astype(jnp.float32) for a in (self.numbers_EIO, self.scale_EJO))

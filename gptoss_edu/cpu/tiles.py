@@ -90,11 +90,6 @@ class Tiled:
             return self.tiles.dtype
         return np.dtype(np.float32 if self.tiles.dtype == jnp.int8 else jnp.bfloat16)
 
-    @property
-    def ndim(self) -> int:
-        """The weight's rank."""
-        return len(self.shape)
-
     def __getitem__(self, which: Index) -> jax.Array:
         """Some of the matrices of [E, ...], as of the plain weight; no other is touched."""
         assert self.tiles.ndim > 3, f"{self.shape} is a single matrix: there is nothing to choose"

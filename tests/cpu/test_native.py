@@ -14,12 +14,13 @@ from gptoss_edu.attention import NoCache
 from gptoss_edu.chips.precision import convert
 from gptoss_edu.chips.sharding import make_mesh
 from gptoss_edu.config import TINY
+from gptoss_edu.course.checks.mxfp4 import dequantize_obvious, unpack_hf
 from gptoss_edu.cpu import native
 from gptoss_edu.cpu.build import find_compiler
 from gptoss_edu.cpu.tiles import Tiled, in_tiles, round_to_int8
 from gptoss_edu.model import forward, init_params, run_blocks
 from gptoss_edu.moe import gathered
-from gptoss_edu.mxfp4 import Mxfp4, dequantize_obvious, unpack_hf
+from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.shapes import matmul
 from gptoss_edu.weights.checkpoint import save_checkpoint
 

@@ -24,7 +24,6 @@ from gptoss_edu.config import TINY, Config
 from gptoss_edu.course.checks import Exercise
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables, unembed
 from gptoss_edu.moe import moe
-from gptoss_edu.sampling import filter_obvious
 
 # Every size differs from every other, a window of 6 is crossed, and few choices are gathered, which
 # compiles faster than grouping many.
@@ -314,8 +313,23 @@ def top_p_cases() -> Iterator[tuple[np.ndarray, float]]:
         yield (2 * rng.standard_normal(V)).astype(np.float32), p
 
 
+def filter_obvious(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
+    """The slow twin of `filter_logits` for one row, in float64, one token after the other."""
+    ranked = sorted(range(len(logits_V)), key=lambda v: (-logits_V[v], v))
+    ranked = ranked[: top_k or len(ranked)]
+    p = np.exp(logits_V[ranked].astype(np.float64) - logits_V[ranked[0]])
+    p /= p.sum()
+    filtered_V = np.full(len(logits_V), -np.inf)
+    total = 0.0
+    for token, probability in zip(ranked, p, strict=True):
+        if token == ranked[0] or ((total < top_p or top_p == 1) and probability >= min_p * p[0]):
+            filtered_V[token] = logits_V[token]
+        total += probability
+    return filtered_V
+
+
 def right_top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
-    """The library's slow twin with top-p alone."""
+    """The slow twin with top-p alone."""
     return filter_obvious(logits_V, 0, p, 0.0).astype(np.float32)
 
 

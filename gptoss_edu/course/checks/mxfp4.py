@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_edu.course.checks import Exercise
-from gptoss_edu.mxfp4 import BLOCK, VALUES, dequantize_obvious, quantize, unpack_hf
+from gptoss_edu.mxfp4 import BLOCK, VALUES, Mxfp4, quantize
 from gptoss_edu.weights.layout import HF_PACKED
 
 Pair = tuple[float, float]
@@ -33,8 +34,23 @@ def byte_cases() -> Iterator[tuple[int, int]]:
             yield byte, scale
 
 
+def dequantize_obvious(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The slow twin, in NumPy, on the published layout: [..., J, 16] and [..., J] to [..., I]."""
+    nibbles = np.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
+    scale = np.exp2(scales[..., None].astype(np.float64) - 127)
+    scale = np.where(scales[..., None] == 255, np.nan, scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = (VALUES.astype(np.float64)[nibbles] * scale).astype(np.float32)
+    return weights.reshape(*scales.shape[:-1], -1)
+
+
+def unpack_hf(w: Mxfp4) -> tuple[jax.Array, jax.Array]:
+    """From our layout to the published one: (blocks_EOJU, scales_EOJ)."""
+    return jnp.transpose(w.blocks_EJUO, (0, 3, 1, 2)), jnp.transpose(w.scales_EJO, (0, 2, 1))
+
+
 def right_decode_byte(byte: int, scale: int) -> Pair:
-    """The library's slow twin, on a block whose first byte this is."""
+    """The slow twin, on a block whose first byte this is."""
     block_U = np.zeros(BLOCK // 2, np.uint8)
     block_U[0] = byte
     first, second = dequantize_obvious(block_U, np.array(scale, np.uint8))[:2]
