@@ -177,15 +177,15 @@ def generate_tokens(
         token_B, seen_BV = _pick(logits_BV, seed_B, step, sampling.active, seen_BV)
         open_B = alive_B & (length_B < config.max_positions)
         if not ahead:
-            open_B &= ~np.isin(to_host(token_B), stop_I)
+            token_B = to_host(token_B)
             clock.tick()
-        more = step + 1 < max_tokens and open_B.any()
-        if more:
+            open_B &= ~np.isin(token_B, stop_I)
+        if more := step + 1 < max_tokens and open_B.any():
             next_B = _to_feed(token_B, open_B, stop_I)
             state = with_room(state, int(length_B[open_B].max()) + 1, config)
             logits_BV, state = decode(params, next_B, state, config=config, dtype=model.dtype)
-        token_B = to_host(token_B)
         if ahead:
+            token_B = to_host(token_B)
             clock.tick()
         yielded_B = np.where(alive_B, token_B, -1)
         alive_B = open_B & ~np.isin(token_B, stop_I)
