@@ -111,7 +111,8 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
     """Add what was measured to what earlier runs have; a notebook that failed says nothing."""
-    if not hasattr(session.config, "workerinput") and _peak.stop() > peak.LAPTOP:
+    live = session.config.option.markexpr == "parity"  # torch's models come on top of ours
+    if not hasattr(session.config, "workerinput") and _peak.stop() > peak.LAPTOP and not live:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     runs = {path: run for path, run in _runs.items() if path not in _failed}
     if not runs or hasattr(session.config, "workerinput"):

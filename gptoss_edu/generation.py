@@ -172,16 +172,19 @@ def generate_tokens(
         seen_BV = jnp.array([np.isin(np.arange(config.vocab_size), prompt) for prompt in prompts])
     length_B = np.array([held + len(p) for p in prompts_left])
     alive_B, fed, ahead = np.ones(B, bool), list(prompts[0]), runs_ahead(logits_BV)
-    stop_I = np.array(list(stop_rows), np.int32)
+    stop_I, active = np.array(list(stop_rows), np.int32), sampling.active
     for step in range(max_tokens):
-        token_B, seen_BV = _pick(logits_BV, seed_B, step, sampling.active, seen_BV)
+        token_B, seen_BV = _pick(logits_BV, seed_B, step, active, seen_BV)
         open_B = alive_B & (length_B < config.max_positions)
         if not ahead:
             token_B = to_host(token_B)
             clock.tick()
             open_B &= ~np.isin(token_B, stop_I)
         if more := step + 1 < max_tokens and open_B.any():
-            next_B = _to_feed(token_B, open_B, stop_I)
+            if ahead:
+                next_B = _to_feed(token_B, open_B, stop_I)
+            else:  # what the host knows already costs no program
+                next_B = np.where(open_B, token_B, -1).astype(np.int32)
             state = with_room(state, int(length_B[open_B].max()) + 1, config)
             logits_BV, state = decode(params, next_B, state, config=config, dtype=model.dtype)
         if ahead:
