@@ -52,10 +52,10 @@ from gptoss_edu.weights.mapped import (
     possible_places,
     read_manifest,
     record_of,
+    replace_json,
     source_files,
     stamp,
     visible,
-    write_json,
 )
 from gptoss_edu.weights.reading import Form, transposed
 from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, write_file
@@ -307,4 +307,4 @@ def fill(job: Job, draft: Path) -> None:
         "made_of": made_of,
         "files": files,
     }
-    write_json(draft / MANIFEST, manifest)
+    replace_json(draft / MANIFEST, manifest)

@@ -42,7 +42,7 @@ import jax
 from tqdm import tqdm
 
 from gptoss_edu.system import available_memory, user_cache
-from gptoss_edu.weights.shards import INDEX
+from gptoss_edu.weights.shards import INDEX, write_json
 
 FORMAT = 4  # another number for another order of axes or other names: nothing old is then valid
 MANIFEST = "gptoss_edu.json"
@@ -154,18 +154,14 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+def replace_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write a small file so that readers, and a power failure, find the old or the new one.
 
     Where `path` is a link, the link is replaced, and not what it points to.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with open(draft, "x", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_json(draft, content, indent)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -284,7 +280,7 @@ def _note(folder: Path, old: Manifest, new: Manifest) -> None:
     with contextlib.suppress(OSError):
         own = not hasattr(os, "geteuid") or os.lstat(folder).st_uid == os.geteuid()
         if own and not folder.is_symlink() and read_manifest(folder) == old:
-            write_json(folder / MANIFEST, new)
+            replace_json(folder / MANIFEST, new)
 
 
 def existing_conversion(folder: Path) -> Path:

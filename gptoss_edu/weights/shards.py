@@ -349,10 +349,10 @@ def write_shards(
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write a new small file, and wait until it is on disk."""
     with open(path, "x", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(json.dumps(content, indent=indent) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -42,7 +42,7 @@ from gptoss_edu.weights.checkpoint import (
     read_tokenizer,
 )
 from gptoss_edu.weights.layout import Layout, check_tensors, find_layout, places
-from gptoss_edu.weights.mapped import visible, write_json
+from gptoss_edu.weights.mapped import replace_json, visible
 from gptoss_edu.weights.shards import DTYPES, Tensor, find_tensors
 
 PASSED, FAILED, UNCHECKED = "passed", "failed", "not checked"
@@ -317,7 +317,7 @@ def record(path_or_id: str | Path | None = None, *, tokens: int = 16) -> Path:
         "answers": [record_answer(model, params, q, tokens) for q in QUESTIONS],
     }
     path = folder / ANSWERS
-    write_json(path, known, indent=None)
+    replace_json(path, known, indent=None)
     return path
 
 

@@ -339,7 +339,7 @@ def test_a_copy_that_is_not_ours_is_read_each_time(folder, tmp_path, monkeypatch
         raise PermissionError("read-only")
 
     if reason == "read-only":
-        monkeypatch.setattr(mapped, "write_json", refuse)
+        monkeypatch.setattr(mapped, "replace_json", refuse)
     if reason == "another user's":
         monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     if reason == "a link":
