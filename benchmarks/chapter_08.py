@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 
 from gptoss_edu.system import cores
 from gptoss_edu.weights.checkpoint import find_folder, read_config
-from gptoss_edu.weights.mapped import find_converted, is_conversion, write_json
+from gptoss_edu.weights.mapped import find_converted, is_conversion, replace_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_generate_20b_cpu.ipynb"
@@ -72,7 +72,7 @@ def remember(entry: dict, record: Path = RECORD) -> None:
     mine = [entry[key] for key in ("layers", "kind", "loading")]
     kept = [run for run, its in zip(runs, same, strict=True) if its != mine]
     kept = sorted([*kept, entry], key=lambda run: (run["kind"], run["layers"], run["loading"]))
-    write_json(record, kept)
+    replace_json(record, kept)
 
 
 def main() -> int:

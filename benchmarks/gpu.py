@@ -330,9 +330,9 @@ def main(arguments: list[str] | None = None) -> int:
         result = compare(folder, options.quick, options.engines)
     print(table(result))
     if options.out:
-        from gptoss_edu.weights.mapped import write_json
+        from gptoss_edu.weights.mapped import replace_json
 
-        write_json(options.out, result)
+        replace_json(options.out, result)
     return int(any("error" in engine for engine in result["engines"].values()))
 
 

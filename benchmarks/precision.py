@@ -29,7 +29,7 @@ from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.cpu.scaled import to_int8
 from gptoss_edu.model import Layer, Model, Params, init_params
 from gptoss_edu.mxfp4 import BLOCK
-from gptoss_edu.weights.mapped import write_json
+from gptoss_edu.weights.mapped import replace_json
 from pocket import rows, tasks
 from pocket.evaluate import TASKS, measure
 
@@ -133,7 +133,7 @@ def main() -> None:
     found = table(options.count, options.batch, options.length)
     print(to_markdown(found))
     if options.out:
-        write_json(options.out, found)
+        replace_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 
 from gptoss_edu.chips import fit, precision, tpu
 from gptoss_edu.chips.preflight import MODELS
-from gptoss_edu.weights.mapped import write_json
+from gptoss_edu.weights.mapped import replace_json
 
 # Chip, model, precision; the last one is there to be refused.
 PROGRAMS = (
@@ -83,7 +83,7 @@ def main() -> None:
             print(json.dumps(each), flush=True)
             found["programs"].append(each)
             if options.out:
-                write_json(options.out, found)
+                replace_json(options.out, found)
 
 
 if __name__ == "__main__":
