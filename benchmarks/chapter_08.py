@@ -16,14 +16,13 @@ import argparse
 import datetime
 import json
 import os
-import platform
-import re
 from pathlib import Path
 
 import jax
 import nbformat
 from nbclient import NotebookClient
 
+from benchmarks import cpu_report
 from gptoss_edu.system import cores
 from gptoss_edu.weights.checkpoint import find_folder, read_config
 from gptoss_edu.weights.mapped import find_converted, is_conversion, replace_json
@@ -53,10 +52,8 @@ def execute(model: str, notebook: Path = NOTEBOOK, copy: Path | None = None) -> 
 
 def machine() -> str:
     """The machine in a line."""
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    name = named[1] if named else platform.processor() or platform.machine()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    name = cpu_report.machine()["processor"]
     return f"{cores()} cores of {name}, {memory:.0f} GiB, jax {jax.__version__}"
 
 

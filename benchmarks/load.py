@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.engines import drop_from_memory, memory_of_this_process
 from benchmarks.synthetic import write_synthetic
 from gptoss_edu.config import GPT_OSS_20B
 
@@ -43,12 +43,7 @@ PAGE = 4096
 
 def peak_bytes() -> int:
     """Largest resident memory of this process so far."""
-    try:  # unlike ru_maxrss, this starts anew with the program
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return memory_of_this_process()["peak"]
 
 
 def measure(folder: str, precision: str) -> dict[str, float]:
@@ -79,14 +74,6 @@ def measure(folder: str, precision: str) -> dict[str, float]:
     }
 
 
-def forget(folder: Path) -> None:
-    """Let the system drop the files' pages, so that the next load reads from the disk."""
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def row(
     folder: str, experts: str, precision: str, repeats: int, cold: bool = False
 ) -> tuple[str, bool]:
@@ -95,7 +82,7 @@ def row(
 
     def run(from_disk: bool) -> dict[str, float]:
         if from_disk:
-            forget(Path(folder))
+            drop_from_memory(folder)
         return json.loads(subprocess.check_output(command, text=True))
 
     frozen = [run(True) for _ in range(repeats)] if cold else []

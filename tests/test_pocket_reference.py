@@ -1,23 +1,16 @@
 """What transformers says about the pocket model: kept in a file, asked again by `make parity`."""
 
-import importlib.util
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pocket_reference as tool
 import pytest
 
 from gptoss_edu import forward, load_model
 
-ROOT = Path(__file__).resolve().parent.parent
 AGAIN = "run `python tools/pocket_reference.py` in the environment of `make parity`"
-
-_path = ROOT / "tools" / "pocket_reference.py"
-_spec = importlib.util.spec_from_file_location("pocket_reference", _path)
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
 
 
 @pytest.fixture(scope="module")

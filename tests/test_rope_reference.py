@@ -1,21 +1,15 @@
 """Rotations as transformers and OpenAI compute them: kept in a file, asked by `make parity`."""
 
-import importlib.util
 import warnings
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rope_reference as tool
 
 from gptoss_edu.config import GPT_OSS_20B
 from gptoss_edu.model import rope_frequencies, rope_tables
 from gptoss_edu.rope import rotate
-
-_path = Path(__file__).resolve().parent.parent / "tools" / "rope_reference.py"
-_spec = importlib.util.spec_from_file_location("rope_reference", _path)
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
 
 
 @pytest.fixture(scope="module")

@@ -188,40 +188,19 @@ SETUP_CELL = """\
 def set_up_the_course():
     # Where the course is installed, this does nothing. Else it looks for it, or installs it.
     import importlib.util
-    import os
-    import subprocess
-    import sys
+    import runpy
     from pathlib import Path
 
     if getattr(importlib.util.find_spec("gptoss_edu"), "origin", None):
         return
-    here, installs = Path.cwd(), []
+    here, set_up = Path.cwd(), "gptoss_edu/course/set_up.py"
     folders = [here, *here.parents[:2]]  # of the repository, if this notebook lies in one
     # @zip@
-    source = next((at for at in folders if (at / "gptoss_edu/__init__.py").is_file()), None)
-    if source:
-        paths = filter(None, [str(source), os.environ.get("PYTHONPATH")])
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    else:
+    source = next((at for at in folders if (at / set_up).is_file()), None)
+    if source is None:
         # @otherwise@
-    # JAX and its drivers are there and belong together: add what is missing, and touch nothing.
-    modules = "@modules@".split()
-    installs.append([name for name in modules if importlib.util.find_spec(name) is None])
-    said = ""
-    for what in filter(None, installs):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", *what]
-        said += subprocess.run(pip, capture_output=True, text=True).stderr
-    look = [sys.executable, "-c", "import gptoss_edu; print(gptoss_edu.__version__)"]
-    seen = subprocess.run(look, capture_output=True, text=True)
-    if (found := seen.stdout.strip()) != "@version@":
-        raise ImportError(
-            f"The course could not be set up: expected version @version@, found {found or 'none'}. "
-            "Restart and run this cell again; at home, `make lab` in the folder of the course sets "
-            f"up everything. What was said:\\n{(said + seen.stderr)[-600:]}"
-        )
-    if source:
-        sys.path.insert(0, str(source))
-    importlib.invalidate_caches()
+    modules = "@modules@"
+    runpy.run_path(str(source / set_up))["complete"](source, "@version@", modules)
 
 
 set_up_the_course()"""
@@ -241,7 +220,14 @@ REFUSE = """\
 INSTALL = """\
         address = "git+@url@"
         commit = "@commit@"
-        installs.append(["--no-deps", f"{address}@{commit}"])
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        pip.append(f"{address}@{commit}")
+        said = subprocess.run(pip, capture_output=True, text=True).stderr
+        importlib.invalidate_caches()
+        if (spec := importlib.util.find_spec("gptoss_edu")) is None:
+            said = f"expected version @version@, found none. What pip said:\\n{said[-600:]}"
+            raise ImportError(f"The course could not be set up: {said}")
+        source = Path(spec.origin).parents[1]
 """
 
 
@@ -254,8 +240,8 @@ def setup(root: Path = ROOT) -> str:
     published = address(root)
     cell = SETUP_CELL.replace("    # @zip@\n", "" if published else UNPACK)
     cell = cell.replace("        # @otherwise@\n", INSTALL if published else REFUSE)
-    if not published:
-        cell = cell.replace("import sys\n", "import sys\n    import zipfile\n", 1)
+    more = ["subprocess", "sys"] if published else ["zipfile"]
+    cell = cell.replace("import runpy\n", "\n    import ".join(["import runpy", *more]) + "\n", 1)
     words = {"modules": " ".join(added(root)), "version": version(root), **(published or {})}
     for word, value in words.items():
         cell = cell.replace(f"@{word}@", value)

@@ -31,6 +31,7 @@ from gptoss_edu.cpu.tiles import Tiled, split
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer
+from gptoss_edu.weights.drafts import alone_in
 from gptoss_edu.weights.hub import check_disk, download
 from gptoss_edu.weights.layout import (
     HF_PACKED,
@@ -315,23 +316,14 @@ def replacing(folder: Path, size: int) -> Iterator[tuple[Path, str]]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Keep other processes from saving here. False where the system knows no such locks (Windows,
-    some network drives). Raises OSError if one is at it.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            import fcntl
+    """Keep other processes from saving here: as `alone_in`. Raises OSError if one is at it."""
 
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            raise OSError(
-                f"another process is writing to {folder}; wait for it, or choose another folder"
-            ) from None
-        except (ImportError, OSError):
-            alone = False
+    def refuse() -> None:
+        raise OSError(
+            f"another process is writing to {folder}; wait for it, or choose another folder"
+        ) from None
+
+    with alone_in(folder, refuse) as alone:
         yield alone
 
 

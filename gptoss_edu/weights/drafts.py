@@ -24,6 +24,30 @@ def keep_quiet(text: str) -> None:
 
 
 @contextlib.contextmanager
+def alone_in(folder: Path, busy: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock of a folder. Where another process has it, `busy` is called: it may raise, or
+    else we wait. False where the system knows no such locks (Windows, some network drives).
+    """
+    with contextlib.ExitStack() as stack:
+        alone = False
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            busy()
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                alone = True
+        except (ImportError, OSError):
+            pass
+        yield alone
+
+
+@contextlib.contextmanager
 def locked(folder: Path, note: Callable[[str], None] = keep_quiet) -> Iterator[None]:
     """Let one process at a time write folders beside this one; others wait, and `note` says so.
 
@@ -33,19 +57,8 @@ def locked(folder: Path, note: Callable[[str], None] = keep_quiet) -> Iterator[N
 
     Drafts of `folder` that a killed process left are removed.
     """
-    with contextlib.ExitStack() as stack:
-        alone = False
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(folder.parent, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note(f"another process is writing to {folder.parent}; waiting for it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            alone = True
+    told = f"another process is writing to {folder.parent}; waiting for it"
+    with alone_in(folder.parent, lambda: note(told)) as alone:
         with contextlib.suppress(OSError):
             discard_leftovers(folder, alone)
         yield

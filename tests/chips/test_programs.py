@@ -64,24 +64,33 @@ def test_every_shape_is_known_in_advance(programs, name):
     assert "<=" not in programs[name].as_text().split("ENTRY")[1]
 
 
-def test_of_a_step_only_its_tokens_come_to_the_host(params, monkeypatch):
+@pytest.fixture
+def watch(monkeypatch):
+    """Call `note` with each array that generation fetches from the device, from now on."""
+
+    def watch(note):
+        class Watched:
+            def __getattr__(self, name):
+                return getattr(np, name)
+
+            def asarray(self, array, *rest, **options):
+                if isinstance(array, jax.Array):
+                    note(array)
+                return np.asarray(array, *rest, **options)
+
+        for module in (generate_module, cache_module):
+            monkeypatch.setattr(module, "np", Watched())
+
+    return watch
+
+
+def test_of_a_step_only_its_tokens_come_to_the_host(params, watch):
     """Sampling happens on the device: the host fetches four bytes per row and token."""
     fetched = []
-
-    class Watched:
-        def __getattr__(self, name):
-            return getattr(np, name)
-
-        def asarray(self, array, *rest, **options):
-            if isinstance(array, jax.Array):
-                fetched.append(array.nbytes)
-            return np.asarray(array, *rest, **options)
-
     steps = 5
     tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=steps)
     next(tokens)  # prefill checks the room of the cache
-    for module in (generate_module, cache_module):
-        monkeypatch.setattr(module, "np", Watched())
+    watch(lambda array: fetched.append(array.nbytes))
     assert len(list(tokens)) == steps - 1
     assert fetched == [4 * len(PROMPTS)] * (steps - 1)
 
@@ -122,29 +131,19 @@ def test_a_cache_that_ran_ahead_holds_what_was_fed(params, ahead):
     assert turn(params, longer, max_tokens=4, cache=kept)[0] == expected
 
 
-def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, monkeypatch):
+def test_the_next_step_is_under_way_before_a_token_is_seen(params, ahead, watch, monkeypatch):
     """No stall: when the host looks at a token, the step that follows has been handed over."""
     events = []
-    program, asarray = generate_module.decode, np.asarray
+    program = generate_module.decode
 
     def noted(*arguments, **options):
         events.append("step")
         return program(*arguments, **options)
 
-    class Watched:
-        def __getattr__(self, name):
-            return getattr(np, name)
-
-        def asarray(self, array, *rest, **options):
-            if isinstance(array, jax.Array) and array.dtype == jnp.int32:
-                events.append("look")
-            return asarray(array, *rest, **options)
-
     monkeypatch.setattr(generate_module, "decode", noted)
     tokens = generate_tokens(MODEL, params, PROMPTS, max_tokens=3)
     next(tokens)
-    for module in (generate_module, cache_module):
-        monkeypatch.setattr(module, "np", Watched())
+    watch(lambda array: array.dtype == jnp.int32 and events.append("look"))
     events.clear()
     assert len(list(tokens)) == 2
     assert events == ["step", "look", "look"]  # after the last token nothing follows

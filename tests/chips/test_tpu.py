@@ -1,7 +1,6 @@
 """The TPU compiler on small programs, where it is installed; its refusals and absence anywhere.
 
-The product's own programs at full size: test_tpu_20b.py, test_tpu_fp8.py, test_tpu_sharded.py and
-test_tpu_120b.py, a file each, so that they run side by side.
+The product's own programs at full size: test_tpu_full_size.py.
 """
 
 import dataclasses

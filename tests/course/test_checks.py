@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from looks import contrast
 from planted import PLANTED
 
 import gptoss_edu.moe
@@ -261,12 +262,19 @@ def test_two_mistakes_that_agree_on_one_case_are_told_apart_by_the_others():
     assert exercise(lambda x: 2 * x).passed
 
 
+def test_a_changed_function_differs_in_that_place_alone():
+    signed = checks.changed(start_here.right_difference, "np.abs(a - b)", "a - b")
+    a, b = np.array([1.0, 2.0]), np.array([1.5, 5.0])
+    assert (signed(a, b), start_here.right_difference(a, b)) == (-0.5, 3.0)
+    assert signed(a, b[:1]) == math.inf, "all else is as it was"
+    with pytest.raises(AssertionError, match=r"'np\.sum' is not in the source"):
+        checks.changed(start_here.right_difference, "np.sum", "np.mean")
+
+
 def test_verdicts_look_alike_everywhere():
     verdict = Verdict("top_p", "not yet right", "p < 1 & more", "x")
     assert repr(verdict) == "✗ top_p: not yet right: p < 1 & more"
     assert "p &lt; 1 &amp; more" in verdict._repr_html_()
     assert repr(Verdict("block", "passed", "Good.")) == "✓ block: passed: Good."
     for color in checks.COLORS.values():
-        levels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
-        assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.5, color
+        assert contrast(color, "#ffffff") >= 4.5, color

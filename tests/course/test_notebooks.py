@@ -5,13 +5,14 @@ nothing or by having its outputs ignored. The script that writes them is tested 
 """
 
 import copy
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+
+import notebooks as tool
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("colab/*.ipynb")])
@@ -22,10 +23,6 @@ NEVER_COMPARED = {"image/png", "image/jpeg"}  # nbval skips them: fonts differ b
 SAYS_NOTHING = re.compile(r"<Figure size|<[\w.]+ at 0x|Text\(|\[<matplotlib")
 LIVE_BAR = re.compile(r"tqdm\.(auto|notebook)|tqdm_notebook")  # deaf to TQDM_DISABLE
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-_spec = importlib.util.spec_from_file_location("notebook_tool", ROOT / "tools" / "notebooks.py")
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
 
 
 def complaints(notebook) -> list[str]:

@@ -1,7 +1,6 @@
 """The figures: live data in, an image and a sentence out, and colors that everybody can read."""
 
 import ast
-import base64
 import dataclasses
 import html
 import itertools
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from looks import check, contrast, size, without_green_cones
 
 from gptoss_edu.cache import FullKV, RingKV
 from gptoss_edu.config import GPT_OSS_20B, TINY
@@ -20,8 +20,6 @@ from gptoss_edu.parser import Piece, StreamParser
 from gptoss_edu.reply import make_reply
 from gptoss_edu.sampling import Sampling
 from gptoss_edu.tokenizer import CHANNEL, END, MESSAGE, RETURN, START, Tokenizer
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def said(channel, text, last):
@@ -46,23 +44,6 @@ def reply(ids):
     for token in ids:
         parser.feed(token)
     return make_reply(parser, prompt_ids=[1], token_ids=ids, finish_reason="stop", stats=None)
-
-
-def size(picture):
-    """Width and height of the image, from its header."""
-    return tuple(int.from_bytes(picture.png[at : at + 4], "big") for at in (16, 20))
-
-
-def check(picture):
-    """A real image, twice as fine as the page, that fits on it and has its sentence."""
-    assert picture.png.startswith(PNG)
-    assert size(picture)[0] == pytest.approx(2 * picture.width, abs=2)
-    assert picture.width <= 1000
-    data, metadata = picture._repr_mimebundle_()
-    assert base64.b64decode(data["image/png"]) == picture.png
-    assert data["text/plain"] == repr(picture) == metadata["image/png"]["alt"] == picture.alt
-    assert picture.alt.endswith(".")
-    return picture.alt
 
 
 def test_a_live_page_gets_the_sentence_as_alternative_text(monkeypatch):
@@ -198,30 +179,11 @@ def test_bars_say_which_change_gives_another_answer():
     )
 
 
-def luminance(color):
-    """Relative luminance of the web content accessibility guidelines."""
-    values = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
-    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-
-def contrast(a, b):
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_text_stands_out_from_what_it_is_written_on():
     for ground in (colors.PAPER, colors.PALE, *colors.TINTS.values()):
         assert contrast(colors.INK, ground) >= 7, ground
     assert contrast("#ffffff", colors.VERMILION) >= 3  # bold, in the one box that stops
     assert contrast(colors.INK, colors.PAPER) >= 7
-
-
-def without_green_cones(color):
-    """sRGB as people with deuteranopia see it (Viénot, Brettel and Mollon 1999)."""
-    linear = (np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)]) / 255) ** 2.2
-    matrix = [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]
-    return 255 * np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
 
 
 @pytest.mark.parametrize(

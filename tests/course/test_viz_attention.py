@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_viz import check, without_green_cones
+from looks import check, without_green_cones
 
 from gptoss_edu.course import viz
 from gptoss_edu.course.viz import colors

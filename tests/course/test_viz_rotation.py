@@ -4,23 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from looks import check
 
 from gptoss_edu.config import TINY
 from gptoss_edu.course import viz
 from gptoss_edu.course.viz.rotation import Wheel
 from gptoss_edu.rope import inverse_frequencies
 
-PNG = b"\x89PNG\r\n\x1a\n"
 YARN = {"theta": 150000.0, "beta_slow": 1.0, "beta_fast": 32.0, "initial_context": 4096}
 PLAIN_C, YARN_C = (inverse_frequencies(64, **YARN, factor=factor)[0] for factor in (1.0, 32.0))
-
-
-def check(picture):
-    """A real image that fits on the page and ends its sentence."""
-    assert picture.png.startswith(PNG)
-    assert picture.width <= 1000
-    assert picture.alt.endswith(".")
-    return picture.alt
 
 
 def test_hands_tell_their_angles_and_whole_turns_are_taken_off():

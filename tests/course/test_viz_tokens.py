@@ -1,7 +1,7 @@
 """Figures about tokens and messages: live data in, an image and a sentence out."""
 
 import pytest
-from test_viz import check
+from looks import check
 
 from gptoss_edu.course import viz
 from gptoss_edu.course.viz import tokens

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from looks import check
 
 from gptoss_edu.course import viz
 from gptoss_edu.mxfp4 import VALUES, dequantize, quantize
 from gptoss_edu.tokenizer import END, Tokenizer
 
-PNG = b"\x89PNG\r\n\x1a\n"
 IDS = [*Tokenizer().encode("Hi <b>"), END]
 
 
@@ -27,7 +27,7 @@ def test_a_strip_marks_what_counts_in_text_and_in_color():
 def test_surprise_says_whether_it_fell():
     high, low = np.full(5, 8.0), np.full(5, 0.1)
     picture = viz.surprise_bars(IDS, {"before": high, "after": low})
-    assert picture.png.startswith(PNG)
+    check(picture)
     assert "before, after; each row's mean is less than half of that above" in picture.alt
     assert "the rows are alike" in viz.surprise_bars(IDS, {"a": high, "b": high}).alt
 
@@ -40,7 +40,7 @@ def test_curves_are_told_so_coarsely_that_machines_agree():
         {"loss": (falling, "log"), "right": (1 / falling, "linear"), "flat": ([1.0] * 100, "log")},
         marks={70: "here", 80: "there"},
     )
-    assert picture.png.startswith(PNG)
+    check(picture)
     assert picture.alt == (
         "Curves over 100 steps. loss: falls to less than half; right: more than doubles;"
         " flat: stays within a factor of two."
@@ -51,7 +51,7 @@ def test_curves_are_told_so_coarsely_that_machines_agree():
 
 def test_the_staircase_is_the_librarys_rounding():
     picture = viz.rounding_staircase()
-    assert picture.png.startswith(PNG)
+    check(picture)
     assert f"{len(np.unique(VALUES))} steps from -6 to 6" in picture.alt
     grid = np.unique(VALUES)
     w_EIO = jnp.asarray(np.resize(np.append(np.linspace(-5.9, 5.9, 31), 6.0), (1, 32, 1)))
@@ -63,6 +63,6 @@ def test_the_staircase_is_the_librarys_rounding():
 def test_accuracy_names_every_task_and_effort():
     table = {"add": {"low": [2, 200], "high": [195, 200]}, "fact": {"low": [198, 200]}}
     picture = viz.effort_accuracy(table)
-    assert picture.png.startswith(PNG)
+    check(picture)
     assert "add low 1% high 98%" in picture.alt
     assert "fact low 99%" in picture.alt

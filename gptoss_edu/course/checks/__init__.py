@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import inspect
 import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -166,6 +167,20 @@ class Exercise:
             ]
             suspects = left or suspects
         return self._wrong(self.mistakes[suspects[0]][0], suspects[0]) if suspects else None
+
+
+def changed(function: Callable[..., Any], *pieces: str) -> Callable[..., Any]:
+    """A wrong version of `function`: its source with pieces replaced, (old, new, old, new, ...).
+
+    So a mistake stands beside its sentence as a reader would type it.
+    """
+    source = inspect.getsource(function)
+    for old, new in zip(pieces[::2], pieces[1::2], strict=True):
+        assert old in source, f"{old!r} is not in the source:\n{source}"
+        source = source.replace(old, new)
+    found: dict[str, Any] = {}
+    exec(source, function.__globals__, found)
+    return found[function.__name__]  # type: ignore[no-any-return]
 
 
 def form(name: str, got: Any, want: Any) -> str | None:

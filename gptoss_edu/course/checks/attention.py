@@ -18,7 +18,7 @@ import numpy as np
 
 from gptoss_edu.attention import grouped_scores, sink_softmax, visible
 from gptoss_edu.config import Config
-from gptoss_edu.course.checks import Exercise, Verdict
+from gptoss_edu.course.checks import Exercise, Verdict, changed
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -37,42 +37,30 @@ def right_keys_read(layer: int, position: int, window: int) -> int:
     return int(visible(position_11, position_1S, config.window(layer)).sum())
 
 
-def _keys(
-    slides: Callable[[int], bool] = lambda layer: layer % 2 == 0,
-    own: int = 1,
-    width: int = 0,
-    more: int = 0,
-) -> Callable[[int, int, int], int]:
-    """A count from what people vary in it; the defaults are right."""
-
-    def keys_read(layer: int, position: int, window: int) -> int:
-        keys = position + own
-        return (min(keys, window + width) if slides(layer) else keys) + more
-
-    return keys_read
+def _keys(layer: int, position: int, window: int) -> int:
+    keys = position + 1
+    return min(keys, window) if layer % 2 == 0 else keys
 
 
 keys_read = Exercise(
-    "keys_read",
-    right_keys_read,
-    ("the number of keys",),
-    keys_cases,
+    "keys_read", right_keys_read, ("the number of keys",), keys_cases,
     {
         "odd layers slide": ("your odd layers slide. In GPT-OSS it is the even ones: 0, 2, 4 and"
-            " so on.", _keys(slides=lambda layer: layer % 2 == 1)),
+            " so on.", changed(_keys, "== 0", "== 1")),
         "every layer slides": ("your odd layers slide, too. They see everything up to their own"
-            " position.", _keys(slides=lambda layer: True)),
+            " position.", changed(_keys, " if layer % 2 == 0 else keys", "")),
         "no layer slides": ("your even layers see everything. On them at most `window` keys are"
-            " read.", _keys(slides=lambda layer: False)),
+            " read.", changed(_keys, "min(keys, window) if layer % 2 == 0 else ", "")),
         "a window of one too many": ("a sliding layer reads `window` keys, the query's own among"
             " them. You count one more: this is the window of 129 that real implementations"
-            " shipped.", _keys(width=1)),
+            " shipped.", changed(_keys, "(keys, window)", "(keys, window + 1)")),
         "a window of one too few": ("a sliding layer reads `window` keys, the query's own among"
-            " them. You count one less.", _keys(width=-1)),
+            " them. You count one less.", changed(_keys, "(keys, window)", "(keys, window - 1)")),
         "the own key is forgotten": ("positions count from 0, and a query sees its own key, too:"
-            " at position 0 that makes one key, not none.", _keys(own=0)),
+            " at position 0 that makes one key, not none.",
+            changed(_keys, "position + 1", "position")),
         "the sink is counted": ("you count the sink as a key. It has a logit in the softmax, but"
-            " there is no key that could be read, and no value.", _keys(more=1)),
+            " there is no key that could be read, and no value.", lambda *case: _keys(*case) + 1),
     },
     praise="Right on sliding and full layers, before and after the window is full.",
 )  # fmt: skip
@@ -92,98 +80,63 @@ def softmax_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
         yield scores_BNTS, jnp.asarray(sinks, jnp.float32), jnp.asarray(mask_BTS)
 
 
-def _column(sinks_N: jax.Array) -> jax.Array:
-    return sinks_N[None, :, None, None]
+Tables = tuple[jax.Array, jax.Array]
 
 
-def _hidden(scores_BNTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    return jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf)
-
-
-def _largest_of_keys(masked: jax.Array, scores: jax.Array, sink: jax.Array) -> jax.Array:
-    return masked.max(axis=-1, keepdims=True)
-
-
-def _largest_of_all(masked: jax.Array, scores: jax.Array, sink: jax.Array) -> jax.Array:
-    return jnp.maximum(_largest_of_keys(masked, scores, sink), sink)
-
-
-def _softmax(
-    largest: Callable[..., Any] = _largest_of_all,
-    hide: Callable[[jax.Array, jax.Array], jax.Array] = _hidden,
-    sinks: Callable[[jax.Array], jax.Array] = lambda sinks_N: sinks_N,
-    add: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda total, exp_sink, sink: (
-        total + exp_sink
-    ),
-    finish: Callable[..., tuple[jax.Array, jax.Array]] = lambda weights, mass, mask_BTS: (
-        weights,
-        mass,
-    ),
-) -> Callable[..., Any]:
-    """A sink softmax from what people vary in it; the defaults are right."""
-
-    def stable_softmax(
-        scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        masked_BNTS, sink_1N11 = hide(scores_BNTS, mask_BTS), _column(sinks(sinks_N))
-        max_BNT1 = largest(masked_BNTS, scores_BNTS, sink_1N11)
-        exp_BNTS, exp_sink_BNT1 = jnp.exp(masked_BNTS - max_BNT1), jnp.exp(sink_1N11 - max_BNT1)
-        total_BNT1 = add(exp_BNTS.sum(-1, keepdims=True), exp_sink_BNT1, sink_1N11 - max_BNT1)
-        mass_BNT1 = jnp.broadcast_to(exp_sink_BNT1 / total_BNT1, total_BNT1.shape)
-        return finish(exp_BNTS / total_BNT1, mass_BNT1[..., 0], mask_BTS)
-
-    return stable_softmax
+def _softmax(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
+    """The library's, written out."""
+    sink_1N11 = sinks_N[None, :, None, None]
+    masked_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf)
+    max_BNT1 = jnp.maximum(masked_BNTS.max(axis=-1, keepdims=True), sink_1N11)
+    exp_BNTS, exp_sink_BNT1 = jnp.exp(masked_BNTS - max_BNT1), jnp.exp(sink_1N11 - max_BNT1)
+    total_BNT1 = exp_BNTS.sum(axis=-1, keepdims=True) + exp_sink_BNT1
+    mass_BNT1 = jnp.broadcast_to(exp_sink_BNT1 / total_BNT1, total_BNT1.shape)
+    return exp_BNTS / total_BNT1, mass_BNT1[..., 0]
 
 
 def _keys_alone(scores_BNTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Softmax as if there were no sink."""
-    return jax.nn.softmax(_hidden(scores_BNTS, mask_BTS), axis=-1)
+    return jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf), axis=-1)
 
 
-def _sink_after(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Any:
-    exp_1N11 = jnp.exp(_column(sinks_N))
+def _sink_after(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
+    exp_1N11 = jnp.exp(sinks_N[None, :, None, None])
     weights_BNTS = _keys_alone(scores_BNTS, mask_BTS) / (1 + exp_1N11)
     mass_1N1 = (exp_1N11 / (1 + exp_1N11))[..., 0]
     return weights_BNTS, jnp.broadcast_to(mass_1N1, scores_BNTS.shape[:3])
 
 
-def _twice(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Any:
+def _twice(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
     return sink_softmax(_keys_alone(scores_BNTS, mask_BTS), sinks_N, mask_BTS)
 
 
-def _renormalized(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Any:
+def _renormalized(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
     mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)[1]
     return _keys_alone(scores_BNTS, mask_BTS), mass_BNT
 
 
-def _kept_column(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Any:
+def _kept_column(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
     weights_BNTS, mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)
     return jnp.concatenate([weights_BNTS, mass_BNT[..., None]], axis=-1), mass_BNT
 
 
 stable_softmax = Exercise(
-    "stable_softmax",
-    sink_softmax,
-    ("weights_BNTS", "sink_mass_BNT"),
-    softmax_cases,
+    "stable_softmax", sink_softmax, ("weights_BNTS", "sink_mass_BNT"), softmax_cases,
     {
         "no maximum is subtracted": ("exp overflows: above 88 float32 has only infinity left."
             " Subtract the largest of scores and sink before every exp; top and bottom shrink"
-            " alike.", _softmax(largest=lambda masked, scores, sink: 0.0)),
+            " alike.", changed(_softmax, " - max_BNT1", "")),
         "the maximum without the sink": ("you subtract the largest score, but the sink can be"
             " larger still, and a query that sees no key has no largest score at all. Take the"
-            " maximum of scores and sink.", _softmax(largest=_largest_of_keys)),
+            " maximum of scores and sink.",
+            changed(_softmax, "jnp.maximum(masked_BNTS.max(axis=-1, keepdims=True), sink_1N11)",
+                    "masked_BNTS.max(axis=-1, keepdims=True)")),
         "the maximum includes hidden keys": ("your maximum looks at hidden keys, too. When one of"
             " them is far above the rest, all exps become 0, and 0 / 0 is NaN. Mask first, then"
-            " take the maximum.",
-            _softmax(
-                largest=lambda masked, scores, sink: jnp.maximum(
-                    scores.max(axis=-1, keepdims=True), sink
-                )
-            )),
+            " take the maximum.", changed(_softmax, "masked_BNTS.max(", "scores_BNTS.max(")),
         "one maximum for all rows": ("you subtract one maximum from all rows. A row far below it"
             " becomes 0 / 0. Each query of each head has its own: max(axis=-1, keepdims=True).",
-            _softmax(largest=lambda masked, scores, sink: jnp.maximum(masked.max(), sink.max()))),
+            changed(_softmax, "max(axis=-1, keepdims=True), sink_1N11)", "max(), sinks_N.max())")),
         "the sink after the softmax": ("you run softmax over the keys, and add the sink"
             " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
             " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
@@ -196,30 +149,23 @@ stable_softmax = Exercise(
             " for it to be multiplied with: leave the column out, and return it as the sink mass.",
             _kept_column),
         "the sink is added without exp": ("you add the sink itself to the sum. It is a logit, like"
-            " a score: add its exp.", _softmax(add=lambda total, exp_sink, sink: total + sink)),
+            " a score: add its exp.",
+            changed(_softmax, "+ exp_sink_BNT1", "+ (sink_1N11 - max_BNT1)")),
         "one sink for all heads": ("all heads use the sink of the first. Each has its own:"
             " sinks_N[None, :, None, None].",
-            _softmax(sinks=lambda sinks_N: jnp.full_like(sinks_N, sinks_N[0]))),
+            changed(_softmax, "sinks_N[None, :, None, None]", "sinks_N[None, :1, None, None]")),
         "masked after the softmax": ("you hide keys after the softmax. They get nothing then, but"
             " they have taken their share of the sum. Set their scores to minus infinity before.",
-            _softmax(
-                hide=lambda scores, mask: scores,
-                finish=lambda weights, mass, mask: (jnp.where(mask[:, None], weights, 0), mass),
-            )),
+            changed(_softmax, "jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf)", "scores_BNTS",
+                    "exp_BNTS / total_BNT1,",
+                    "jnp.where(mask_BTS[:, None], exp_BNTS / total_BNT1, 0),")),
         "hidden keys score zero": ("your hidden keys have the score 0, and exp(0) is 1. Minus"
-            " infinity hides them.",
-            _softmax(hide=lambda scores, mask: jnp.where(mask[:, None], scores, 0.0))),
+            " infinity hides them.", changed(_softmax, "-jnp.inf", "0.0")),
         "the mask is upside down": ("you hide the keys that should be visible. mask_BTS is True"
-            " where a query may look.", _softmax(hide=lambda scores, mask: _hidden(scores, ~mask))),
+            " where a query may look.", changed(_softmax, "mask_BTS[", "~mask_BTS[")),
         "the sink mass is not divided": ("the weights are right, but the sink mass is a share,"
             " too: divide exp(sink - m) by the same sum.",
-            lambda scores_BNTS, sinks_N, mask_BTS: (
-                sink_softmax(scores_BNTS, sinks_N, mask_BTS)[0],
-                jnp.exp(
-                    _column(sinks_N)
-                    - _largest_of_all(_hidden(scores_BNTS, mask_BTS), scores_BNTS, _column(sinks_N))
-                )[..., 0],
-            )),
+            changed(_softmax, "exp_sink_BNT1 / total_BNT1,", "exp_sink_BNT1,")),
     },
     praise="Right for huge scores and huge sinks, and for queries that see no key.",
 )  # fmt: skip
@@ -237,60 +183,49 @@ def mask_cases() -> Iterator[tuple[jax.Array, jax.Array, int | None]]:
     yield jnp.array([[8, 9, 10], [1, 2, -1]]), ring_BS, 4
 
 
-def _mask(
-    see: Callable[[Any, Any], Any] = lambda distance, window: (distance >= 0) & (distance < window),
-    empty: bool = False,
-    indices: bool = False,
-) -> Callable[..., Any]:
-    """A mask from what people vary in it; the defaults are right."""
+def _mask(position_BT: jax.Array, position_BS: jax.Array, window: int | None) -> Any:
+    """The library's, written out."""
+    held_B1S = position_BS[:, None, :] >= 0
+    distance_BTS = position_BT[:, :, None] - position_BS[:, None, :]
+    window = np.iinfo(np.int32).max if window is None else window
+    return (distance_BTS >= 0) & (distance_BTS < window) & held_B1S
 
-    def window_mask(position_BT: Any, position_BS: Any, window: int | None) -> Any:
-        held_B1S = position_BS[:, None, :] >= 0
-        if indices:
-            B, S = position_BS.shape
-            T = position_BT.shape[1]
-            position_BT = jnp.broadcast_to(jnp.arange(S - T, S), (B, T))
-            position_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
-        distance_BTS = position_BT[:, :, None] - position_BS[:, None, :]
-        width = np.iinfo(np.int32).max if window is None else window
-        mask_BTS = see(distance_BTS, width)
-        return mask_BTS if empty else mask_BTS & held_B1S
 
-    return window_mask
+def _slots(position_BT: jax.Array, position_BS: jax.Array, window: int | None) -> Any:
+    (B, S), T = position_BS.shape, position_BT.shape[1]
+    slot_BT = jnp.broadcast_to(jnp.arange(S - T, S), (B, T))
+    slot_BS = jnp.where(position_BS >= 0, jnp.arange(S), -1)
+    return visible(slot_BT, slot_BS, window)
 
 
 window_mask = Exercise(
-    "window_mask",
-    visible,
-    ("mask_BTS",),
-    mask_cases,
+    "window_mask", visible, ("mask_BTS",), mask_cases,
     {
         "one key too many": ("a sliding query of yours sees window + 1 keys. Its own key is one of"
             " them, so the largest distance is window - 1: `<`, not `<=`. Real implementations"
-            " shipped this.",
-            _mask(lambda distance, window: (distance >= 0) & (distance <= window))),
+            " shipped this.", changed(_mask, "< window", "<= window")),
         "one key too few": ("a sliding query of yours sees window - 1 keys. Distances from 0 to"
             " window - 1 are visible: these are `window` of them.",
-            _mask(lambda distance, window: (distance >= 0) & (distance < window - 1))),
+            changed(_mask, "< window", "< window - 1")),
         "the next token is visible": ("each query sees one token of the future. Distance 0 is the"
             " token itself; below that nothing may be seen.",
-            _mask(lambda distance, window: (distance >= -1) & (distance < window))),
+            changed(_mask, "distance_BTS >= 0", "distance_BTS >= -1")),
         "the own key is hidden": ("no query sees its own key. It may: `distance >= 0`, not `> 0`.",
-            _mask(lambda distance, window: (distance > 0) & (distance < window))),
+            changed(_mask, "distance_BTS >= 0", "distance_BTS > 0")),
         "the own key is hidden, and one more at the far end is seen": ("your window has the right"
             " size, but it ends before the query itself. Its own key belongs to it: distances 0 to"
             " window - 1, not 1 to window.",
-            _mask(lambda distance, window: (distance > 0) & (distance <= window))),
+            changed(_mask, "distance_BTS >= 0", "distance_BTS > 0", "< window", "<= window")),
         "the future is visible": ("your mask has a window but lets a query see the future. Ask for"
-            " `distance >= 0`, too.", _mask(lambda distance, window: distance < window)),
+            " `distance >= 0`, too.", changed(_mask, "(distance_BTS >= 0) & ", "")),
         "the window is ignored": ("every earlier key is visible. Where `window` is a number, only"
-            " the last `window` are.", _mask(lambda distance, window: distance >= 0)),
+            " the last `window` are.", changed(_mask, " & (distance_BTS < window)", "")),
         "empty slots are visible": ("a slot with position -1 is empty, and your mask lets queries"
             " look at it: its key would be noise. Ask for `position_BS >= 0`, too.",
-            _mask(empty=True)),
+            changed(_mask, " & held_B1S", "")),
         "slots instead of positions": ("you compare the places in the array. In a ring the slot of"
             " a key says nothing about its position: compare position_BT with position_BS.",
-            _mask(indices=True)),
+            _slots),
         "the mask is upside down": ("your mask is True where a key is hidden. It should be True"
             " where it is visible.", lambda *arguments: ~visible(*arguments)),
     },
@@ -309,20 +244,11 @@ def scores_cases() -> Iterator[tuple[jax.Array, jax.Array]]:
         yield q_BTNH, jnp.asarray(rng.standard_normal((B, S, K, H)), jnp.float32)
 
 
-def _wired(
-    choose: Callable[[int, int], Any], scale: Callable[[int], float] = lambda H: H**-0.5
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Scores from a list: which key head does each query head read, given N and K?"""
-
-    def shared_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
-        k_BSNH = k_BSKH[:, :, np.asarray(choose(q_BTNH.shape[2], k_BSKH.shape[2]))]
-        return jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * scale(q_BTNH.shape[3])
-
-    return shared_scores
-
-
-def _neighbors(N: int, K: int) -> np.ndarray:
-    return np.arange(N) // (N // K)
+def _wired(q_BTNH: jax.Array, k_BSKH: jax.Array) -> Any:
+    """Right scores, but with a copy of the keys for every query head."""
+    N, K, H = q_BTNH.shape[2], *k_BSKH.shape[2:]
+    k_BSNH = k_BSKH[:, :, np.arange(N) // (N // K)]
+    return jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * H**-0.5
 
 
 def _joined_askew(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
@@ -335,7 +261,7 @@ COPIES = (
     "the numbers are right, but on the way there is an array as large as one copy of the keys for"
     " every query head. Reshape the queries into [B, T, K, G, H], and let einsum read the keys"
     " as they are.",
-    _wired(_neighbors),
+    _wired,
 )
 
 
@@ -371,25 +297,22 @@ class Frugal(Exercise):
 
 
 shared_scores = Frugal(
-    "shared_scores",
-    grouped_scores,
-    ("scores_BNTS",),
-    scores_cases,
+    "shared_scores", grouped_scores, ("scores_BNTS",), scores_cases,
     {
         "the keys are copied": COPIES,
         "key heads are tiled": ("query head n reads key head n % K. Neighbors share: head n reads"
-            " n // G. So N splits into [K, G], K first.", _wired(lambda N, K: np.arange(N) % K)),
+            " n // G. So N splits into [K, G], K first.", changed(_wired, "// (N // K)", "% K")),
         "heads come back in another order": ("each score is right, but the heads are in another"
             " order. You split N into K, then G: join them in the same order, as BKGTS.",
             _joined_askew),
         "one key head for all": ("all query heads read the first key head. Each group has its own.",
-            _wired(lambda N, K: np.zeros(N, int))),
+            changed(_wired, "np.arange(N) // (N // K)", "np.zeros(N, int)")),
         "no scale": ("the scale is missing: divide by the square root of H, the numbers in a head.",
-            _wired(_neighbors, lambda H: 1.0)),
+            changed(_wired, " * H**-0.5", "")),
         "divided by H": ("you divide by H. A sum of H random terms grows like the square root of"
-            " H: divide by that.", _wired(_neighbors, lambda H: 1 / H)),
+            " H: divide by that.", changed(_wired, "* H**-0.5", "/ H")),
         "multiplied by the square root": ("you multiply by the square root of H. The scores should"
-            " become smaller: divide.", _wired(_neighbors, lambda H: H**0.5)),
+            " become smaller: divide.", changed(_wired, "H**-0.5", "H**0.5")),
     },
     praise="Right, and not a single key was copied.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.attention import visible
-from gptoss_edu.course.checks import Exercise, Verdict
+from gptoss_edu.course.checks import Exercise, Verdict, attention, changed
 from gptoss_edu.course.checks.patients import PATIENTS
 
 SUSPECTS = {
@@ -188,21 +188,12 @@ def stages_cases() -> Iterator[tuple[list[np.ndarray], list[np.ndarray], float]]
     yield right, wrong, 1e-3
 
 
-def _differ(a: np.ndarray, b: np.ndarray, atol: float) -> bool:
-    return a.shape != b.shape or not np.abs(a - b).max() <= atol
-
-
-def _first(differ: Callable[..., bool]) -> Callable[..., int]:
-    """The first stage of which `differ` says that it differs, or -1."""
-
-    def first(right: list[np.ndarray], wrong: list[np.ndarray], atol: float) -> int:
-        pairs = enumerate(zip(right, wrong, strict=True))
-        return next((index for index, (a, b) in pairs if differ(a, b, atol)), -1)
-
-    return first
-
-
-right_first = _first(_differ)
+def right_first(right: list[np.ndarray], wrong: list[np.ndarray], atol: float) -> int:
+    """The first stage that differs, or -1."""
+    for index, (a, b) in enumerate(zip(right, wrong, strict=True)):
+        if a.shape != b.shape or not np.abs(a - b).max() <= atol:
+            return index
+    return -1
 
 
 def _largest(right: list[np.ndarray], wrong: list[np.ndarray], atol: float) -> int:
@@ -215,38 +206,32 @@ def _largest(right: list[np.ndarray], wrong: list[np.ndarray], atol: float) -> i
     return int(np.argmax(gaps))
 
 
-def _last(right: list[np.ndarray], wrong: list[np.ndarray], atol: float) -> int:
-    found = [_differ(a, b, atol) for a, b in zip(right, wrong, strict=True)]
-    return len(found) - 1 - found[::-1].index(True) if any(found) else -1
-
+PAIRS = "enumerate(zip(right, wrong, strict=True))"
 
 first_difference = Exercise(
-    "first_difference",
-    right_first,
-    ("the index",),
-    stages_cases,
+    "first_difference", right_first, ("the index",), stages_cases,
     {
         "the largest difference": ("you return the stage with the largest difference. Errors grow"
             " on their way through the layers, so that is often the last one. The culprit is the"
             " first.", _largest),
         "the last difference": ("you return the last stage that differs. After the first error"
-            " everything differs: go on with the first.", _last),
+            " everything differs: go on with the first.",
+            changed(right_first, PAIRS, f"reversed(list({PAIRS}))")),
         "counted from 1": ("your count begins at 1. An index begins at 0, like layers do.",
-            lambda *a: right_first(*a) + 1 if right_first(*a) >= 0 else -1),
+            changed(right_first, "return index", "return index + 1")),
         "NaN passes": ("a NaN went unnoticed: it is neither above nor below your tolerance. Ask"
             " `not gap <= atol` instead of `gap > atol`.",
-            _first(lambda a, b, atol: a.shape != b.shape or bool(np.abs(a - b).max() > atol))),
+            changed(right_first, "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol")),
         "signed": ("a result that is too small went unnoticed. Take the absolute value of the"
-            " difference.",
-            _first(lambda a, b, atol: a.shape != b.shape or not (b - a).max() <= atol)),
+            " difference.", changed(right_first, "np.abs(a - b)", "(b - a)")),
         "mean": ("one wrong number among many went unnoticed: you average. Take the maximum.",
-            _first(lambda a, b, atol: a.shape != b.shape or not np.abs(a - b).mean() <= atol)),
+            changed(right_first, ".max()", ".mean()")),
         "shapes are broadcast": ("arrays of different shapes passed, because NumPy repeated the"
             " smaller one. Compare the shapes first.",
-            _first(lambda a, b, atol: not np.abs(a - b).max() <= atol)),
+            changed(right_first, "a.shape != b.shape or ", "")),
         "no tolerance": ("you ask for equality to the last bit. Two right programs that add in"
             " another order differ a little: allow `atol`.",
-            _first(lambda a, b, atol: _differ(a, b, 0.0))),
+            changed(right_first, "<= atol", "<= 0")),
     },
     praise="Right: it finds the first difference, also when it is small, negative or NaN.",
 )  # fmt: skip
@@ -273,16 +258,12 @@ def reach_cases() -> Iterator[tuple[np.ndarray]]:
         yield (weights_NTS / (weights_NTS.sum(axis=-1, keepdims=True) + 1),)
 
 
-def _reaches(weights_NTS: np.ndarray) -> np.ndarray:
-    """For each head and query, the distance of the farthest key with any weight, itself 0."""
-    T = weights_NTS.shape[1]
-    distance_TS = np.arange(T)[:, None] - np.arange(T)[None]
-    return np.where(weights_NTS > 0, distance_TS, 0).max(axis=-1)
-
-
 def right_reach(weights_NTS: np.ndarray) -> int:
     """Keys from the farthest that anybody looks at to the query itself, both included."""
-    return int(_reaches(weights_NTS).max()) + 1
+    T = weights_NTS.shape[1]
+    distance_TS = np.arange(T)[:, None] - np.arange(T)[None]
+    reach_NT = np.where(weights_NTS > 0, distance_TS, 0).max(axis=-1)
+    return int(reach_NT.max()) + 1
 
 
 def _strongest(weights_NTS: np.ndarray) -> int:
@@ -292,19 +273,16 @@ def _strongest(weights_NTS: np.ndarray) -> int:
 
 
 reach = Exercise(
-    "reach",
-    right_reach,
-    ("the number",),
-    reach_cases,
+    "reach", right_reach, ("the number",), reach_cases,
     {
         "the query itself is not counted": ("you return a distance. A window of 128 holds the"
             " query itself and 127 keys before it: add one. (This is the off-by-one that people"
-            " shipped.)", lambda weights_NTS: right_reach(weights_NTS) - 1),
+            " shipped.)", changed(right_reach, " + 1", "")),
         "keys are counted": ("you count the keys that have a weight. A head may skip some in"
             " between; count from the farthest one.",
             lambda weights_NTS: int((weights_NTS > 0).sum(axis=-1).max())),
         "the last query only": ("you look at the last query only. It need not be the one that"
-            " looks farthest.", lambda weights_NTS: int(_reaches(weights_NTS)[:, -1].max()) + 1),
+            " looks farthest.", changed(right_reach, "reach_NT.max", "reach_NT[:, -1].max")),
         "the first head only": ("you look at one head only. Another one may look farther.",
             lambda weights_NTS: right_reach(weights_NTS[:1])),
         "all keys": ("you return how many keys there are, not how many are looked at.",
@@ -321,33 +299,8 @@ reach = Exercise(
 Mask = Callable[[Any, Any, Any], Any]
 
 
-def _distance(position_BT: Any, position_BS: Any) -> Any:
-    return position_BT[:, :, None] - position_BS[:, None, :]
-
-
-def _wide(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    return visible(q_BT, k_BS, None if window is None else window + 1)
-
-
-def _narrow(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    return visible(q_BT, k_BS, None if window is None else window - 1)
-
-
-def _ignored(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    return visible(q_BT, k_BS, None)
-
-
-def _ahead(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    mask_BTS = (_distance(q_BT, k_BS) < (window or 10**9)) & (k_BS[:, None] >= 0)
-    return mask_BTS
-
-
-def _selfless(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    return visible(q_BT, k_BS, window) & (_distance(q_BT, k_BS) > 0)
-
-
 def _padded(q_BT: Any, k_BS: Any, window: int | None) -> Any:
-    distance_BTS = _distance(q_BT, k_BS)
+    distance_BTS = q_BT[:, :, None] - k_BS[:, None, :]
     return (distance_BTS >= 0) & ((k_BS[:, None] < 0) | (distance_BTS < (window or 10**9)))
 
 
@@ -360,12 +313,16 @@ def _always(q_BT: Any, k_BS: Any, window: int | None) -> Any:
     return visible(q_BT, k_BS, window or 3)
 
 
+_known = {name: mask for name, (_, mask) in attention.window_mask.mistakes.items()}  # of chapter 03
 MUTANTS: dict[str, tuple[Mask, str]] = {
-    "one key too many passes": (_wide, "whose window is one key too wide"),
-    "one key too few passes": (_narrow, "whose window is one key too narrow"),
-    "no window passes": (_ignored, "that ignores the window"),
-    "the future passes": (_ahead, "that shows keys after the query"),
-    "a query that cannot see itself passes": (_selfless, "that hides the query's own key"),
+    "one key too many passes": (_known["one key too many"], "whose window is one key too wide"),
+    "one key too few passes": (_known["one key too few"], "whose window is one key too narrow"),
+    "no window passes": (_known["the window is ignored"], "that ignores the window"),
+    "the future passes": (_known["the future is visible"], "that shows keys after the query"),
+    "a query that cannot see itself passes": (
+        _known["the own key is hidden"],
+        "that hides the query's own key",
+    ),
     "padding passes": (_padded, "that shows padding: position -1 is an empty slot"),
     "places for positions passes": (
         _by_place,
@@ -400,10 +357,7 @@ def _blind_to(mutant: Mask) -> Callable[[Mask], bool]:
 
 
 window_test = Exercise(
-    "window_test",
-    right_window_test,
-    ("the verdict",),
-    window_cases,
+    "window_test", right_window_test, ("the verdict",), window_cases,
     {
         "the right one is refused": ("your test refuses the library's own `visible`, which is"
             " right. A key is visible when 0 <= q - k, q - k < window, and its position is not -1.",

@@ -8,9 +8,9 @@ Source: gptoss_edu/weights/fetch.py and reply.py do the same for real downloads 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -20,36 +20,25 @@ def range_cases() -> Iterator[tuple[int, int]]:
     yield from ((1000, 400), (1000, 0), (4_792_272_488, 4_792_272_487), (1000, 1000), (1000, 1200))
 
 
-def _range(
-    begin: Callable[[int], int] = lambda have: have,
-    whole: Callable[[int], str] = lambda size: "",
-    too_long: Callable[[int], str] = lambda size: "bytes=0-",
-) -> Callable[[int, int], str]:
-    """A request from what people vary in it; the defaults are right."""
-
-    def next_range(size: int, have: int) -> str:
-        if have > size:
-            return too_long(size)
-        return whole(size) if have == size else f"bytes={begin(have)}-"
-
-    return next_range
+def _range(size: int, have: int) -> str:
+    if have > size:
+        return "bytes=0-"
+    return "" if have == size else f"bytes={have}-"
 
 
 next_range = Exercise(
-    "next_range",
-    _range(),
-    ("the range to ask for",),
-    range_cases,
+    "next_range", _range, ("the range to ask for",), range_cases,
     {
         "from the start": ("you ask for everything again. Half of a file of 5 GB is worth keeping:"
-            " begin where it ends.", _range(begin=lambda have: 0)),
+            " begin where it ends.", changed(_range, "{have}", "0")),
         "one too far": ("you skip a byte. Bytes are counted from 0, so the first one that is"
-            " missing has the number of those that are here.", _range(begin=lambda have: have + 1)),
+            " missing has the number of those that are here.",
+            changed(_range, "{have}", "{have + 1}")),
         "whole and asked again": ("the file is whole, and you ask for what comes after its end. A"
             " server answers that with an error, 416: return an empty text.",
-            _range(whole=lambda size: f"bytes={size}-")),
+            changed(_range, '""', 'f"bytes={size}-"')),
         "too long and kept": ("more is here than the file has. It cannot be this file: begin again"
-            " at 0.", _range(too_long=lambda size: "")),
+            " at 0.", changed(_range, '"bytes=0-"', '""')),
     },
     praise="With this line a download survives any number of broken connections.",
 )  # fmt: skip
@@ -66,39 +55,30 @@ def stall_cases() -> Iterator[tuple[list[float], list[int], float]]:
     yield [0.0, 15.0, 30.0, 45.0, 60.0], [0, 0, 0, 0, 1], 35.0
 
 
-def _stalled(
-    reset: str = "growth", strict: bool = False, index: bool = False
-) -> Callable[[list[float], list[int], float], float]:
-    def stalled(seconds: list[float], received: list[int], limit: float) -> float:
-        since, most = seconds[0], received[0]
-        for place, (now, count) in enumerate(zip(seconds, received, strict=True)):
-            if count > most and reset == "growth":
-                since, most = now, count
-            waited = now - since
-            if waited > limit or (waited == limit and not strict):
-                return place if index else now
-            if reset == "report":
-                since = now
-        return -1
-
-    return stalled
+def _stalled(seconds: list[float], received: list[int], limit: float) -> float:
+    since, most = seconds[0], received[0]
+    for now, count in zip(seconds, received, strict=True):
+        if count > most:
+            since, most = now, count
+        if now - since >= limit:
+            return now
+    return -1
 
 
 stalled = Exercise(
-    "stalled",
-    _stalled(),
-    ("the second",),
-    stall_cases,
+    "stalled", _stalled, ("the second",), stall_cases,
     {
         "since the beginning": ("you measure from the beginning. A long download is not a stalled"
-            " one: measure from the last second at which the count grew.", _stalled(reset="never")),
+            " one: measure from the last second at which the count grew.",
+            changed(_stalled, "since, most = now, count", "most = count")),
         "any report counts": ("you measure from the last look at the clock. A look brings no"
             " bytes: measure from the last second at which the count grew.",
-            _stalled(reset="report")),
+            changed(_stalled, "since, most = now, count", "most = count",
+                    "for now", "for since, now", "zip(", "zip(seconds[:1] + seconds[:-1], ")),
         "one look late": ("you wait longer than `limit`. Give up as soon as `limit` seconds are"
-            " over: use >=.", _stalled(strict=True)),
+            " over: use >=.", changed(_stalled, ">=", ">")),
         "the place": ("you return the place in the list; asked for is the second that stands"
-            " there.", _stalled(index=True)),
+            " there.", changed(_stalled, "return now", "return seconds.index(now)")),
     },
     praise="A socket's time-out does this for `gptoss_edu.weights.fetch`, after half a minute.",
 )  # fmt: skip
@@ -114,35 +94,31 @@ def token_cases() -> Iterator[tuple[float, list[tuple[float, float]], list[float
 
 
 def _first(
-    prefill_waits: bool = True, decode_waits: bool = True, late: bool = True, gaps: int = 1
-) -> Callable[..., tuple[float, float, float]]:
-    def first_token(
-        began: float, compilations: list[tuple[float, float]], ticks: list[float]
-    ) -> tuple[float, float, float]:
-        before = sum(end - begin for begin, end in compilations if end <= ticks[0])
-        after = sum(end - begin for begin, end in compilations if end > ticks[0])
-        prefill = ticks[0] - began - (before if prefill_waits else 0)
-        decode = ticks[-1] - ticks[0] - (after if decode_waits else 0)
-        return before + (after if late else 0), prefill, decode / (len(ticks) - gaps)
-
-    return first_token
+    began: float, compilations: list[tuple[float, float]], ticks: list[float]
+) -> tuple[float, float, float]:
+    before = sum(end - begin for begin, end in compilations if end <= ticks[0])
+    after = sum(end - begin for begin, end in compilations if end > ticks[0])
+    prefill = ticks[0] - began - before
+    decode = ticks[-1] - ticks[0] - after
+    return before + after, prefill, decode / (len(ticks) - 1)
 
 
 first_token = Exercise(
     "first_token",
-    _first(),
+    _first,
     ("seconds of compiling", "seconds of prefill", "seconds per decoded token"),
     token_cases,
     {
         "compiling counted as prefill": ("your prefill contains the compilation before the first"
-            " token. The next prompt will not pay that: take it out.", _first(prefill_waits=False)),
+            " token. The next prompt will not pay that: take it out.",
+            changed(_first, "began - before", "began")),
         "compiling counted as decode": ("your decode contains the compilation after the first"
             " token: the program that decodes is compiled when it is first needed. Take it out.",
-            _first(decode_waits=False)),
+            changed(_first, "ticks[0] - after", "ticks[0]")),
         "only the first program": ("you counted what was compiled before the first token. The"
-            " decoding step is compiled after it.", _first(late=False)),
+            " decoding step is compiled after it.", changed(_first, "before + after", "before")),
         "posts for gaps": ("you divided by the number of tokens. Between n tokens lie n − 1 steps.",
-            _first(gaps=0)),
+            changed(_first, "len(ticks) - 1", "len(ticks)")),
     },
     praise="`reply.stats` is made like this, from what JAX reports of its compiler.",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu import model
-from gptoss_edu.attention import attention
+from gptoss_edu.attention import KV, attention
 from gptoss_edu.cache import Cache, FullKV, empty_cache
 from gptoss_edu.config import TINY, Config
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks.moe import softmax
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables, unembed
 from gptoss_edu.moe import moe
 
@@ -81,127 +82,59 @@ def right_block(*arguments: Any) -> tuple[jax.Array, Any]:
     return model.block(*arguments)[:2]
 
 
-Attend = Callable[[jax.Array], tuple[jax.Array, Any]]
-Think = Callable[[jax.Array], jax.Array]
-
-
-def _block(wiring: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
-    """A block from its wiring, a function of x, attend, think, norm_1, norm_2 and the old kv."""
-
-    def wired(
-        layer: Layer, x_BTD: Any, cos_BTC: Any, sin_BTC: Any, position_BT: Any, kv: Any,
-        config: Config, window: int | None,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
-        def attend(h_BTD: jax.Array, window: int | None = window) -> tuple[jax.Array, Any]:
-            return attention(layer.attention, h_BTD, cos_BTC, sin_BTC, position_BT, kv, window)[:2]
-
-        def think(h_BTD: jax.Array) -> jax.Array:
-            limits = config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
-            return moe(layer.moe, h_BTD, *limits)[0]
-
-        def norm(scale_D: jax.Array) -> Callable[[jax.Array], jax.Array]:
-            return lambda h_BTD: rms_norm(h_BTD, scale_D, config.rms_eps)
-
-        norms = norm(layer.attention.norm_D), norm(layer.moe.norm_D)
-        return wiring(x_BTD, attend, think, *norms, kv)
-
-    return wired
-
-
-def _without_first_residual(
-    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
-) -> Any:
-    x, kv = attend(norm_1(x))
-    return x + think(norm_2(x)), kv
-
-
-def _without_second_residual(
-    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
-) -> Any:
-    y, kv = attend(norm_1(x))
-    return think(norm_2(x + y)), kv
-
-
-def _without_first_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(x)
-    return x + y + think(norm_2(x + y)), kv
-
-
-def _without_second_norm(
-    x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any
-) -> Any:
-    y, kv = attend(norm_1(x))
-    return x + y + think(x + y), kv
-
-
-def _normed_residual(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    h = norm_1(x)
-    y, kv = attend(h)
-    h = norm_2(h + y)
-    return h + think(h), kv
-
-
-def _post_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(x)
-    x = norm_1(x + y)
-    return norm_2(x + think(x)), kv
-
-
-def _one_norm(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(norm_1(x))
-    return x + y + think(norm_1(x + y)), kv
-
-
-def _swapped_norms(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(norm_2(x))
-    return x + y + think(norm_1(x + y)), kv
-
-
-def _parallel(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(norm_1(x))
-    return x + y + think(norm_2(x)), kv
-
-
-def _no_window(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, kv = attend(norm_1(x), None)
-    return x + y + think(norm_2(x + y)), kv
-
-
-def _old_store(x: Any, attend: Any, think: Any, norm_1: Any, norm_2: Any, old: Any) -> Any:
-    y, _ = attend(norm_1(x))
-    return x + y + think(norm_2(x + y)), old
+def _block(
+    layer: Layer, x_BTD: jax.Array, cos_BTC: jax.Array, sin_BTC: jax.Array, position_BT: jax.Array,
+    kv: KV, config: Config, window: int | None,
+) -> tuple[jax.Array, KV]:  # fmt: skip
+    """The library's, written out."""
+    first, second, eps = layer.attention.norm_D, layer.moe.norm_D, config.rms_eps
+    h_BTD = rms_norm(x_BTD, first, eps)
+    places = cos_BTC, sin_BTC, position_BT
+    y_BTD, kv, _ = attention(layer.attention, h_BTD, *places, kv, window)
+    x_BTD = x_BTD + y_BTD
+    h_BTD = rms_norm(x_BTD, second, eps)
+    limits = config.experts_per_token, config.swiglu_limit, config.swiglu_alpha
+    y_BTD, _ = moe(layer.moe, h_BTD, *limits)
+    return x_BTD + y_BTD, kv
 
 
 block = Exercise(
-    "block",
-    right_block,
-    ("x_BTD", "kv"),
-    block_cases,
+    "block", right_block, ("x_BTD", "kv"), block_cases,
     {
         "no residual around attention": ("attention's answer replaces the residual stream. It"
-            " should be added to it: x_BTD = x_BTD + y_BTD.", _block(_without_first_residual)),
+            " should be added to it: x_BTD = x_BTD + y_BTD.",
+            changed(_block, "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD")),
         "no residual around the experts": ("the experts' answer replaces the residual stream. Add"
-            " it to what was there.", _block(_without_second_residual)),
+            " it to what was there.", changed(_block, "return x_BTD + y_BTD", "return y_BTD")),
         "no norm before attention": ("attention reads the raw residual stream. It should read"
-            " rms_norm of it, with the scale layer.attention.norm_D.", _block(_without_first_norm)),
+            " rms_norm of it, with the scale layer.attention.norm_D.",
+            changed(_block, "rms_norm(x_BTD, first, eps)", "x_BTD")),
         "no norm before the experts": ("the experts read the raw residual stream. They should read"
-            " rms_norm of it, with the scale layer.moe.norm_D.", _block(_without_second_norm)),
+            " rms_norm of it, with the scale layer.moe.norm_D.",
+            changed(_block, "rms_norm(x_BTD, second, eps)", "x_BTD")),
         "the normed stream is kept": ("you add to the normed copy. The norm is only for reading:"
             " add the answer to the residual stream as it was before the norm.",
-            _block(_normed_residual)),
+            changed(_block, "h_BTD = rms_norm", "h_BTD = x_BTD = rms_norm")),
         "post-norm": ("you norm after adding, as the first transformers did. GPT-OSS norms before"
-            " each half reads, and leaves the sum alone.", _block(_post_norm)),
+            " each half reads, and leaves the sum alone.",
+            changed(_block, "rms_norm(x_BTD, first, eps)", "x_BTD",
+                    "rms_norm(x_BTD, second, eps)", "x_BTD",
+                    "x_BTD = x_BTD + y_BTD", "x_BTD = rms_norm(x_BTD + y_BTD, first, eps)",
+                    "return x_BTD + y_BTD", "return rms_norm(x_BTD + y_BTD, second, eps)")),
         "one norm for both halves": ("both halves use attention's norm. The experts have their"
-            " own: layer.moe.norm_D.", _block(_one_norm)),
+            " own: layer.moe.norm_D.", changed(_block, "second, eps)", "first, eps)")),
         "swapped norms": ("the two norms are swapped: layer.attention.norm_D belongs before"
-            " attention, layer.moe.norm_D before the experts.", _block(_swapped_norms)),
+            " attention, layer.moe.norm_D before the experts.",
+            changed(_block, "first, second, eps =", "second, first, eps =")),
         "both halves read the same stream": ("the experts read the stream from before attention."
-            " They come second, and should read what attention has added to.", _block(_parallel)),
+            " They come second, and should read what attention has added to.",
+            changed(_block, "x_BTD = x_BTD + y_BTD", "before_BTD, x_BTD = x_BTD, x_BTD + y_BTD",
+                    "rms_norm(x_BTD, second", "rms_norm(before_BTD, second")),
         "the window is ignored": ("every key is visible on the sliding layer too. Hand `window` on"
-            " to attention.", _block(_no_window)),
+            " to attention.", changed(_block, "kv, window)", "kv, None)")),
         "the old store is returned": ("the numbers are right, but you return the store that came"
             " in. Return the new one, which attention gave you: otherwise the next token will not"
-            " see this one.", _block(_old_store)),
+            " see this one.", changed(_block, "y_BTD, kv, _ =", "y_BTD, _, _ =")),
     },
     praise="Right on a sliding and on a full layer, with keys already in the store.",
 )  # fmt: skip
@@ -231,73 +164,58 @@ def decode_cases() -> Iterator[tuple[Any, ...]]:
     yield params, jnp.array([30, 0]), cache, CONFIG
 
 
-def _decode(
-    position: Callable[[jax.Array], jax.Array] = lambda length_B: length_B,
-    window: Callable[[Config, int], int | None] = Config.window,
-    keep: Callable[[Cache, Cache], Cache] = lambda old, new: new,
-    last_norm: bool = True,
-) -> Callable[..., Any]:
-    """A decode step from what people vary in it; the defaults are right."""
-
-    def decode_step(
-        params: Params, token_B: jax.Array, cache: Cache, config: Config
-    ) -> tuple[jax.Array, Cache]:
-        position_B1 = position(cache.length_B)[:, None]
-        x_B1D = params.embedding_VD[token_B][:, None]
-        cos_B1C, sin_B1C = rope_tables(position_B1, config)
-        kvs = []
-        for index, (layer, kv) in enumerate(zip(params.layers, cache.layers, strict=True)):
-            seen = window(config, index)
-            x_B1D, kv, _ = model.block(
-                layer, x_B1D, cos_B1C, sin_B1C, position_B1, kv, config, seen
-            )
-            kvs.append(kv)
-        if last_norm:
-            logits_B1V = unembed(params, x_B1D, config.rms_eps)
-        else:
-            logits_B1V = jnp.einsum("BTD,DV->BTV", x_B1D, params.unembedding_DV)
-        return logits_B1V[:, 0], keep(cache, Cache(tuple(kvs), cache.length_B + 1))
-
-    return decode_step
+def right_decode_step(
+    params: Params, token_B: jax.Array, cache: Cache, config: Config
+) -> tuple[jax.Array, Cache]:
+    """The library's, written out: (logits_BV, cache)."""
+    position_B1 = cache.length_B[:, None]
+    x_B1D = params.embedding_VD[token_B][:, None]
+    places = *rope_tables(position_B1, config), position_B1
+    kvs = []
+    for index, (layer, kv) in enumerate(zip(params.layers, cache.layers, strict=True)):
+        window = config.window(index)
+        x_B1D, kv, _ = model.block(layer, x_B1D, *places, kv, config, window)
+        kvs.append(kv)
+    logits_B1V = unembed(params, x_B1D, config.rms_eps)
+    return logits_B1V[:, 0], Cache(tuple(kvs), cache.length_B + 1)
 
 
-right_decode_step = _decode()
+NEXT = "cache.length_B[:, None]"
 
 decode_step = Exercise(
-    "decode_step",
-    right_decode_step,
-    ("logits_BV", "cache"),
-    decode_cases,
+    "decode_step", right_decode_step, ("logits_BV", "cache"), decode_cases,
     {
         "position one too late": ("the token sits one position too late. Positions begin at 0: the"
             " first free one after n tokens is n, which is cache.length_B.",
-            _decode(position=lambda length_B: length_B + 1)),
+            changed(right_decode_step, NEXT, f"{NEXT} + 1")),
         "position one too early": ("the token sits on the position of the one before it. n tokens"
             " fill positions 0 to n - 1; the new one takes n.",
-            _decode(position=lambda length_B: length_B - 1)),
+            changed(right_decode_step, NEXT, f"{NEXT} - 1")),
         "position zero": ("the token is rotated as if it were the first. Its position is"
-            " cache.length_B.", _decode(position=jnp.zeros_like)),
+            " cache.length_B.", changed(right_decode_step, NEXT, f"0 * {NEXT}")),
         "one position for all prompts": ("both prompts use the position of the first. Each has its"
             " own length: take cache.length_B whole, as a column.",
-            _decode(position=lambda length_B: jnp.full_like(length_B, length_B[0]))),
+            changed(right_decode_step, NEXT, f"0 * {NEXT} + cache.length_B[0]")),
         "the longest prompt's position for all": ("both prompts use the position of the longest."
             " Each has its own length: take cache.length_B whole, as a column.",
-            _decode(position=lambda length_B: jnp.full_like(length_B, length_B.max()))),
+            changed(right_decode_step, NEXT, f"0 * {NEXT} + cache.length_B.max()")),
         "odd layers slide": ("a layer that should see everything has been given the window. In"
             " GPT-OSS the even layers slide, 0, 2, 4, …, and the odd ones see every key: ask"
             " config.window(index).",
-            _decode(window=lambda config, index: config.window(index + 1 - 2 * (index % 2)))),
+            changed(right_decode_step, "window(index)", "window(index + 1 - 2 * (index % 2))")),
         "no last norm": ("the logits come from the raw residual stream. One norm is left before"
-            " unembedding; `unembed` does both.", _decode(last_norm=False)),
+            " unembedding; `unembed` does both.",
+            changed(right_decode_step, "unembed(params, x_B1D, config.rms_eps)",
+                    "x_B1D @ params.unembedding_DV")),
         "the old cache is returned": ("the logits are right, but the cache that you return is the"
             " one that came in. Build a new Cache from the stores that the blocks gave back.",
-            _decode(keep=lambda old, new: old)),
+            changed(right_decode_step, "Cache(tuple(kvs), cache.length_B + 1)", "cache")),
         "the length does not grow": ("the logits are right, but the new cache says that it holds"
             " as many tokens as before: the next token would take this one's place. Add one to"
-            " cache.length_B.", _decode(keep=lambda old, new: Cache(new.layers, old.length_B))),
+            " cache.length_B.", changed(right_decode_step, "length_B + 1)", "length_B)")),
         "the stores are not kept": ("the logits are right and the length grows, but the stores are"
             " the old ones: the next token would look for this one's key and find an empty slot.",
-            _decode(keep=lambda old, new: Cache(old.layers, new.length_B))),
+            changed(right_decode_step, "Cache(tuple(kvs)", "Cache(cache.layers")),
     },
     praise="Right for two prompts of different lengths, and for the step after.",
 )  # fmt: skip
@@ -333,83 +251,51 @@ def right_top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
     return filter_obvious(logits_V, 0, p, 0.0).astype(np.float32)
 
 
-def _top_p(
-    keep: Callable[[np.ndarray, float], np.ndarray],
-    finish: Callable[..., np.ndarray] | None = None,
-    rank: Callable[[np.ndarray], np.ndarray] = lambda logits_V: np.argsort(-logits_V),
-) -> Callable[[np.ndarray, float], np.ndarray]:
-    """A top-p from its parts: the order, what is kept in this order, and what is done with it."""
-
-    def top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
-        order_V = rank(logits_V)
-        kept_V = keep(logits_V[order_V].astype(np.float64), p)
-        allowed_V = np.zeros(len(logits_V), bool)
-        allowed_V[order_V] = kept_V
-        if finish is not None:
-            return finish(logits_V, kept_V, allowed_V).astype(np.float32)
-        return np.where(allowed_V, logits_V, -np.inf).astype(np.float32)
-
-    return top_p
+def _top_p(logits_V: np.ndarray, p: float) -> np.ndarray:
+    """The same for all tokens at once."""
+    order_V = np.argsort(-logits_V)
+    p_V = softmax(logits_V[order_V].astype(np.float64))
+    kept_V = (np.cumsum(p_V) - p_V < p) | (p == 1)
+    allowed_V = np.zeros(len(logits_V), bool)
+    allowed_V[order_V] = kept_V
+    return np.where(allowed_V, logits_V, -np.inf).astype(np.float32)
 
 
-def _softmax(logits_V: np.ndarray) -> np.ndarray:
-    exp_V = np.exp(logits_V - logits_V.max())
-    return np.asarray(exp_V / exp_V.sum())
-
-
-def _before(logits_V: np.ndarray) -> np.ndarray:
-    """Probability of all tokens that rank before each."""
-    return np.asarray(np.cumsum(_softmax(logits_V)) - _softmax(logits_V))
-
-
-def _reaching(logits_V: np.ndarray, p: float) -> np.ndarray:
-    return (_before(logits_V) < p) | (p == 1)
-
+KEPT = "(np.cumsum(p_V) - p_V < p) | (p == 1)"
+FILTERED = "np.where(allowed_V, logits_V, -np.inf)"
 
 top_p = Exercise(
-    "top_p",
-    right_top_p,
-    ("logits_V",),
-    top_p_cases,
+    "top_p", right_top_p, ("logits_V",), top_p_cases,
     {
         "the token that crosses p is dropped": ("the token with which the sum reaches p is"
             " missing. Ask for the sum *before* each token: it is kept while that is below p. (So"
-            " the likeliest is always kept.)",
-            _top_p(lambda x_V, p: np.cumsum(_softmax(x_V)) <= p)),
+            " the likeliest is always kept.)", changed(_top_p, KEPT, "np.cumsum(p_V) <= p")),
         "sorted upward": ("you begin with the least likely tokens. Rank them from the likeliest"
-            " down.", _top_p(_reaching, rank=np.argsort)),
+            " down.", changed(_top_p, "-logits_V)", "logits_V)")),
         "the mask is left in sorted order": ("the right number of tokens is kept, but the wrong"
             " ones: your mask is in the order of rank, and the logits are in the order of the"
             " vocabulary. Send each verdict back to its token.",
-            _top_p(_reaching, lambda x_V, kept_V, _: np.where(kept_V, x_V, -np.inf))),
+            changed(_top_p, FILTERED, "np.where(kept_V, logits_V, -np.inf)")),
         "the sorted logits are returned": ("you return the logits in the order of rank. Each"
             " belongs back in its own place.",
-            _top_p(
-                _reaching,
-                lambda x_V, kept_V, _: np.where(kept_V, np.sort(x_V)[::-1], -np.inf),
-            )),
+            changed(_top_p, FILTERED, "np.where(kept_V, logits_V[order_V], -np.inf)")),
         "logits are added up": ("you add up logits. p is a probability: softmax first.",
-            _top_p(lambda x_V, p: np.cumsum(x_V) - x_V < p)),
+            changed(_top_p, "softmax", "", " | (p == 1)", "")),
         "each token is compared with p": ("you keep the tokens whose own probability reaches p. It"
             " is the sum, from the likeliest down, that has to reach it.",
-            _top_p(lambda x_V, p: _softmax(x_V) >= p)),
+            changed(_top_p, KEPT, "p_V >= p")),
         "1 - p": ("you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
-            _top_p(lambda x_V, p: _before(x_V) < 1 - p)),
+            changed(_top_p, KEPT, "np.cumsum(p_V) - p_V < 1 - p")),
         "zero instead of minus infinity": ("tokens that are ruled out have the logit 0. exp(0) is"
             " 1, so they may still be drawn: use minus infinity.",
-            _top_p(_reaching, lambda x_V, _, allowed_V: np.where(allowed_V, x_V, 0.0))),
+            changed(_top_p, "-np.inf", "0.0")),
         "probabilities are returned": ("you return probabilities. Return logits: the draw will do"
             " its own softmax.",
-            _top_p(
-                _reaching,
-                lambda x_V, _, allowed_V: np.where(allowed_V, _softmax(x_V.astype(float)), 0),
-            )),
+            changed(_top_p, FILTERED, "np.where(allowed_V, softmax(logits_V.astype(float)), 0)")),
         "renormalized probabilities are returned": ("you return probabilities that sum to one."
             " Return logits: the draw will do its own softmax.",
-            _top_p(
-                _reaching,
-                lambda x_V, _, allowed_V: _softmax(np.where(allowed_V, x_V.astype(float), -np.inf)),
-            )),
+            changed(_top_p, FILTERED,
+                    "softmax(np.where(allowed_V, logits_V.astype(float), -np.inf))")),
     },
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
 )  # fmt: skip

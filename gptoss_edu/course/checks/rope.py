@@ -9,7 +9,7 @@ Source: gptoss_edu/rope.py, which the right answers come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gptoss_edu.rope as library
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -32,86 +32,51 @@ def rotate_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
         yield x_BTNH, jnp.asarray(cos_BTC, jnp.float32), jnp.asarray(sin_BTC, jnp.float32)
 
 
-Halves = tuple[Any, Any]
-
-
-def _halves(x: Any) -> Halves:
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]
-
-
-def _evens_and_odds(x: Any) -> Halves:
-    return x[..., 0::2], x[..., 1::2]
-
-
-def _one_after_the_other(first: Any, second: Any) -> Any:
+def _rotate(x_BTNH: jax.Array, cos_BTC: jax.Array, sin_BTC: jax.Array) -> jax.Array:
+    """The library's, written out."""
+    cos_BT1C, sin_BT1C = cos_BTC[:, :, None], sin_BTC[:, :, None]
+    a, b = jnp.split(x_BTNH, 2, axis=-1)
+    first = a * cos_BT1C - b * sin_BT1C
+    second = b * cos_BT1C + a * sin_BT1C
     return jnp.concatenate([first, second], axis=-1)
 
 
-def _in_turn(first: Any, second: Any) -> Any:
-    return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
-
-
-def _turn(a: Any, b: Any, cos: Any, sin: Any) -> Halves:
-    return a * cos - b * sin, b * cos + a * sin
-
-
-def _half_turned(a: Any, b: Any, cos: Any, sin: Any) -> Halves:
-    a = a * cos - b * sin
-    return a, b * cos + a * sin
-
-
-def _rotate(
-    turn: Callable[..., Halves] = _turn,
-    split: Callable[[Any], Halves] = _halves,
-    join: Callable[[Any, Any], Any] = _one_after_the_other,
-    angles: Callable[[Any], Any] = lambda table_BTC: table_BTC,
-) -> Callable[..., Any]:
-    """A rotation from what people vary in it; the defaults are right."""
-
-    def rotate(x_BTNH: Any, cos_BTC: Any, sin_BTC: Any) -> Any:
-        cos, sin = (angles(table_BTC)[:, :, None] for table_BTC in (cos_BTC, sin_BTC))
-        return join(*turn(*split(x_BTNH), cos, sin))
-
-    return rotate
-
+HALVES, JOINED = "jnp.split(x_BTNH, 2, axis=-1)", "jnp.concatenate([first, second], axis=-1)"
+EVENS_AND_ODDS = "x_BTNH[..., 0::2], x_BTNH[..., 1::2]"
 
 rotate = Exercise(
-    "rotate",
-    library.rotate,
-    ("x_BTNH",),
-    rotate_cases,
+    "rotate", library.rotate, ("x_BTNH",), rotate_cases,
     {
         "interleaved": ("you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c"
             " goes with number c + H/2. Models exist that do it your way, and their weights"
-            " differ.", _rotate(split=_evens_and_odds, join=_in_turn)),
+            " differ.",
+            changed(_rotate, HALVES, EVENS_AND_ODDS, JOINED, "_in_turn(first, second)")),
         "interleaved in, half-split out": ("you take even and odd numbers as pairs, but write them"
             " back as halves. Split as you join: x[..., :H//2] and x[..., H//2:].",
-            _rotate(split=_evens_and_odds)),
+            changed(_rotate, HALVES, EVENS_AND_ODDS)),
         "backward": ("you turn the other way: the sign of sin is wrong in both lines. First: a·cos"
-            " - b·sin. Second: b·cos + a·sin.",
-            _rotate(lambda a, b, cos, sin: _turn(a, b, cos, -sin))),
+            " - b·sin. Second: b·cos + a·sin.", changed(_rotate, "sin_BTC[", "-sin_BTC[")),
         "two minus signs": ("both lines subtract, and that is not a rotation: lengths change. The"
-            " second line is b·cos + a·sin.",
-            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin))),
+            " second line is b·cos + a·sin.", changed(_rotate, "+ a * sin", "- a * sin")),
         "two plus signs": ("both lines add, and that is not a rotation: lengths change. The first"
-            " line is a·cos - b·sin.",
-            _rotate(lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin))),
+            " line is a·cos - b·sin.", changed(_rotate, "- b * sin", "+ b * sin")),
         "the second line uses the new first half": ("the first half is overwritten before the"
             " second line reads it. Keep the old one: both lines need a and b as they came in.",
-            _rotate(_half_turned)),
+            changed(_rotate, "first = a", "first = a = a")),
         "cos and sin swapped": ("cos and sin are swapped: at angle 0 a vector should stay as it"
-            " is, and cos 0 is 1.", _rotate(lambda a, b, cos, sin: _turn(a, b, sin, cos))),
+            " is, and cos 0 is 1.",
+            changed(_rotate, "cos_BT1C, sin_BT1C =", "sin_BT1C, cos_BT1C =")),
         "halves swapped": ("the numbers are right, but the halves come back in the wrong order.",
-            _rotate(join=lambda first, second: _one_after_the_other(second, first))),
+            changed(_rotate, "[first, second]", "[second, first]")),
         "only the first half is turned": ("the second half comes back as it was. A rotation"
             " changes both numbers of a pair.",
-            _rotate(lambda a, b, cos, sin: (a * cos - b * sin, b))),
+            changed(_rotate, "second = b * cos_BT1C + a * sin_BT1C", "second = b")),
         "the first token's angles for all": ("every token is turned by the angles of the first"
             " one. Each has its own: keep the axis T of cos_BTC.",
-            _rotate(angles=lambda table_BTC: table_BTC[:, :1])),
+            changed(_rotate, "[:, :, None]", "[:, :1, None]")),
         "the first conversation's angles for all": ("every conversation uses the positions of the"
-            " first. Keep the axis B of cos_BTC.", _rotate(angles=lambda table_BTC: table_BTC[:1])),
+            " first. Keep the axis B of cos_BTC.",
+            changed(_rotate, "[:, :, None]", "[:1, :, None]")),
     },
     praise="Right for several conversations, tokens and heads.",
 )  # fmt: skip
@@ -131,28 +96,30 @@ def right_half_split(w_DNH: np.ndarray) -> np.ndarray:
     return np.concatenate([w_DNH[..., 0::2], w_DNH[..., 1::2]], axis=-1)
 
 
+def _in_turn(first: Any, second: Any) -> Any:
+    return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+
+
 def _whole_axis(w_DNH: np.ndarray) -> np.ndarray:
     D, N, H = w_DNH.shape
     return right_half_split(w_DNH.reshape(D, N * H)).reshape(D, N, H)
 
 
 to_half_split = Exercise(
-    "to_half_split",
-    right_half_split,
-    ("w_DNH",),
-    half_split_cases,
+    "to_half_split", right_half_split, ("w_DNH",), half_split_cases,
     {
         "the other way round": ("this goes from half-split to interleaved. Given are pairs of"
             " neighbors; wanted are all first numbers of the pairs, then all second ones.",
-            lambda w_DNH: _in_turn(*_halves(w_DNH))),
+            lambda w_DNH: _in_turn(*np.split(w_DNH, 2, axis=-1))),
         "nothing moves": ("every number is still in its place. A reshape alone moves nothing:"
             " transpose the pair axis with the axis of two before you join them.",
             lambda w_DNH: w_DNH),
         "odd numbers first": ("the second numbers of the pairs come first. Then every pair turns"
             " the wrong way: even numbers belong in the first half.",
-            lambda w_DNH: np.concatenate([w_DNH[..., 1::2], w_DNH[..., 0::2]], axis=-1)),
+            changed(right_half_split, "[w_DNH[..., 0::2], w_DNH[..., 1::2]]",
+                    "[w_DNH[..., 1::2], w_DNH[..., 0::2]]")),
         "halves swapped": ("you exchange the halves. The pairs are neighbors here: 0 with 1, 2"
-            " with 3.", lambda w_DNH: np.concatenate(_halves(w_DNH)[::-1], axis=-1)),
+            " with 3.", lambda w_DNH: np.concatenate(np.split(w_DNH, 2, axis=-1)[::-1], axis=-1)),
         "reversed": ("you reverse the order of the numbers. Pairs keep their order; only the two"
             " numbers of a pair move apart.", lambda w_DNH: w_DNH[..., ::-1]),
         "across heads": ("heads are mixed: you sort all N·H numbers as one row. Each head has its"
@@ -191,111 +158,72 @@ def right_yarn(
     )
 
 
-def _no_change(low: float, high: float) -> tuple[float, float]:
-    return low, high
-
-
-def _linear(pair_C: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.asarray((pair_C - low) / (high - low))
-
-
-def _mix(plain_C: np.ndarray, slow_C: np.ndarray, factor: float) -> np.ndarray:
-    return np.asarray(plain_C * (1 - slow_C) + plain_C / factor * slow_C)
-
-
 def _yarn(
-    exponent: Callable[[np.ndarray, int], np.ndarray] = lambda pair_C, H: 2 * pair_C / H,
-    bounds: Callable[[float, float], tuple[float, float]] = _no_change,
-    ramp: Callable[..., np.ndarray] = lambda *ramp: np.clip(_linear(*ramp), 0, 1),
-    blend: Callable[..., np.ndarray] = _mix,
-    concentration: Callable[[float], float] = lambda factor: 0.1 * math.log(factor) + 1,
-    base: Callable[[float], float] = lambda theta: theta,
-    turn: float = 2 * math.pi,
-    context: Callable[[int, float], float] = lambda initial, factor: initial,
-) -> Callable[..., tuple[np.ndarray, float]]:
-    """YaRN from what people vary in it; the defaults are right."""
-
-    def yarn(
-        H: int, theta: float, factor: float, beta_slow: float, beta_fast: float, initial: int
-    ) -> tuple[np.ndarray, float]:
-        pair_C, theta, length = np.arange(H // 2), base(theta), context(initial, factor)
-        low, high = bounds(
-            *(H * math.log(length / (beta * turn)) / (2 * math.log(theta))
-              for beta in (beta_fast, beta_slow))
-        )  # fmt: skip
-        plain_C = theta ** -exponent(pair_C, H)
-        inv_C = blend(plain_C, ramp(pair_C, low, high), factor)
-        return inv_C.astype(np.float32), concentration(factor)
-
-    return yarn
-
-
-def _over_turns(
     H: int, theta: float, factor: float, beta_slow: float, beta_fast: float, initial: int
 ) -> tuple[np.ndarray, float]:
-    plain_C = theta ** (-2 * np.arange(H // 2) / H)
-    turns_C = initial * plain_C / (2 * math.pi)
-    slow_C = np.clip((beta_fast - turns_C) / (beta_fast - beta_slow), 0, 1)
-    return _mix(plain_C, slow_C, factor).astype(np.float32), 0.1 * math.log(factor) + 1
+    """The same as in the chapter, line by line."""
+    pair_C = np.arange(H // 2)
+    plain_C = theta ** (-2 * pair_C / H)
+    turn = 2 * math.pi
+    low, high = (H * math.log(initial / (beta * turn)) / (2 * math.log(theta))
+                 for beta in (beta_fast, beta_slow))  # fmt: skip
+    slow_C = np.clip((pair_C - low) / (high - low), 0, 1)
+    inv_C = plain_C * (1 - slow_C) + plain_C / factor * slow_C
+    concentration = 0.1 * math.log(factor) + 1
+    return inv_C.astype(np.float32), concentration
 
 
-def _concentrated(*arguments: Any) -> tuple[np.ndarray, float]:
-    inv_C, concentration = right_yarn(*arguments)
-    return inv_C * np.float32(concentration), concentration
-
+RAMP = "np.clip((pair_C - low) / (high - low), 0, 1)"
+BLEND = "plain_C * (1 - slow_C) + plain_C / factor * slow_C"
 
 yarn = Exercise(
-    "yarn",
-    right_yarn,
-    ("inv_C", "concentration"),
-    yarn_cases,
+    "yarn", right_yarn, ("inv_C", "concentration"), yarn_cases,
     {
         "the ramp is rounded": ("low and high are rounded to whole pairs. Many models do so;"
             " GPT-OSS says `truncate: false`, and rounding would change 9 of its 32 frequencies.",
-            _yarn(bounds=lambda low, high: (math.floor(low), math.ceil(high)))),
+            changed(_yarn, "- low)", "- math.floor(low))", "(high", "(math.ceil(high)")),
         "upside down": ("fast pairs are slowed and slow pairs are kept. Either beta_fast and"
             " beta_slow are swapped, or the two sides of the blend.",
-            _yarn(ramp=lambda *ramp: 1 - np.clip(_linear(*ramp), 0, 1))),
+            changed(_yarn, RAMP, f"1 - {RAMP}")),
         "the ramp is not clipped": ("the blend goes on below low and above high. Clip it to 0 … 1:"
-            " outside of the ramp a pair is kept, or slowed, entirely.", _yarn(ramp=_linear)),
+            " outside of the ramp a pair is kept, or slowed, entirely.",
+            changed(_yarn, RAMP, "(pair_C - low) / (high - low)")),
         "the ramp runs over turns": ("you blend by the number of turns. YaRN's ramp is straight"
-            " over the *index* of the pair, between low and high.", _over_turns),
+            " over the *index* of the pair, between low and high.",
+            changed(_yarn, "(pair_C - low) / (high - low)",
+                    "(beta_fast - initial * plain_C / turn) / (beta_fast - beta_slow)")),
         "wavelengths are blended": ("you blend wavelengths. YaRN blends frequencies: mix plain_C"
             " and plain_C / factor.",
-            _yarn(
-                blend=lambda plain_C, slow_C, factor: (
-                    1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)
-                )
-            )),
+            changed(_yarn, BLEND, "1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)")),
         "no YaRN": ("these are the plain frequencies. The slow pairs must be divided by the"
-            " factor, and those on the ramp in part.",
-            _yarn(blend=lambda plain_C, slow_C, factor: plain_C)),
+            " factor, and those on the ramp in part.", changed(_yarn, BLEND, "plain_C")),
         "every pair is slowed": ("every frequency is divided by the factor. Then neighbors look"
-            " alike: pairs below low must keep theirs.",
-            _yarn(blend=lambda plain_C, slow_C, factor: plain_C / factor)),
+            " alike: pairs below low must keep theirs.", changed(_yarn, BLEND, "plain_C / factor")),
         "slow pairs are sped up": ("slow pairs are multiplied by the factor. They must be divided"
             " by it: a longer context asks for slower hands.",
-            _yarn(blend=lambda plain_C, slow_C, factor: _mix(plain_C, slow_C, 1 / factor))),
+            changed(_yarn, "plain_C / factor", "plain_C * factor")),
         "half the exponent": ("the exponent is c / head_dim. It is 2c / head_dim: there are half"
             " as many pairs as numbers, and the last pair is to come close to 1 / theta.",
-            _yarn(exponent=lambda pair_C, H: pair_C / H)),
+            changed(_yarn, "-2 * pair_C", "-pair_C")),
         "wrong base": ("theta is 10,000, whatever comes in. That is the base of the first RoPE"
-            " paper; GPT-OSS has 150,000. Use the argument.", _yarn(base=lambda theta: 10000.0)),
+            " paper; GPT-OSS has 150,000. Use the argument.",
+            changed(_yarn, "theta **", "10000.0 **", "log(theta)", "log(10000.0)")),
         "2π is missing": ("the ramp is in the wrong place: a turn is 2π radians. A pair turns"
-            " initial_context · frequency / 2π times.", _yarn(turn=1.0)),
+            " initial_context · frequency / 2π times.", changed(_yarn, "2 * math.pi", "1.0")),
         "turns in the stretched context": ("you count turns within the stretched context. What"
             " matters is what the pair did in training: use initial_context alone.",
-            _yarn(context=lambda initial, factor: initial * factor)),
+            changed(_yarn, "log(initial", "log(initial * factor")),
         "no concentration": ("the frequencies are right, the concentration is 1. It should be"
-            " 0.1·ln(factor) + 1.", _yarn(concentration=lambda factor: 1.0)),
+            " 0.1·ln(factor) + 1.", changed(_yarn, "0.1 * math.log(factor) + 1", "1.0")),
         "concentration squared": ("the frequencies are right, the concentration is squared."
             " Queries and keys are each multiplied by it once, so their product gets the square by"
-            " itself.", _yarn(concentration=lambda factor: (0.1 * math.log(factor) + 1) ** 2)),
+            " itself.", changed(_yarn, "), concentration", "), concentration**2")),
         "another logarithm": ("the frequencies are right, the concentration uses another"
             " logarithm. It is the natural one, `math.log`.",
-            _yarn(concentration=lambda factor: 0.1 * math.log10(factor) + 1)),
+            changed(_yarn, "math.log(factor)", "math.log10(factor)")),
         "concentration in the frequencies": ("you multiply the frequencies by the concentration."
-            " It belongs to cos and sin: hand it back beside the frequencies.", _concentrated),
+            " It belongs to cos and sin: hand it back beside the frequencies.",
+            changed(_yarn, "(np.float32)", "(np.float32) * np.float32(concentration)")),
     },
     praise="To five digits, for GPT-OSS and for two other models.",
     atol=1e-13,
@@ -323,10 +251,7 @@ def right_lost(dtype: str) -> int:
 
 
 first_lost_position = Exercise(
-    "first_lost_position",
-    right_lost,
-    ("the position",),
-    lost_cases,
+    "first_lost_position", right_lost, ("the position",), lost_cases,
     {
         "the last that survives": ("this one is still exact, since it is a power of two, and a"
             " power of two needs one bit only. The next one is lost.",
@@ -340,8 +265,7 @@ first_lost_position = Exercise(
         "one over eps": ("1 / eps counts the steps between 1 and 2. Above that, whole numbers"
             " survive as long as a step is at most 1.", lambda dtype: 2 ** _about(dtype).nmant),
         "the largest number": ("this is the largest number of the format. Long before it the gaps"
-            " between neighbors become wider than 1.",
-            lambda dtype: int(float(_about(dtype).max))),
+            " between neighbors become wider than 1.", lambda dtype: int(float(_about(dtype).max))),
         "all bits": ("all bits of the format are taken for digits, but one is the sign and some"
             " are the exponent. `jnp.finfo(dtype).nmant` counts what is left.",
             lambda dtype: 2 ** _about(dtype).bits),

@@ -9,9 +9,9 @@ of a model instead (`fit.ledger`), and compares its answers with published ones 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -29,42 +29,30 @@ def token_cases() -> Iterator[tuple[dict[str, int], int, int]]:
     yield millions, 32, 32
 
 
-def _token(
-    left_out: Sequence[str] = ("embedding",),
-    share: Callable[[int, int], float] = lambda experts, chosen: chosen / experts,
-    shared_by_all: bool = False,
-) -> Callable[[dict[str, int], int, int], float]:
-    """A count from what people vary in it; the defaults are right."""
-
-    def token_bytes(tensors: dict[str, int], experts: int, chosen: int) -> float:
-        total = 0.0
-        for name, size in tensors.items():
-            if name not in left_out:
-                counted = name.endswith("experts") or shared_by_all
-                total += size * share(experts, chosen) if counted else size
-        return total
-
-    return token_bytes
+def _token(tensors: dict[str, int], experts: int, chosen: int) -> float:
+    total = 0.0
+    for name, size in tensors.items():
+        if name != "embedding":
+            total += size * chosen / experts if name.endswith("experts") else size
+    return total
 
 
 token_bytes = Exercise(
-    "token_bytes",
-    _token(),
-    ("bytes for one token",),
-    token_cases,
+    "token_bytes", _token, ("bytes for one token",), token_cases,
     {
         "all experts": ("you count the experts whole. A token reads only those that its router"
-            " chose: chosen / experts of their bytes.", _token(share=lambda experts, chosen: 1.0)),
+            " chose: chosen / experts of their bytes.",
+            changed(_token, "size * chosen / experts", "size")),
         "one expert": ("you count one expert per layer; a token reads `chosen` of them.",
-            _token(share=lambda experts, chosen: 1 / experts)),
+            changed(_token, "size * chosen", "size")),
         "the embedding": ("you count the embedding whole. A token looks up a single row of it,"
-            " which is next to nothing.", _token(left_out=())),
+            " which is next to nothing.", changed(_token, 'name != "embedding"', "True")),
         "no unembedding": ("you left the unembedding out. It looks like the embedding, but it is"
             " read whole: each token of the vocabulary gets a score.",
-            _token(left_out=("embedding", "unembedding"))),
+            changed(_token, '!= "embedding"', 'not in ("embedding", "unembedding")')),
         "a share of everything": ("you take chosen / experts of everything. Only experts are"
             " chosen; attention, router and unembedding are read whole.",
-            _token(shared_by_all=True)),
+            changed(_token, ' if name.endswith("experts") else size', "")),
     },
     praise="Divide the bandwidth by it, and you have a ceiling that no program breaks.",
 )  # fmt: skip
@@ -86,46 +74,33 @@ def agree_cases() -> Iterator[tuple[list[int], list[float], list[int], list[floa
 
 
 def _agree(
-    absolute: float = 0.1,
-    relative: float = 0.1,
-    leading: bool = True,
-    tokens_too: bool = True,
-    both_sides: bool = True,
-) -> Callable[[list[int], list[float], list[int], list[float]], int]:
-    def steps_that_agree(
-        tokens: list[int], logprobs: list[float], their_tokens: list[int], theirs: list[float]
-    ) -> int:
-        steps = 0
-        for a, x, b, y in zip(tokens, logprobs, their_tokens, theirs, strict=True):
-            difference = abs(x - y) if both_sides else x - y
-            if (a == b or not tokens_too) and difference <= absolute + relative * abs(y):
-                steps += 1
-            elif leading:
-                break
-        return steps
-
-    return steps_that_agree
+    tokens: list[int], logprobs: list[float], their_tokens: list[int], theirs: list[float]
+) -> int:
+    steps = 0
+    for a, x, b, y in zip(tokens, logprobs, their_tokens, theirs, strict=True):
+        if a != b or abs(x - y) > 0.1 + 0.1 * abs(y):
+            break
+        steps += 1
+    return steps
 
 
 steps_that_agree = Exercise(
-    "steps_that_agree",
-    _agree(),
-    ("the number of steps",),
-    agree_cases,
+    "steps_that_agree", _agree, ("the number of steps",), agree_cases,
     {
         "no tolerance": ("you ask for equal log-probabilities. Other implementations round"
             " elsewhere: allow 0.1 and a tenth of the published one.",
-            _agree(absolute=1e-9, relative=0.0)),
+            changed(_agree, "0.1 + 0.1 * abs(y)", "1e-9")),
         "absolute only": ("you allow 0.1 and nothing more. Unlikely tokens scatter more: allow a"
-            " tenth of the published log-probability besides.", _agree(relative=0.0)),
+            " tenth of the published log-probability besides.",
+            changed(_agree, " + 0.1 * abs(y)", "")),
         "relative only": ("you allow only a tenth of the published one. Of a token that is nearly"
-            " certain this is nothing: allow 0.1 besides.", _agree(absolute=0.0)),
+            " certain this is nothing: allow 0.1 besides.", changed(_agree, "0.1 + ", "")),
         "tokens not compared": ("you never compare the tokens. With another token, its probability"
-            " says nothing.", _agree(tokens_too=False)),
+            " says nothing.", changed(_agree, "a != b or ", "")),
         "all that agree": ("you count agreement anywhere. After the first difference both read"
-            " other texts: stop there.", _agree(leading=False)),
+            " other texts: stop there.", changed(_agree, "break", "continue")),
         "one side": ("you miss log-probabilities that are too low. Take the absolute difference.",
-            _agree(both_sides=False)),
+            changed(_agree, "abs(x - y)", "x - y")),
     },
     praise="`python -m gptoss_edu verify` asks this of your copy.",
 )  # fmt: skip
@@ -140,31 +115,23 @@ def context_cases() -> Iterator[tuple[int, list[int], int, int]]:
     yield 5, [3, 0, 3, 0, 0], 2, 7
 
 
-def _context(
-    both: int = 2,
-    seen: Callable[[int, int], int] = lambda context, window: min(context, window or context),
-) -> Callable[[int, list[int], int, int], int]:
-    def context_bytes(context: int, windows: list[int], kv_heads: int, head_dim: int) -> int:
-        tokens = sum(seen(context, window) for window in windows)
-        return both * 4 * kv_heads * head_dim * tokens
-
-    return context_bytes
+def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> int:
+    tokens = sum(min(context, window or context) for window in windows)
+    return 2 * 4 * kv_heads * head_dim * tokens
 
 
 context_bytes = Exercise(
-    "context_bytes",
-    _context(),
-    ("bytes",),
-    context_cases,
+    "context_bytes", _context, ("bytes",), context_cases,
     {
         "keys only": ("your number is half of it: each token leaves a key and a value.",
-            _context(both=1)),
+            changed(_context, "2 * ", "")),
         "no window": ("you count the whole text on every layer. A sliding layer reads its window,"
-            " and no more.", _context(seen=lambda context, window: context)),
+            " and no more.", changed(_context, "min(context, window or context)", "context")),
         "always a whole window": ("a text shorter than the window fills only a part of it: take"
-            " the smaller of the two.", _context(seen=lambda context, window: window or context)),
+            " the smaller of the two.",
+            changed(_context, "min(context, window or context)", "(window or context)")),
         "full layers forgotten": ("a window of 0 means no window: this layer reads everything.",
-            _context(seen=lambda context, window: min(context, window))),
+            changed(_context, " or context", "")),
     },
     praise="Only the full layers make a long conversation slower.",
 )  # fmt: skip
@@ -180,48 +147,34 @@ def prefill_cases() -> Iterator[tuple[int, float, float, int, int]]:
 
 
 def _prefill(
-    touched: Callable[[int, int, int], float] = lambda tokens, experts, chosen: (
-        experts * (1 - (1 - chosen / experts) ** tokens)
-    ),
-    others_shared: bool = True,
-    per_token: bool = True,
-) -> Callable[[int, float, float, int, int], float]:
-    def prefill_bytes(
-        tokens: int, expert_bytes: float, other_bytes: float, experts: int, chosen: int
-    ) -> float:
-        read = expert_bytes * touched(tokens, experts, chosen)
-        read += other_bytes * (1 if others_shared else tokens)
-        return read / tokens if per_token else read
+    tokens: int, expert_bytes: float, other_bytes: float, experts: int, chosen: int
+) -> float:
+    touched = experts * (1 - (1 - chosen / experts) ** tokens)
+    total = expert_bytes * touched + other_bytes
+    return total / tokens
 
-    return prefill_bytes
 
+TOUCHED = "experts * (1 - (1 - chosen / experts) ** tokens)"
 
 prefill_bytes = Exercise(
-    "prefill_bytes",
-    _prefill(),
-    ("bytes per token",),
-    prefill_cases,
+    "prefill_bytes", _prefill, ("bytes per token",), prefill_cases,
     {
         "one by one": ("you read the chosen experts anew for each token. In a prefill, an expert"
             " is read once for all tokens that chose it.",
-            _prefill(touched=lambda tokens, experts, chosen: chosen * tokens)),
+            changed(_prefill, TOUCHED, "chosen * tokens")),
         "no overlap": ("you let tokens choose different experts as long as there are any. They"
             " choose at random, so some are chosen twice and some never.",
-            _prefill(touched=lambda tokens, experts, chosen: min(experts, chosen * tokens))),
+            changed(_prefill, TOUCHED, "min(experts, chosen * tokens)")),
         "all experts": ("you count every expert. With few tokens, many of them are chosen by"
-            " nobody.", _prefill(touched=lambda tokens, experts, chosen: experts)),
+            " nobody.", changed(_prefill, TOUCHED, "experts")),
         "the same twice": ("your draw may give a token the same expert twice. A token chooses"
             " `chosen` different ones: an expert is missed by one token with probability 1 -"
             " chosen / experts.",
-            _prefill(
-                touched=lambda tokens, experts, chosen: (
-                    experts * (1 - (1 - 1 / experts) ** (chosen * tokens))
-                )
-            )),
+            changed(_prefill, TOUCHED, "experts * (1 - (1 - 1 / experts) ** (chosen * tokens))")),
         "the rest per token": ("you read everything else for each token. It is read once for the"
-            " whole prompt, too.", _prefill(others_shared=False)),
+            " whole prompt, too.", changed(_prefill, "other_bytes\n", "other_bytes * tokens\n")),
         "the sum": ("these are the bytes for the whole prompt. Divide by its tokens.",
-            _prefill(per_token=False)),
+            changed(_prefill, " / tokens", "")),
     },
     praise="That is why a prompt is read much faster than an answer is written.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import TINY
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.parser import Piece
@@ -62,10 +62,7 @@ def _last_stretch(pieces: Sequence[Piece]) -> dict[str | None, str]:
 
 
 by_channel = Exercise(
-    "by_channel",
-    right_by_channel,
-    ("texts",),
-    piece_cases,
+    "by_channel", right_by_channel, ("texts",), piece_cases,
     {
         "only the last piece": ("each channel has only its last piece. Add to what is there"
             " instead of replacing it.", _joined(lambda texts: texts[-1])),
@@ -135,24 +132,16 @@ def right_count(params: Params) -> int:
 
 
 def _blocks_doubled(params: Params) -> int:
-    doubled = [2 * leaf.size if leaf.dtype == np.uint8 else leaf.size for leaf in _arrays(params)]
-    return sum(doubled)
-
-
-def _arrays(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree)
+    return sum(leaf.size * (2 if leaf.dtype == np.uint8 else 1) for leaf in jax.tree.leaves(params))
 
 
 count_parameters = Exercise(
-    "count_parameters",
-    right_count,
-    ("the count",),
-    parameter_cases,
+    "count_parameters", right_count, ("the count",), parameter_cases,
     {
         "bytes": ("these are bytes. A float32 takes four of them: count numbers.",
-            lambda params: sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(params))),
+            lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves(params))),
         "arrays": ("that is the number of arrays. Add up how many numbers each one holds.",
-            lambda params: len(_arrays(params))),
+            lambda params: len(jax.tree.leaves(params))),
         "one layer": ("only the first layer is counted. There are more: params.layers is a tuple.",
             lambda params: right_count(dataclasses.replace(params, layers=params.layers[:1]))),
         "layers only": ("only the layers are counted. Embedding, last norm and unembedding are"
@@ -162,7 +151,7 @@ count_parameters = Exercise(
             lambda params: right_count(params) - params.unembedding_DV.size),
         "a byte is one weight": ("the packed experts are counted by byte. A byte holds two"
             " weights, and the scales are none: an Mxfp4 knows the shape that it unpacks to.",
-            lambda params: sum(leaf.size for leaf in _arrays(params))),
+            lambda params: sum(leaf.size for leaf in jax.tree.leaves(params))),
         "scales are counted": ("two weights per byte is right for the blocks, but the scales are"
             " bytes, too, and they are not weights.", _blocks_doubled),
         "scales are counted once": ("the blocks are right, but the scales are counted as weights."
@@ -201,43 +190,30 @@ def right_difference(a: np.ndarray, b: np.ndarray) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-def _reduced(reduce: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[..., float]:
-    """As the right one on odd inputs, so that a verdict is about the arithmetic."""
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float:
-        return right_difference(a, b) if math.isinf(right_difference(a, b)) else float(reduce(a, b))
-
-    return difference
-
-
-def _broadcast(a: np.ndarray, b: np.ndarray) -> float:
-    largest = float(np.max(np.abs(a - b)))
-    return math.inf if math.isnan(largest) else largest
-
+MAX = "np.max(np.abs(a - b))"
 
 largest_difference = Exercise(
-    "largest_difference",
-    right_difference,
-    ("the difference",),
-    difference_cases,
+    "largest_difference", right_difference, ("the difference",), difference_cases,
     {
         "signed": ("a difference may be negative, and then it is not the maximum: take absolute"
-            " values first.", _reduced(lambda a, b: np.max(a - b))),
+            " values first.", changed(right_difference, MAX, "np.max(a - b)")),
         "absolute value of the maximum": ("you take the absolute value of the maximum. Take the"
-            " maximum of the absolute values.", _reduced(lambda a, b: abs(np.max(a) - np.max(b)))),
+            " maximum of the absolute values.",
+            changed(right_difference, MAX, "abs(np.max(a) - np.max(b))")),
         "mean": ("a mean hides one wrong number among a million right ones. Take the maximum.",
-            _reduced(lambda a, b: np.mean(np.abs(a - b)))),
+            changed(right_difference, "np.max", "np.mean")),
         "sum": ("a sum grows with the size of the arrays. Take the maximum.",
-            _reduced(lambda a, b: np.sum(np.abs(a - b)))),
+            changed(right_difference, "np.max", "np.sum")),
         "relative": ("you divide by the expected value. That is a relative error; the absolute one"
-            " was asked for.", _reduced(lambda a, b: np.max(np.abs(a - b) / np.abs(b)))),
+            " was asked for.", changed(right_difference, MAX, "np.max(np.abs(a - b) / np.abs(b))")),
         "NaN is skipped": ("a NaN is skipped, so a broken result passes. It should give math.inf.",
-            lambda a, b: float(np.nanmax(np.abs(a - b))) if a.shape == b.shape else math.inf),
+            changed(right_difference, "np.max", "np.nanmax")),
         "NaN is returned": ("a NaN comes out. NaN <= tolerance is false, but so is NaN >"
             " tolerance, and a check written the second way would pass: return math.inf.",
-            lambda a, b: float(np.max(np.abs(a - b))) if a.shape == b.shape else math.inf),
+            changed(right_difference, "math.inf if math.isnan(largest) else largest", "largest")),
         "shapes are broadcast": ("arrays of different shapes are compared, because NumPy repeats"
-            " the smaller one. Different shapes should give math.inf.", _broadcast),
+            " the smaller one. Different shapes should give math.inf.",
+            changed(right_difference, "a.shape != b.shape", "False")),
     },
     praise="It sees negative differences, NaN, and shapes that only look alike.",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 from gptoss_edu.parser import Message, StreamParser
 from gptoss_edu.tokenizer import (
     CALL,
@@ -63,46 +63,24 @@ def _glue_in_text(pieces: Sequence[str], pair: Pair) -> list[str]:
     return " ".join(pieces).replace(" ".join(pair), "".join(pair)).split()
 
 
-def _pairs(pieces_of: dict[str, list[str]], words: Words) -> Counter[Pair]:
-    counts: Counter[Pair] = Counter()
-    for word, pieces in pieces_of.items():
-        for pair in itertools.pairwise(pieces):
-            counts[pair] += words[word]
-    return counts
+def right_merges(words: Words, count: int) -> list[Pair]:
+    """The pairs that are glued, in order: always the most frequent, then the first one."""
+    pieces_of = {word: list(word) for word in words}
+    made: list[Pair] = []
+    while len(made) < count:
+        counts: Counter[Pair] = Counter()
+        for word, pieces in pieces_of.items():
+            for pair in itertools.pairwise(pieces):
+                counts[pair] += words[word]
+        if not counts:
+            break
+        made.append(min(counts, key=lambda pair: (-counts[pair], pair)))
+        pieces_of = {word: _glue(pieces, made[-1]) for word, pieces in pieces_of.items()}
+    return made
 
 
-def _pairs_of_each_word(pieces_of: dict[str, list[str]], words: Words) -> Counter[Pair]:
-    counts: Counter[Pair] = Counter()
-    for word, pieces in pieces_of.items():
-        for pair in dict.fromkeys(itertools.pairwise(pieces)):
-            counts[pair] += words[word]
-    return counts
-
-
-def _merges(
-    pairs: Callable[..., Counter[Pair]] = _pairs,
-    rank: Callable[[Pair, int], Any] = lambda pair, count: (-count, pair),
-    glue: Callable[..., list[str]] = _glue,
-) -> Callable[[Words, int], list[Pair]]:
-    """The loop from what people vary in it; the defaults are right."""
-
-    def merges(words: Words, count: int) -> list[Pair]:
-        pieces_of = {word: list(word) for word in words}
-        made: list[Pair] = []
-        while len(made) < count and (counts := pairs(pieces_of, words)):
-            made.append(min(counts, key=lambda pair: rank(pair, counts[pair])))
-            pieces_of = {word: glue(pieces, made[-1]) for word, pieces in pieces_of.items()}
-        return made
-
-    return merges
-
-
-right_merges = _merges()
-
-
-def _counted_once(words: Words, count: int) -> list[Pair]:
-    counts = _pairs({word: list(word) for word in words}, words)
-    return sorted(counts, key=lambda pair: (-counts[pair], pair))[:count]
+def _merges(*pieces: str) -> Callable[..., Any]:
+    return changed(right_merges, *pieces)
 
 
 def _across_words(words: Words, count: int) -> list[Pair]:
@@ -111,34 +89,32 @@ def _across_words(words: Words, count: int) -> list[Pair]:
 
 
 merges = Exercise(
-    "merges",
-    right_merges,
-    ("the pairs",),
-    merge_cases,
+    "merges", right_merges, ("the pairs",), merge_cases,
     {
         "every word counts once": ("every word counts once. A word that occurs five times brings"
-            " each of its pairs five times: add words[word], not 1.",
-            _merges(pairs=lambda pieces_of, words: _pairs(pieces_of, dict.fromkeys(words, 1)))),
+            " each of its pairs five times: add words[word], not 1.", _merges("words[word]", "1")),
         "a pair counts once per word": ("a pair that stands in a word twice is counted once."
-            ' "banana" has (a, n) two times.', _merges(pairs=_pairs_of_each_word)),
+            ' "banana" has (a, n) two times.',
+            _merges("itertools.pairwise(pieces)", "set(itertools.pairwise(pieces))")),
         "never counted again": ("the pairs are counted at the beginning only. Every gluing makes"
-            " new neighbors: count again in each round.", _counted_once),
+            " new neighbors: count again in each round.",
+            _merges("made.append(min(counts, key=lambda pair: (-counts[pair], pair)))",
+                    "return sorted(counts, key=lambda pair: (-counts[pair], pair))[:count]")),
         "across words": ("the last letter of a word is paired with the first of the next. Nothing"
             " is glued across a cut: keep a list of pieces for each word.", _across_words),
         "only the first place in a word": ("in each word only the first place is glued. The pair"
-            " has to be glued wherever it stands.",
-            _merges(glue=lambda pieces, pair: _glue(pieces, pair, 1))),
+            " has to be glued wherever it stands.", _merges("made[-1])", "made[-1], 1)")),
         "glued inside other pieces": ("you replace inside a text, and so the end of one piece is"
             " glued to its neighbor. (a, b) must not match in ba · b: compare whole pieces.",
-            _merges(glue=_glue_in_text)),
+            _merges("_glue", "_glue_in_text")),
         "the first pair seen wins a tie": ("of several pairs that are equally frequent you take"
             " the one seen first, so the result hangs on the order of the words. Take the first in"
-            " the alphabet.", _merges(rank=lambda pair, count: -count)),
+            " the alphabet.", _merges("(-counts[pair], pair)", "-counts[pair]")),
         "the last in the alphabet wins a tie": ("of several pairs that are equally frequent you"
             " take the last in the alphabet: that is what max((count, pair)) does. Take the first.",
-            _merges(rank=lambda pair, count: (-count, [-ord(c) for c in "\0".join(pair)]))),
+            _merges(", pair)))", ", [-ord(c) for c in chr(0).join(pair)])))")),
         "the rarest pair": ("you take the rarest pair. Glue the most frequent one.",
-            _merges(rank=lambda pair, count: (count, pair))),
+            _merges("-counts[pair]", "counts[pair]")),
         "glued pieces are returned": ('you return the glued pieces, like "er". Return the pairs,'
             ' ("e", "r"): in another pair the same piece might be made of other halves.',
             lambda words, count: ["".join(pair) for pair in right_merges(words, count)]),
@@ -209,133 +185,93 @@ def right_conversation(messages: list[Message], encode: Any = None) -> list[int]
 Encode = Callable[[str], list[int]]
 
 
-def _who(message: Message) -> str:
-    return message.name if message.role == "tool" and message.name else message.role
+def _told(messages: list[Message], encode: Encode) -> list[int]:
+    """The same, token by token."""
+    ids: list[int] = []
+    for message in messages:
+        who = message.name if message.role == "tool" and message.name else message.role
+        to = f" to={message.recipient}" if message.recipient else ""
+        ids += [START, *encode(who + to)]
+        if message.channel:
+            ids += [CHANNEL, *encode(message.channel)]
+        if message.content_type:
+            kind = message.content_type.removeprefix("<|constrain|>")
+            ids += [*encode(" "), CONSTRAIN, *encode(kind)]
+        ids += [MESSAGE, *encode(message.text)]
+        calls = message.role == "assistant" and message.recipient
+        ids.append(CALL if calls else END)
+    return [*ids, START, *encode("assistant")]
 
 
-def _to(message: Message) -> str:
-    return f" to={message.recipient}" if message.recipient else ""
+def _conversation(*pieces: str) -> Callable[..., Any]:
+    return changed(_told, *pieces)
 
 
-def _is_call(message: Message) -> bool:
-    return message.role == "assistant" and message.recipient is not None
+def _spelled(messages: list[Message], encode: Encode) -> list[int]:
+    marks = {token: encode(Tokenizer().decode([token])) for token in OPENERS + CLOSERS}
+    return [one for token in _told(messages, encode) for one in marks.get(token, [token])]
 
 
-def _conversation(
-    *,
-    who: Callable[[Message], str] = lambda message: _who(message) + _to(message),
-    channel: Callable[[Message], str] = lambda message: message.channel or "",
-    kind: Callable[[str, Encode], list[int]] = lambda kind, encode: [
-        *encode(" "),
-        CONSTRAIN,
-        *encode(kind.removeprefix("<|constrain|>")),
-    ],
-    text: Callable[[str, Encode], list[Any]] = lambda text, encode: encode(text),
-    end: Callable[[Message], list[int]] = lambda message: [CALL if _is_call(message) else END],
-    mark: Callable[[int, Encode], list[int]] = lambda token, encode: [token],
-    before: Sequence[int] = (),
-    between: str = "",
-    after: Callable[[Encode], list[int]] = lambda encode: [START, *encode("assistant")],
-) -> Callable[[list[Message], Encode], list[int]]:
-    """A renderer from what people vary in it; the defaults are right."""
-
-    def conversation(messages: list[Message], encode: Encode) -> list[int]:
-        ids = list(before)
-        for message in messages:
-            ids += [*mark(START, encode), *encode(who(message))]
-            if name := channel(message):
-                ids += [*mark(CHANNEL, encode), *encode(name)]
-            if message.content_type:
-                ids += kind(message.content_type, encode)
-            ids += [*mark(MESSAGE, encode), *text(message.text, encode)]
-            ids += [token for closing in end(message) for token in mark(closing, encode)]
-            ids += encode(between)
-        opening = after(encode)
-        return [*ids, *mark(START, encode), *opening[1:]] if opening else ids
-
-    return conversation
-
-
-def _spelled(token: int, encode: Encode) -> list[int]:
-    return encode(Tokenizer().decode([token]))
-
-
-def _parsed(text: str, encode: Encode) -> list[int]:
-    return list(load_encoding().encode(text, allowed_special="all"))
-
+OPENERS, CLOSERS = (START, CHANNEL, MESSAGE), (END, CALL)
+KIND = '[*encode(" "), CONSTRAIN, *encode(kind)]'
 
 conversation = Exercise(
-    "conversation",
-    right_conversation,
-    ("the tokens",),
-    conversation_cases,
+    "conversation", right_conversation, ("the tokens",), conversation_cases,
     {
         "control tokens are spelled": ("the control tokens are encoded as text. They are numbers:"
             " put START, CHANNEL, MESSAGE, END and CALL into the list as they are.",
-            _conversation(mark=_spelled)),
+            _spelled),
         "a list inside the list": ("a text stands in the list as a list of its own. `encode` gives"
             " a list: add its numbers one by one, with + or *.",
-            _conversation(text=lambda text, encode: [encode(text)])),
+            _conversation("*encode(message.text)", "encode(message.text)")),
         "messages are not closed": ("nothing closes the messages. Each ends in <|end|>, or in"
-            " <|call|>.", _conversation(end=lambda message: [])),
+            " <|call|>.", _conversation("ids.append(CALL if calls else END)", "pass")),
         "nobody has the word": ("the prompt ends after the last message. Add <|start|>assistant,"
             " or the model does not know that it is its turn.",
-            _conversation(after=lambda encode: [])),
+            _conversation(', START, *encode("assistant")]', "]")),
         "only start": ("the prompt ends in <|start|>, and the model may choose who speaks: it"
             " might write the user's next question. Add the role, assistant.",
-            _conversation(after=lambda encode: [START])),
+            _conversation(', *encode("assistant")]', "]")),
         "the channel is chosen for the model": ("the prompt ends with a channel. To think or to"
             " answer is the model's choice: end it after <|start|>assistant.",
-            _conversation(
-                after=lambda encode: [
-                    *(START, *encode("assistant")),
-                    *(CHANNEL, *encode("analysis"), MESSAGE),
-                ]
-            )),
+            _conversation('"assistant")]', '"assistant"), CHANNEL, *encode("analysis"), MESSAGE]')),
         "lines between messages": ("there is a line end between the messages. Other chat formats"
-            " have one; in Harmony the control tokens are enough.", _conversation(between="\n")),
+            " have one; in Harmony the control tokens are enough.",
+            _conversation("ids.append(CALL if calls else END)",
+                          "ids += [CALL if calls else END, *encode(chr(10))]")),
         "a token at the beginning": ("there is a <|startoftext|> at the beginning. Other models"
             " need one; in Harmony a prompt begins with <|start|>.",
-            _conversation(before=[STARTOFTEXT])),
+            _conversation("return [", f"return [{STARTOFTEXT}, ")),
         "no channel": ("the channels are missing. Old answers would look as if the model had"
-            " forgotten them.", _conversation(channel=lambda message: "")),
+            " forgotten them.", _conversation("[CHANNEL, *encode(message.channel)]", "[]")),
         "return in the history": ("an old answer is closed by <|return|>. The model writes that,"
             " but in a history it becomes <|end|>: a finished message among others.",
-            _conversation(
-                end=lambda message: (
-                    [RETURN] if message.channel == "final" else [CALL if _is_call(message) else END]
-                )
-            )),
+            _conversation("CALL if", f"{RETURN} if message.channel == 'final' else CALL if")),
         "a call is closed by end": ("a tool call is closed by <|end|>. A message from the"
             " assistant to a recipient ends in <|call|>.",
-            _conversation(end=lambda message: [END])),
+            _conversation("CALL if calls else END", "END")),
         "a tool's result is closed by call": ("the tool's result ends in <|call|>, because it has"
             " a recipient too. Only the assistant calls.",
-            _conversation(end=lambda message: [CALL if message.recipient else END])),
+            _conversation("CALL if calls", "CALL if message.recipient")),
         "no recipient": ("nobody is addressed. The recipient follows who speaks: `"
-            " to=functions.sky`.", _conversation(who=_who)),
+            " to=functions.sky`.", _conversation("who + to", "who")),
         "the recipient comes after the channel": ("the recipient stands after the channel. Models"
             " write it there, too, and a parser has to understand both; but openai-harmony writes"
             " it after who speaks.",
-            _conversation(
-                who=_who,
-                channel=lambda message: (message.channel or "") + _to(message),
-            )),
+            _conversation("who + to", "who", "(message.channel)", "(message.channel + to)")),
         "the tool has no name": ('the tool speaks as "tool". It speaks under its own name:'
-            " message.name.", _conversation(who=lambda message: message.role + _to(message))),
+            " message.name.", _conversation("who + to", "message.role + to")),
         "the marker is spelled": ("the content type's marker is encoded as text. Cut it off with"
             " removeprefix, and put the number CONSTRAIN in its place.",
-            _conversation(kind=lambda kind, encode: encode(" " + kind))),
+            _conversation(KIND, 'encode(" " + message.content_type)')),
         "no space before the marker": ("the space between channel and <|constrain|> is missing. It"
-            " is a token of its own.",
-            _conversation(
-                kind=lambda kind, encode: [CONSTRAIN, *encode(kind.removeprefix("<|constrain|>"))]
-            )),
+            " is a token of its own.", _conversation(KIND, "[CONSTRAIN, *encode(kind)]")),
         "no content type": ("the content type of the tool call is missing.",
-            _conversation(kind=lambda kind, encode: [])),
+            _conversation(KIND, "[]")),
         "a user can forge messages": ("what the user typed has become control tokens: anybody can"
             " forge a message. Encode texts with `encode`, which never makes one.",
-            _conversation(text=_parsed)),
+            _conversation("encode(message.text)",
+                          "load_encoding().encode(message.text, allowed_special='all')")),
     },
     praise="Equal to openai-harmony, tools and forgers included.",
 )  # fmt: skip
@@ -387,54 +323,34 @@ def right_header(header: str) -> Header:
     }
 
 
-def _header(
-    *,
-    split: Callable[[str], list[str]] = lambda part: part.replace("<|constrain|>", " ").split(),
-    nobody: str | None = "assistant",
-    sought: tuple[bool, bool] = (True, True),
-    to: str = "to=",
-    channel: Callable[[str], str | None] = lambda word: word,
-) -> Callable[[str], Header]:
-    """A reader of headers from what people vary in it; the defaults are right."""
-
-    def read(header: str) -> Header:
-        before, _, after = header.partition("<|channel|>")
-        words, rest = split(before), split(after)
-        author = words.pop(0) if words and not words[0].startswith("to=") else nobody
-        name = channel(rest.pop(0)) if rest else None
-        found: Header = {"author": author, "channel": name}
-        found |= {"recipient": None, "content_type": None}
-        for word in (words if sought[0] else []) + (rest if sought[1] else []):
-            if word.startswith("to="):
-                found["recipient"] = word.removeprefix(to)
-            else:
-                found["content_type"] = word
-        return found
-
-    return read
-
-
-def _author_is_the_first_word(header: str) -> Header:
-    words = header.partition("<|channel|>")[0].replace("<|constrain|>", " ").split()
-    found = _header()(header)
-    if words and words[0].startswith("to="):
-        found |= {"author": words[0], "recipient": None}
+def _words(header: str) -> Header:
+    """The same, word by word."""
+    before, _, after = header.partition("<|channel|>")
+    words, rest = (part.replace("<|constrain|>", " ").split() for part in (before, after))
+    named = bool(words) and not words[0].startswith("to=")
+    author = words.pop(0) if named else "assistant"
+    found: Header = {"author": author, "channel": rest.pop(0) if rest else None}
+    found |= {"recipient": None, "content_type": None}
+    for word in words + rest:
+        if word.startswith("to="):
+            found["recipient"] = word.removeprefix("to=")
+        else:
+            found["content_type"] = word
     return found
 
 
+def _header(*pieces: str) -> Callable[..., Any]:
+    return changed(_words, *pieces)
+
+
 def _marker_is_kept(header: str) -> Header:
-    found = _header()(header)
+    found = _words(header)
     marked = "<|constrain|>" in header and found["content_type"] is not None
     return found | ({"content_type": f"<|constrain|>{found['content_type']}"} if marked else {})
 
 
-def _marker_is_needed(header: str) -> Header:
-    found = _header()(header)
-    return found if "<|constrain|>" in header else found | {"content_type": None}
-
-
 def _marker_is_the_recipient(header: str) -> Header:
-    found = _header()(header)
+    found = _words(header)
     if found["recipient"] is None and found["content_type"] is not None:
         found |= {"recipient": found["content_type"], "content_type": None}
     return found
@@ -443,40 +359,39 @@ def _marker_is_the_recipient(header: str) -> Header:
 CHANNELS = ("analysis", "commentary", "final")
 
 header = Exercise(
-    "header",
-    right_header,
-    ("the header",),
-    header_cases,
+    "header", right_header, ("the header",), header_cases,
     {
         "nobody speaks": ("where no author is named you return None. After <|start|>assistant the"
-            " model goes on with the channel: then the assistant speaks.", _header(nobody=None)),
+            " model goes on with the channel: then the assistant speaks.",
+            _header('"assistant"', "None")),
         "an empty author": ("where no author is named you return an empty text. Then the assistant"
-            " speaks.", _header(nobody="")),
+            " speaks.", _header('"assistant"', '""')),
         "the recipient is the author": ("`to=…` has become the author. It says who is addressed:"
-            " the author is missing, so the assistant speaks.", _author_is_the_first_word),
+            " the author is missing, so the assistant speaks.", _header("if named", "if words")),
         "no recipient after the channel": ("a recipient, or a content type, that follows the"
             " channel is lost. Models write the recipient there more often than before it.",
-            _header(sought=(True, False))),
+            _header("words + rest", "words")),
         "no recipient before the channel": ("a recipient that stands before the channel is lost."
-            " openai-harmony writes it there.", _header(sought=(False, True))),
+            " openai-harmony writes it there.", _header("words + rest", "rest")),
         "to= is kept": ("the recipient still has its `to=`. A program that looks for functions.sky"
-            " will not find it.", _header(to="")),
+            " will not find it.", _header('.removeprefix("to=")', "")),
         "the marker sticks to its neighbor": ("the marker has stuck to the word before it. It"
             " needs no space: put one in its place before you split.",
-            _header(split=lambda part: part.replace(" <|constrain|>", " ").split())),
+            _header('replace("', 'replace(" ')),
         "the marker is kept": ('the content type still has its marker. Return "json" alone.',
             _marker_is_kept),
         "the marker is needed": ("a content type without its marker is lost. Models forget the"
-            " marker.", _marker_is_needed),
+            " marker.", _header("else:", 'elif "<|constrain|>" in header:')),
         "the content type is the recipient": ("a content type has become the recipient. Only what"
             " begins with `to=` is one. openai-harmony 0.0.8 makes this mistake, too.",
             _marker_is_the_recipient),
         "empty words": ('empty words have slipped in. split(" ") makes one where two spaces meet,'
             " and one of an empty text; split() without an argument swallows all spaces.",
-            _header(split=lambda part: part.replace("<|constrain|>", " ").split(" "))),
+            _header("split()", 'split(" ")')),
         "unknown channels are dropped": ("a channel that is not one of the three is dropped. Keep"
             " it as it is: to guess what was meant, or to complain, is up to the program.",
-            _header(channel=lambda word: word if word in CHANNELS else None)),
+            _header("return found",
+                    "return found if found['channel'] in CHANNELS else found | {'channel': None}")),
     },
     praise="Every spelling is understood, and so every tool call runs.",
 )  # fmt: skip

@@ -9,12 +9,11 @@ Source: pocket/rows.py, pocket/train.py and pocket/tasks.py, which the right ans
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from types import EllipsisType
+from collections.abc import Iterator
 
 import numpy as np
 
-from gptoss_edu.course.checks import Exercise
+from gptoss_edu.course.checks import Exercise, changed
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -26,45 +25,34 @@ def loss_cases() -> Iterator[tuple[np.ndarray, int]]:
         yield rng.permutation(100)[:length].astype(np.int32), reply_at
 
 
-def _positions(
-    first: Callable[[int, int], int], last: Callable[[int, int], int], ahead: int = 1
-) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
-    """Judge positions first to last - 1, each by the token that lies `ahead`."""
+def right_positions(tokens: np.ndarray, reply_at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each position is judged by the token after it: (where_L, target_L)."""
+    where_L = np.arange(reply_at - 1, len(tokens) - 1)
+    return where_L, tokens[where_L + 1]
 
-    def positions(tokens: np.ndarray, reply_at: int) -> tuple[np.ndarray, np.ndarray]:
-        where_L = np.arange(first(reply_at, len(tokens)), last(reply_at, len(tokens)))
-        return where_L, tokens[where_L + ahead]
-
-    return positions
-
-
-right_positions = _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1)
 
 loss_positions = Exercise(
-    "loss_positions",
-    right_positions,
-    ("where_L", "target_L"),
-    loss_cases,
+    "loss_positions", right_positions, ("where_L", "target_L"), loss_cases,
     {
         "every token counts": ("the prompt counts as well. The model would learn to write users'"
             " questions, and questions are what most of a conversation consists of. Begin where"
-            " the reply begins.", _positions(lambda *_: 0, lambda _, length: length - 1)),
+            " the reply begins.", changed(right_positions, "reply_at - 1", "0")),
         "each token is asked for itself": ("each position is asked for the token that it has just"
             " read. That is not a prediction: the logits at position t are judged by token t + 1.",
-            _positions(lambda reply_at, _: reply_at, lambda _, length: length, ahead=0)),
+            changed(right_positions, "reply_at - 1, len(tokens) - 1", "reply_at, len(tokens)",
+                    "where_L + 1", "where_L")),
         "the first token of the reply is left out": ("the reply's first token is never asked for."
             " It is predicted one position earlier, at the last token of the prompt: begin at"
-            " reply_at - 1.",
-            _positions(lambda reply_at, _: reply_at, lambda _, length: length - 1)),
+            " reply_at - 1.", changed(right_positions, "reply_at - 1", "reply_at")),
         "the stop token is left out": ("the last token is never asked for. It is the stop token: a"
             " model that never learned to write it never stops.",
-            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 2)),
+            changed(right_positions, "len(tokens) - 1", "len(tokens) - 2")),
         "the prompt counts and the reply does not": ("you have the two halves swapped: the prompt"
             " is judged and the reply is not.",
-            _positions(lambda *_: 0, lambda reply_at, _: reply_at - 1)),
+            changed(right_positions, "reply_at - 1, len(tokens) - 1", "0, reply_at - 1")),
         "the targets are not moved": ("the positions are right, but each is paired with the token"
             " that stands there. The logits at position t are judged by token t + 1.",
-            _positions(lambda reply_at, _: reply_at - 1, lambda _, length: length - 1, ahead=0)),
+            changed(right_positions, "where_L + 1", "where_L")),
     },
     praise="Right: the reply counts from its first token to its stop token, and nothing else does.",
 )  # fmt: skip
@@ -83,69 +71,41 @@ def uneven_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield expert_MX, probability_ME, np.arange(M) < M - 2
 
 
-def _shares(expert_MX: np.ndarray, E: int) -> np.ndarray:
-    """Of all these choices, the share that fell on each expert."""
-    return np.bincount(expert_MX.ravel(), minlength=E) / expert_MX.size
-
-
-def right_uneven(
-    expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.ndarray | EllipsisType
-) -> float:
+def right_uneven(expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.ndarray) -> float:
     """E times the sum over experts of (share of choices) x (mean probability), real tokens only."""
+    expert_MX, probability_ME = expert_MX[real_M], probability_ME[real_M]
     E = probability_ME.shape[1]
-    return float(E * (_shares(expert_MX[real_M], E) * probability_ME[real_M].mean(axis=0)).sum())
-
-
-Uneven = Callable[[np.ndarray, np.ndarray], float]
-
-
-def _uneven(measure: Uneven) -> Callable[..., float]:
-    """A measure of (expert_MX, probability_ME) that sees real tokens only."""
-    return lambda expert_MX, probability_ME, real_M: float(
-        measure(expert_MX[real_M], probability_ME[real_M])
-    )
-
-
-def _choices_per_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
-    M, E = probability_ME.shape
-    count_E = np.bincount(expert_MX.ravel(), minlength=E)
-    return float(E * (count_E / M * probability_ME.mean(axis=0)).sum())
-
-
-def _each_token(expert_MX: np.ndarray, probability_ME: np.ndarray) -> float:
-    E = probability_ME.shape[1]
-    return float(E * np.take_along_axis(probability_ME, expert_MX, axis=1).mean())
+    share_E = np.bincount(expert_MX.ravel(), minlength=E) / expert_MX.size
+    mean_E = probability_ME.mean(axis=0)
+    return float(E * (share_E * mean_E).sum())
 
 
 uneven = Exercise(
-    "uneven",
-    right_uneven,
-    ("the number",),
-    uneven_cases,
+    "uneven", right_uneven, ("the number",), uneven_cases,
     {
         "padding counts": ("padding counts as if it were text. It is thrown away after the step,"
             " so it should not push the router anywhere: use the rows where real_M is True.",
-            lambda expert_MX, probability_ME, real_M: right_uneven(
-                expert_MX, probability_ME, np.ones_like(real_M)
-            )),
+            changed(right_uneven, "[real_M]", "")),
         "E is forgotten": ("your number is too small by a factor: the number of experts. With it a"
             " perfectly even router scores exactly 1, however many experts there are.",
-            _uneven(lambda e_MX, p_ME: right_uneven(e_MX, p_ME, ...) / p_ME.shape[1])),
+            changed(right_uneven, "E * (", "(")),
         "the first choice only": ("only each token's first choice counts. All of its X choices are"
             " work for somebody.",
-            _uneven(lambda e_MX, p_ME: right_uneven(e_MX[:, :1], p_ME, ...))),
+            changed(right_uneven, "expert_MX[real_M]", "expert_MX[real_M, :1]")),
         "choices per token": ("your shares sum to X, not to 1: you divided the counts by the"
-            " number of tokens. Divide by the number of choices.", _uneven(_choices_per_token)),
+            " number of tokens. Divide by the number of choices.",
+            changed(right_uneven, "expert_MX.size", "len(expert_MX)")),
         "shares alone": ("you squared the shares. Counting has no slope, so nothing could be"
             " learned from that: one of the two factors must be the probability, which has one.",
-            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (_shares(e_MX, p_ME.shape[1]) ** 2).sum())),
+            changed(right_uneven, "share_E * mean_E", "share_E * share_E")),
         "probabilities alone": ("you squared the mean probabilities. A probability that is a"
             " little too high does no harm; being chosen does. One of the two factors must be the"
-            " share of choices.",
-            _uneven(lambda e_MX, p_ME: p_ME.shape[1] * (p_ME.mean(axis=0) ** 2).sum())),
+            " share of choices.", changed(right_uneven, "share_E * mean_E", "mean_E * mean_E")),
         "each token for itself": ("you multiply token by token and average afterwards. That would"
             " forbid a token to be sure of its experts. Average over the tokens first, then"
-            " multiply.", _uneven(_each_token)),
+            " multiply.",
+            changed(right_uneven, "(share_E * mean_E).sum()",
+                    "np.take_along_axis(probability_ME, expert_MX, axis=1).mean()")),
     },
     praise="Right: 1 when the load is even, and more the more one-sided it is.",
 )  # fmt: skip
@@ -160,39 +120,32 @@ def held_out_cases() -> Iterator[tuple[str, str]]:
         yield ("count", "add", "spell")[number % 3], f"word{number} r"
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
 def right_held_out(task: str, pair: str) -> bool:
     """The split of pocket/tasks.py, without the one question that is held out by hand."""
-    return int.from_bytes(_digest(f"{task}|{pair}")[:4], "big") % 10 == 0
+    digest = hashlib.sha256(f"{task}|{pair}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 10 == 0
 
 
 held_out = Exercise(
-    "held_out",
-    right_held_out,
-    ("the verdict",),
-    held_out_cases,
+    "held_out", right_held_out, ("the verdict",), held_out_cases,
     {
         "the task is left out": ("you hash the pair alone. Then a word that is held out of"
             " spelling is held out of counting too, and its letters are never seen at all. Hash"
-            " task and pair.",
-            lambda task, pair: int.from_bytes(_digest(pair)[:4], "big") % 10 == 0),
+            " task and pair.", changed(right_held_out, 'f"{task}|{pair}"', "pair")),
         "smallest byte first": ("you read the four bytes with the smallest first. Another machine"
             ' that reads them the other way would train on your test questions: say "big".',
-            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[:4], "little") % 10 == 0),
+            changed(right_held_out, "big", "little")),
         "the last four bytes": ("you take the last four bytes of the digest. As good as any, but"
             " the split has to be the same everywhere: take the first four.",
-            lambda task, pair: int.from_bytes(_digest(f"{task}|{pair}")[-4:], "big") % 10 == 0),
+            changed(right_held_out, "[:4]", "[-4:]")),
         "one byte": ("you take a single byte. It has 256 values, and 26 of those end in 0: that is"
             " more than a tenth. Take four bytes.",
-            lambda task, pair: _digest(f"{task}|{pair}")[0] % 10 == 0),
+            changed(right_held_out, 'int.from_bytes(digest[:4], "big")', "digest[0]")),
         "Python's own hash": ("Python's hash() of a text changes with every start of Python. After"
             " a restart you would train on yesterday's test questions. Use sha256.",
             lambda task, pair: hash(f"{task}|{pair}") % 10 == 0),
         "the wrong side": ("you have the two sides swapped: nine tenths are held out, and one"
-            " tenth is trained on.", lambda task, pair: not right_held_out(task, pair)),
+            " tenth is trained on.", changed(right_held_out, "== 0", "!= 0")),
     },
     praise="Right, and the same on every machine and in every year.",
 )  # fmt: skip

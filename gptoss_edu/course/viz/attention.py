@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
-from gptoss_edu.course.viz.look import Picture, draw, rectangle, short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from gptoss_edu.course.viz.look import (
+    Axes,
+    Figure,
+    Picture,
+    bare,
+    draw,
+    fill,
+    name_rows,
+    short,
+    small_multiples,
+    write,
+)
 
 HIDDEN = "#cfcbc2"  # gray: no share of attention has this shade
 SINK_HATCH = "////"  # the sink is told apart from the keys by its hatching, not by color alone
@@ -30,24 +37,27 @@ def attention_shares(rows: Mapping[str, tuple[Sequence[float], float]]) -> Pictu
             left = 0.0
             for number, share in enumerate([*weights_S, sink]):
                 is_sink = number == len(weights_S)
-                style: dict[str, Any] = (
-                    {"color": ORANGE, "hatch": SINK_HATCH} if is_sink else {"color": SKY}
-                )
-                axes.barh(place, share, left=left, height=0.62, edgecolor=PAPER, lw=2, **style)
+                color, hatch = (ORANGE, SINK_HATCH) if is_sink else (SKY, None)
+                style: dict[str, Any] = {
+                    "color": color,
+                    "hatch": hatch,
+                    "edgecolor": PAPER,
+                    "lw": 2,
+                }
+                axes.barh(place, share, left=left, height=0.62, **style)
                 name = "sink" if is_sink else f"key {number + 1}"
                 if share > 0.04:
-                    axes.text(
-                        left + share / 2, place, f"{name}\n{share:.0%}",
-                        ha="center", va="center", fontsize=8.5 if share > 0.07 else 7,
-                        bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1} if is_sink
-                        else None,
-                    )  # fmt: skip
+                    patch = (
+                        {"facecolor": ORANGE, "edgecolor": "none", "pad": 1} if is_sink else None
+                    )
+                    size = 8.5 if share > 0.07 else 7
+                    text = f"{name}\n{share:.0%}"
+                    write(axes, left + share / 2, place, text, fontsize=size, bbox=patch)
                 left += share
-        axes.set_yticks(range(len(rows)), list(rows))
+        name_rows(axes, rows)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-        axes.tick_params(axis="y", length=0)
         axes.spines[["left"]].set_visible(False)
         axes.set_xlabel("one unit of attention")
 
@@ -55,8 +65,8 @@ def attention_shares(rows: Mapping[str, tuple[Sequence[float], float]]) -> Pictu
         f"{title}: keys {', '.join(f'{share:.0%}' for share in weights_S)}, sink {sink:.0%}"
         for title, (weights_S, sink) in rows.items()
     )
-    return draw(paint, f"Bars of one unit of attention. {summary}.", width=8.4,
-                height=0.7 + 0.62 * len(rows))  # fmt: skip
+    alt = f"Bars of one unit of attention. {summary}."
+    return draw(paint, alt, width=8.4, height=0.7 + 0.62 * len(rows))
 
 
 def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2) -> Picture:
@@ -70,13 +80,11 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
     rows = -(-len(maps) // columns)
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(maps) :]:
-            axes.set_visible(False)
-        for axes, (title, arrays) in zip(panels, maps.items(), strict=False):
+        panels = small_multiples(figure, len(maps), columns)
+        for axes, (title, arrays) in zip(panels, maps.items(), strict=True):
             shade = _map(axes, *arrays)
             axes.set_title(title, loc="left")
-        bar = figure.colorbar(shade, ax=panels.tolist(), fraction=0.025, pad=0.015)
+        bar = figure.colorbar(shade, ax=figure.axes, fraction=0.025, pad=0.015)
         bar.set_ticks([0, 0.01, 0.1, 0.3, 1], labels=["0", "1 %", "10 %", "30 %", "100 %"])
         bar.set_label("share of attention (the sink in orange)")
 
@@ -103,16 +111,15 @@ def _map(axes: Axes, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.nda
     shade = axes.imshow(seen_TS, cmap=blues, extent=(0, S, T, 0), **style)
     column = (-1.6 * wide, -0.6 * wide, T, 0)
     axes.imshow(sink_T[:, None], cmap="Oranges", extent=column, **style)
-    axes.add_patch(rectangle(0, 0, S, T, fill=False, edgecolor=LINE, lw=0.8))
-    axes.add_patch(rectangle(-1.6 * wide, 0, wide, T, fill=False, edgecolor=LINE, lw=0.8))
+    fill(axes, 0, 0, S, T, fill=False, edgecolor=LINE, lw=0.8)
+    fill(axes, -1.6 * wide, 0, wide, T, fill=False, edgecolor=LINE, lw=0.8)
     axes.set_xlim(-1.6 * wide, S)
     axes.set_ylim(T, 0)
     marks = range(0, S, 32 if S > 48 else 4)
     axes.set_xticks([-1.1 * wide, *(k + 0.5 for k in marks)], ["sink", *map(str, marks)])
     queries = range(0, T, 32 if T > 48 else 4)
     axes.set_yticks([q + 0.5 for q in queries], map(str, queries))
-    axes.tick_params(length=0)
-    axes.spines[["left", "bottom"]].set_visible(False)
+    bare(axes)
     axes.set_xlabel("key")
     axes.set_ylabel("query")
     return shade
@@ -139,19 +146,15 @@ def attention_table(
                 continue  # the future: nothing to draw
             shades = colormaps["Oranges" if column == 0 else "Blues"]
             place = column + (0.25 if column else 0) + (0.25 if column > 1 else 0)
-            axes.add_patch(
-                rectangle(place, row, 1, 1, facecolor=shades(share**0.5 * 0.8), edgecolor=PAPER)
-            )
+            fill(axes, place, row, 1, 1, facecolor=shades(share**0.5 * 0.8), edgecolor=PAPER)
             ink = "white" if share > (0.85 if column == 0 else 0.7) else INK
-            axes.text(place + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center",
-                      fontsize=8.5, color=ink)  # fmt: skip
+            write(axes, place + 0.5, row + 0.5, f"{100 * share:.0f}", fontsize=8.5, color=ink)
         axes.set_xlim(0, last + 2.5)
         axes.set_ylim(last, 0)
         axes.set_yticks([row + 0.5 for row in range(last)], names)
         places = [0.5, 1.75, *(column + 3 for column in range(last))]
         axes.set_xticks(places, ["sink", "earlier", *names], rotation=35, ha="right")
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
         axes.set_ylabel("token that asks")
         axes.set_xlabel("percent of its attention goes to")
 
@@ -174,12 +177,10 @@ def sink_mass_table(mass_LN: Any, kinds: Sequence[str]) -> Picture:
         axes = figure.subplots()
         axes.imshow(mass_LN**0.5, cmap="Oranges", vmin=0, vmax=1.1, aspect="auto")
         for (layer, head), mass in np.ndenumerate(mass_LN):
-            axes.text(head, layer, f"{mass:.0%}", ha="center", va="center",
-                      color="white" if mass > 0.75 else INK)  # fmt: skip
+            write(axes, head, layer, f"{mass:.0%}", color="white" if mass > 0.75 else INK)
         axes.set_xticks(range(N), [f"head {head}" for head in range(N)])
         axes.set_yticks(range(L), [f"layer {layer}, {kind}" for layer, kind in enumerate(kinds)])
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
 
     rows = "; ".join(
         f"layer {layer} {' '.join(f'{mass:.0%}' for mass in row)}"
@@ -200,27 +201,24 @@ def mask_pictures(masks: Mapping[str, Any]) -> Picture:
     T, S = right_TS.shape
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(masks), squeeze=False).ravel()
+        panels = small_multiples(figure, len(masks), len(masks))
         for axes, (title, mask_TS) in zip(panels, masks.items(), strict=True):
             for (query, key), seen in np.ndenumerate(mask_TS):
                 wrong = seen != right_TS[query, key]
                 color = (VERMILION if wrong else BLUE) if seen else PALE
                 frame = {"edgecolor": VERMILION if wrong else PAPER, "lw": 1.8 if wrong else 1.2}
-                axes.add_patch(
-                    rectangle(key + 0.05, query + 0.05, 0.9, 0.9, facecolor=color, **frame)
-                )
+                fill(axes, key + 0.05, query + 0.05, 0.9, 0.9, facecolor=color, **frame)
                 if wrong:
-                    axes.text(key + 0.5, query + 0.52, "×", ha="center", va="center",
-                              color="white" if seen else VERMILION, weight="bold")  # fmt: skip
+                    ink = "white" if seen else VERMILION
+                    write(axes, key + 0.5, query + 0.52, "×", color=ink, weight="bold")
             axes.set_xlim(0, S)
             axes.set_ylim(T, 0)
             axes.set_aspect("equal")
-            axes.set_xticks([key + 0.5 for key in range(S)], range(S))
-            axes.set_yticks([query + 0.5 for query in range(T)], range(T))
+            axes.set_xticks([key + 0.5 for key in range(S)], map(str, range(S)))
+            axes.set_yticks([query + 0.5 for query in range(T)], map(str, range(T)))
             axes.set_title(title, loc="left")
             axes.set_xlabel("key")
-            axes.tick_params(length=0)
-            axes.spines[["left", "bottom"]].set_visible(False)
+            bare(axes)
         panels[0].set_ylabel("query")
 
     summary = "; ".join(
@@ -239,17 +237,17 @@ def head_groups(wirings: Mapping[str, Sequence[int]]) -> Picture:
     colors = (SKY, ORANGE, "#009e73", "#cc79a7")
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(wirings), squeeze=False).ravel()
+        panels = small_multiples(figure, len(wirings), len(wirings))
         for axes, (title, key_N) in zip(panels, wirings.items(), strict=True):
             N, K = len(key_N), max(key_N) + 1
             for head, key in enumerate(key_N):
                 color = colors[key % len(colors)]
                 place = (key + 0.5) * N / K
                 axes.plot([head + 0.5, place], [1, 0], color=color, lw=2.2, zorder=1)
-                axes.text(head + 0.5, 1, f"q{head}", ha="center", va="center", fontsize=9,
-                          bbox={"boxstyle": "circle,pad=0.35", "fc": color, "ec": INK})  # fmt: skip
-                axes.text(place, 0, f"k{key} v{key}", ha="center", va="center", fontsize=9,
-                          bbox={"boxstyle": "round,pad=0.45", "fc": color, "ec": INK})  # fmt: skip
+                circle = {"boxstyle": "circle,pad=0.35", "fc": color, "ec": INK}
+                write(axes, head + 0.5, 1, f"q{head}", fontsize=9, bbox=circle)
+                frame = {"boxstyle": "round,pad=0.45", "fc": color, "ec": INK}
+                write(axes, place, 0, f"k{key} v{key}", fontsize=9, bbox=frame)
             axes.set_xlim(0, N)
             axes.set_ylim(-0.35, 1.35)
             axes.set_title(title, loc="left")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.course.viz.colors import INK, LINE, PAPER
-from gptoss_edu.course.viz.look import Picture, draw
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gptoss_edu.course.viz.look import Figure, Picture, draw, small_multiples
 
 TINY, HUGE = 1e-6, 1e1  # differences below the first count as none
 
@@ -62,10 +59,8 @@ def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int 
 
         shades = colormaps["viridis_r"].copy()
         shades.set_bad(PAPER)
-        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes in panels.ravel()[len(maps) :]:
-            axes.set_visible(False)
-        for axes, (title, (names, d)) in zip(panels.ravel(), maps.items(), strict=False):
+        panels = small_multiples(figure, len(maps), columns, sharey=True)
+        for axes, (title, (names, d)) in zip(panels, maps.items(), strict=True):
             shown = np.ma.masked_less(np.minimum(d, HUGE), TINY)
             shade = axes.imshow(shown, cmap=shades, norm=LogNorm(TINY, HUGE), aspect="auto",
                                 interpolation="nearest")  # fmt: skip
@@ -74,9 +69,9 @@ def difference_maps(maps: Mapping[str, tuple[Sequence[str], Any]], columns: int 
             axes.tick_params(axis="y", length=0)
             for line in range(3, len(names), 3):
                 axes.axhline(line - 0.5, color=LINE, lw=0.6)
-        for axes in panels[-1]:
+        for axes in panels[-columns:]:
             axes.set_xlabel("token")
-        bar = figure.colorbar(shade, ax=panels, shrink=0.9, pad=0.02)
+        bar = figure.colorbar(shade, ax=figure.axes, shrink=0.9, pad=0.02)
         bar.set_label("largest difference", color=INK)
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         bar.ax.minorticks_off()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PAPER, SKY, VERMILION
-from gptoss_edu.course.viz.look import Picture, box, draw, rectangle, short
+from gptoss_edu.course.viz.look import (
+    Figure,
+    Picture,
+    bare,
+    box,
+    draw,
+    fill,
+    short,
+    small_multiples,
+    write,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-LEGEND = {
-    "loc": "upper left",
-    "fontsize": 8.5,
-    "facecolor": PAPER,
-    "edgecolor": PAPER,
-    "framealpha": 1,
-}
+PATCH = {"facecolor": PAPER, "edgecolor": PAPER, "framealpha": 1}
+LEGEND = {"loc": "upper left", "fontsize": 8.5, **PATCH}
 
 
 def mixture_diagram(weight_E: Any) -> Picture:
@@ -48,13 +50,11 @@ def mixture_diagram(weight_E: Any) -> Picture:
                 line = {"color": INK, "lw": 0.8 + 5 * weight, "solid_capstyle": "butt"}
                 axes.plot([middle, left + 0.42], [3.5, 2.5], zorder=1, **line)
                 axes.plot([left + 0.42, middle], [1.75, 0.7], zorder=1, **line)
-                axes.text(
-                    left + 0.42, 1.45, f"{weight:.2f}", ha="center", va="center", weight="bold",
-                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.2},
-                )  # fmt: skip
+                patch = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
+                write(axes, left + 0.42, 1.45, f"{weight:.2f}", weight="bold", bbox=patch)
             else:
-                axes.add_patch(rectangle(left, 1.75, 0.85, 0.75, **style))
-                axes.text(left + 0.42, 2.12, str(expert), ha="center", va="center", color="#5f5b52")
+                fill(axes, left, 1.75, 0.85, 0.75, **style)
+                write(axes, left + 0.42, 2.12, str(expert), color="#5f5b52")
         half = max(middle, 4.2)  # room for the router, and the experts below their token
         axes.set_xlim(middle - half, middle + half)
         axes.set_ylim(0, 4.2)
@@ -82,17 +82,13 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
     }
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes in panels[len(drawn) :]:
-            axes.set_visible(False)
-        for axes, (name, (all_E, weight_E, asked)) in zip(panels, drawn.items(), strict=False):
+        panels = small_multiples(figure, len(drawn), columns, sharex=True, sharey=True)
+        for axes, (name, (all_E, weight_E, asked)) in zip(panels, drawn.items(), strict=True):
             axes.bar(range(E), weight_E, color=BLUE, width=0.75)
             axes.bar(range(E), all_E, facecolor="none", edgecolor=INK, width=0.75, lw=0.7)
             for expert in asked if len(asked) <= 5 else []:
-                height = max(weight_E[expert], all_E[expert])
-                axes.text(
-                    expert, height + 0.03, f"{weight_E[expert]:.2f}", ha="center", fontsize=8.5
-                )
+                height, text = max(weight_E[expert], all_E[expert]), f"{weight_E[expert]:.2f}"
+                axes.text(expert, height + 0.03, text, ha="center", fontsize=8.5)
             axes.set_title(name, loc="left")
             axes.set_ylim(0, 1.15)
             axes.set_yticks([0, 0.5, 1])
@@ -176,14 +172,9 @@ def routing_map(expert_TX: Any, weight_TX: Any, ids_T: Sequence[int], num_expert
 
         axes = figure.subplots()
         for step, choice in np.ndindex(T, X):
-            weight = weight_TX[step, choice]
-            color = colormaps["Blues"](0.2 + 0.75 * weight)
-            axes.add_patch(
-                rectangle(
-                    step - 0.46, expert_TX[step, choice] - 0.42, 0.92, 0.84,
-                    facecolor=color, edgecolor=LINE, lw=0.5,
-                )
-            )  # fmt: skip
+            color = colormaps["Blues"](0.2 + 0.75 * weight_TX[step, choice])
+            row = expert_TX[step, choice] - 0.42
+            fill(axes, step - 0.46, row, 0.92, 0.84, facecolor=color, edgecolor=LINE, lw=0.5)
         for expert in range(num_experts):
             axes.text(T - 0.2, expert, str(count_E[expert]), va="center", fontsize=9)
         axes.text(T - 0.2, -0.95, "asked", va="center", fontsize=9)
@@ -193,8 +184,7 @@ def routing_map(expert_TX: Any, weight_TX: Any, ids_T: Sequence[int], num_expert
         axes.set_ylabel("expert")
         names = [short(int(token)) for token in ids_T]
         axes.set_xticks(range(T), names, rotation=90, fontfamily="DejaVu Sans Mono", fontsize=8.5)
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
 
     counted = ", ".join(f"{expert} {count}" for expert, count in enumerate(count_E))
     alt = (
@@ -214,35 +204,22 @@ def expert_heat_map(kinds_T: Sequence[str], expert_LTX: Any, num_experts: int) -
     L, T, _ = expert_LTX.shape
     assert T == len(kind_T), (expert_LTX.shape, len(kind_T))
     names = list(dict.fromkeys(kinds_T))
-    share_LAE = np.array(
-        [
-            [
-                np.bincount(layer_TX[kind_T == name].ravel(), minlength=num_experts)
-                / (kind_T == name).sum()
-                for name in names
-            ]
-            for layer_TX in expert_LTX
-        ]
-    )
+    share_LAE = np.zeros((L, len(names), num_experts))
+    for layer, kind in np.ndindex(L, len(names)):
+        chosen = expert_LTX[layer][kind_T == names[kind]]
+        share_LAE[layer, kind] = np.bincount(chosen.ravel(), minlength=num_experts) / len(chosen)
 
     def paint(figure: Figure) -> None:
-        columns = min(L, 2)
-        panels = figure.subplots(-(-L // columns), columns, squeeze=False, sharey=True).ravel()
-        for axes in panels[L:]:
-            axes.set_visible(False)
-        for layer, axes in zip(range(L), panels, strict=False):
+        for layer, axes in enumerate(small_multiples(figure, L, min(L, 2), sharey=True)):
             axes.imshow(share_LAE[layer], cmap="Blues", vmin=0, vmax=1, aspect="auto")
             for kind, expert in np.ndindex(len(names), num_experts):
                 share = share_LAE[layer, kind, expert]
-                axes.text(
-                    expert, kind, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
-                    color="white" if share > 0.6 else INK,
-                )  # fmt: skip
+                ink = "white" if share > 0.6 else INK
+                write(axes, expert, kind, f"{100 * share:.0f}", fontsize=8, color=ink)
             axes.set_xticks(range(num_experts))
             axes.set_yticks(range(len(names)), names)
             axes.set_title(f"layer {layer}", loc="left")
-            axes.tick_params(length=0)
-            axes.spines[["left", "bottom"]].set_visible(False)
+            bare(axes)
         figure.supxlabel("expert   (in the cell: of 100 tokens of this kind, how many ask it)")
 
     strongest = []
@@ -263,24 +240,21 @@ def load_bars(expert_LTX: Any, num_experts: int, titles: Sequence[str] | None = 
     even, titles = X / num_experts, titles or [f"layer {layer}" for layer in range(L)]
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, L, squeeze=False, sharey=True)[0]
+        panels = small_multiples(figure, L, L, sharey=True)
         for layer, axes in enumerate(panels):
             busiest = int(load_LE[layer].argmax())
             colors = [ORANGE if expert == busiest else SKY for expert in range(num_experts)]
             axes.bar(range(num_experts), load_LE[layer], color=colors, width=0.78)
             axes.axhline(even, color=INK, lw=1, ls="--")
-            axes.text(
-                busiest, load_LE[layer, busiest] + 0.01,
-                f"{load_LE[layer, busiest] / even:.1f}×", ha="center", fontsize=9,
-            )  # fmt: skip
+            most = load_LE[layer, busiest]
+            axes.text(busiest, most + 0.01, f"{most / even:.1f}×", ha="center", fontsize=9)
             axes.set_title(titles[layer], loc="left")
             axes.set_xticks(range(num_experts) if num_experts <= 12 else [0, num_experts - 1])
             axes.tick_params(axis="x", length=0)
         panels[0].set_ylabel("share of tokens")
         panels[0].set_ylim(0, max(1.25 * load_LE.max(), 2 * even))
-        figure.supxlabel(
-            "expert   (dashed: even load · orange: the busiest, and how many times that)"
-        )
+        note = "dashed: even load · orange: the busiest, and how many times that"
+        figure.supxlabel(f"expert   ({note})")
 
     summary = ", ".join(
         f"{title} expert {load_E.argmax()} {load_E.max() / even:.1f} times"

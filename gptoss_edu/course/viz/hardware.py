@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from gptoss_edu.chips.fit import GIB, Ledger
 from gptoss_edu.course.viz.colors import (
@@ -18,22 +20,21 @@ from gptoss_edu.course.viz.colors import (
     SKY,
     VERMILION,
 )
-from gptoss_edu.course.viz.look import Picture, draw, rectangle
+from gptoss_edu.course.viz.look import Axes, Figure, Picture, bare, draw, fill, name_rows, write
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PARTS = (("weights", SKY, None), ("cache", ORANGE, "///"), ("workspace", PALE, "..."))
+Style = tuple[str, str | None]  # color and hatch
+PARTS: dict[str, Style] = {
+    "weights": (SKY, None),
+    "cache": (ORANGE, "///"),
+    "workspace": (PALE, "..."),
+}
 
 
 def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
     """The values that formats can write, from zero to their largest, which lands on 1: name ->
     values. A stroke per value; beside each line, how many of them lie in the lowest tenth.
     """
-    shares = {}
-    for name, values in grids.items():
-        most = max(values)
-        shares[name] = sorted(float(value) / most for value in values)
+    shares = {name: np.sort(values) / max(values) for name, values in grids.items()}
     low = {name: sum(share < 0.1 for share in found) for name, found in shares.items()}
 
     def paint(figure: Figure) -> None:
@@ -45,10 +46,9 @@ def format_lines(grids: Mapping[str, Sequence[float]]) -> Picture:
             axes.text(1.03, row, summary, va="center", fontsize=9)
         axes.set_xlim(-0.01, 1.26)
         axes.set_ylim(len(shares) - 0.5, -0.6)
-        axes.set_yticks(range(len(shares)), list(shares))
+        name_rows(axes, shares)
         axes.set_xticks([0, 0.1, 0.25, 0.5, 0.75, 1], ["0", "0.1", "0.25", "0.5", "0.75", "1"])
         axes.set_xlabel("share of the largest value that the format can write")
-        axes.tick_params(axis="y", length=0)
 
     summary = "; ".join(f"{n}: {len(s)} values, {low[n]} below a tenth" for n, s in shares.items())
     alt = f"Positive values of formats, the largest at 1. {summary}."
@@ -62,17 +62,8 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
         axes = figure.subplots()
         most = max(max(entry.total, entry.available) for entry in ledgers.values()) / GIB
         for place, entry in enumerate(ledgers.values()):
-            left = 0.0
-            for name, color, hatch in PARTS:
-                size, summary = getattr(entry, name) / GIB, name if place == 0 else None
-                style: dict[str, Any] = {
-                    "color": color,
-                    "hatch": hatch,
-                    "edgecolor": INK,
-                    "lw": 0.6,
-                }
-                axes.barh(place, size, 0.6, left=left, label=summary, **style)
-                left += size
+            sizes = {name: getattr(entry, name) / GIB for name in PARTS}
+            left = _stack(axes, place, sizes, PARTS)
             full = entry.available / GIB
             axes.plot([full, full], [place - 0.42, place + 0.42], color=VERMILION, lw=3)
             verdict = "fits" if entry.fits else "does not fit"
@@ -80,9 +71,8 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
             axes.text(max(left, full) + 0.015 * most, place, summary, va="center", fontsize=9)
         axes.set_xlim(0, 1.3 * most)
         axes.set_ylim(len(ledgers) - 0.5, -0.6)
-        axes.set_yticks(range(len(ledgers)), list(ledgers))
+        name_rows(axes, ledgers)
         axes.set_xlabel("GiB on one device   (thick line: the device is full)")
-        axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
 
     summary = "; ".join(
@@ -90,9 +80,21 @@ def memory_ledger(ledgers: Mapping[str, Ledger]) -> Picture:
         f" {'fits' if e.fits else 'does not fit'}"
         for name, e in ledgers.items()
     )
-    return draw(
-        paint, f"Memory on one device. {summary}.", width=9, height=1.3 + 0.42 * len(ledgers)
-    )
+    alt = f"Memory on one device. {summary}."
+    return draw(paint, alt, width=9, height=1.3 + 0.42 * len(ledgers))
+
+
+def _stack(
+    axes: Axes, place: int, sizes: Mapping[str, float], styles: Mapping[str, Style]
+) -> float:
+    """A bar in pieces, each named the first time; returns where it ends."""
+    left = 0.0
+    for name, (color, hatch) in styles.items():
+        size, named = sizes.get(name, 0), name if place == 0 else None
+        style: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": INK, "lw": 0.6}
+        axes.barh(place, size, 0.6, left=left, label=named, **style)
+        left += size
+    return left
 
 
 def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float]) -> Picture:
@@ -132,33 +134,23 @@ def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float])
 
 def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> Picture:
     """What is read to write one token: row -> part -> bytes. A bar per row, a piece per part."""
-    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    styles = ((SKY, None), (ORANGE, "///"), (GREEN, "..."), (PALE, None), (PINK, "xx"))
+    name = "GB" if unit == 1e9 else "MB"
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    looks = ((SKY, None), (ORANGE, "///"), (GREEN, "..."), (PALE, None), (PINK, "xx"))
+    styles: dict[str, Style] = dict(zip(parts, looks, strict=False))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         most = max(sum(row.values()) for row in rows.values()) / unit
         for place, row in enumerate(rows.values()):
-            left = 0.0
-            for part, (color, hatch) in zip(parts, styles, strict=False):
-                size, summary = row.get(part, 0) / unit, part if place == 0 else None
-                style: dict[str, Any] = {
-                    "color": color,
-                    "hatch": hatch,
-                    "edgecolor": INK,
-                    "lw": 0.6,
-                }
-                axes.barh(place, size, 0.6, left=left, label=summary, **style)
-                left += size
+            left = _stack(axes, place, {part: row[part] / unit for part in row}, styles)
             axes.text(left + 0.015 * most, place, f"{left:.2f}", va="center", fontsize=9)
         axes.set_xlim(0, 1.12 * most)
         axes.set_ylim(len(rows) - 0.5, -0.6)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set_xlabel("GB read for one token" if unit == 1e9 else "MB read for one token")
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, rows)
+        axes.set_xlabel(f"{name} read for one token")
         figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
 
-    name = "GB" if unit == 1e9 else "MB"
     summary = "; ".join(
         f"{row}: {sum(found.values()) / unit:.2f} {name}, of which "
         + ", ".join(f"{part} {size / unit:.2f}" for part, size in found.items())
@@ -189,9 +181,9 @@ def sharding_map(
             for column, device in enumerate(devices):
                 summary, number = part(spec, device)
                 color = PALE if number < 0 else colors[number % 10 % len(colors)]
-                style: dict[str, Any] = {"facecolor": color, "edgecolor": INK, "lw": 0.6}
-                axes.add_patch(rectangle(column + 0.04, row - 0.38, 0.92, 0.76, **style))
-                axes.text(column + 0.5, row, summary, ha="center", va="center", fontsize=8.5)
+                place = column + 0.04, row - 0.38, 0.92, 0.76
+                fill(axes, *place, facecolor=color, edgecolor=INK, lw=0.6)
+                write(axes, column + 0.5, row, summary, fontsize=8.5)
         axes.set_xlim(0, len(devices))
         axes.set_ylim(len(arrays) - 0.4, -0.6)
         names = [
@@ -199,12 +191,11 @@ def sharding_map(
             for name, (shape, _) in arrays.items()
         ]
         axes.set_yticks(range(len(arrays)), names)
-        axes.set_xticks([column + 0.5 for column in range(len(devices))],
-                        map(str, range(len(devices))))  # fmt: skip
+        columns = range(len(devices))
+        axes.set_xticks([column + 0.5 for column in columns], map(str, columns))
         axes.set_xlabel("device   (t3: part 3 along the mesh axis tensor; all: a whole copy)")
         axes.set_facecolor(PAPER)
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
 
     summary = "; ".join(
         f"{name}: "

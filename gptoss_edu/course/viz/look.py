@@ -16,15 +16,18 @@ import html
 import io
 import os
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gptoss_edu.course.viz.colors import INK, LINE, PAPER
 from gptoss_edu.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    import matplotlib.axes
+    import matplotlib.figure
+
+Axes: TypeAlias = "matplotlib.axes.Axes"
+Figure: TypeAlias = "matplotlib.figure.Figure"
 
 STATIC = "GPTOSS_EDU_STATIC"  # set: show only what a file can keep and a test can compare
 STYLE: dict[Any, Any] = {
@@ -86,10 +89,11 @@ class Picture:
 def draw(paint: Callable[[Figure], None], alt: str, *, width: float, height: float) -> Picture:
     """A picture of `width` x `height` inches: `paint` receives a matplotlib figure to fill."""
     import matplotlib
-    from matplotlib.figure import Figure
+    import matplotlib.figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+        size = (width, height)
+        figure = matplotlib.figure.Figure(figsize=size, facecolor=PAPER, layout="constrained")
         paint(figure)
         file = io.BytesIO()
         with warnings.catch_warnings():  # no font has every script of the vocabulary
@@ -128,10 +132,41 @@ def rectangle(x: float, y: float, width: float, height: float, **style: Any) -> 
     return Rectangle((x, y), width, height, **style)
 
 
+def fill(axes: Axes, x: float, y: float, width: float, height: float, **style: Any) -> None:
+    """Draw a rectangle."""
+    axes.add_patch(rectangle(x, y, width, height, **style))
+
+
+def write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Write around a place, not beside it; `style` as matplotlib names it."""
+    axes.text(x, y, text, ha="center", va="center", **style)
+
+
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
     """A box in a light tint of `color`, with `text` in its middle."""
     from matplotlib.colors import to_rgb
 
     tint = tuple(0.55 + 0.45 * channel for channel in to_rgb(color))
-    axes.add_patch(rectangle(x, y, width, height, facecolor=tint, edgecolor=INK, lw=0.8, zorder=2))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, zorder=3)
+    fill(axes, x, y, width, height, facecolor=tint, edgecolor=INK, lw=0.8, zorder=2)
+    write(axes, x + width / 2, y + height / 2, text, fontsize=9, zorder=3)
+
+
+def small_multiples(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
+    """`count` axes in rows of `columns`; what is left of the last row stays empty."""
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **shared).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return list(grid[:count])
+
+
+def name_rows(axes: Axes, names: Iterable[str]) -> None:
+    """Names at the left of rows 0, 1, 2, ... instead of a scale."""
+    names = list(names)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+
+
+def bare(axes: Axes) -> None:
+    """No axis lines and no ticks: the cells say where they are, and names stand beside them."""
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)

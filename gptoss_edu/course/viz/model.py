@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.cache import FullKV, RingKV
 from gptoss_edu.config import Config
 from gptoss_edu.course.viz.colors import GREEN, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
-from gptoss_edu.course.viz.look import Picture, box, draw, rectangle, short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from gptoss_edu.course.viz.look import (
+    Axes,
+    Figure,
+    Picture,
+    bare,
+    box,
+    draw,
+    fill,
+    name_rows,
+    short,
+    write,
+)
 
 
 def logit_lens_table(
@@ -37,19 +44,19 @@ def logit_lens_table(
         axes = figure.subplots()
         shade = axes.imshow(sure_LT, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for layer, step in np.ndindex(L, T):
-            axes.text(
-                step, layer, short(int(guess_LT[layer, step])), ha="center", va="center",
-                fontsize=7, color="white" if sure_LT[layer, step] > 0.6 else INK,
-                weight="bold" if right_LT[layer, step] else "normal",
-            )  # fmt: skip
-            if right_LT[layer, step]:
+            guess, right = short(int(guess_LT[layer, step])), right_LT[layer, step]
+            color, weight = (
+                "white" if sure_LT[layer, step] > 0.6 else INK,
+                "bold" if right else None,
+            )
+            write(axes, step, layer, guess, fontsize=7, color=color, weight=weight)
+            if right:
                 frame = {"fill": False, "edgecolor": ORANGE, "linewidth": 2.2}
-                axes.add_patch(rectangle(step - 0.46, layer - 0.44, 0.92, 0.88, **frame))
+                fill(axes, step - 0.46, layer - 0.44, 0.92, 0.88, **frame)
         axes.set_yticks(range(L), names)
         axes.set_xticks(range(T), [short(int(token)) for token in ids_T], fontsize=8)
         axes.set_xlabel("token that was read   (orange frame: the guess is what came next)")
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
         bar = figure.colorbar(shade, ax=axes, ticks=[0, 0.5, 1], fraction=0.03, pad=0.01)
         bar.set_label("probability of the guess")
 
@@ -79,19 +86,16 @@ def cache_picture(stores: Sequence[tuple[str, FullKV | RingKV]], row: int = 0) -
                     "edgecolor": VERMILION if newest else LINE,
                     "lw": 2.5 if newest else 0.8,
                 }
-                axes.add_patch(
-                    rectangle(slot + 0.06, line - 0.4, 0.88, 0.8, facecolor=color, **style)
-                )
+                fill(axes, slot + 0.06, line - 0.4, 0.88, 0.8, facecolor=color, **style)
                 if position >= 0:
                     ink = "white" if age > 0.6 else INK
-                    axes.text(slot + 0.5, line, str(position), ha="center", va="center", color=ink)
+                    write(axes, slot + 0.5, line, str(position), color=ink)
         axes.set_xlim(0, slots)
         axes.set_ylim(len(held) - 0.4, -0.6)
         axes.set_yticks(range(len(held)), [name for name, _ in held])
         axes.set_xticks([slot + 0.5 for slot in range(slots)], map(str, range(slots)))
         axes.set_xlabel("slot   (in the square: the position of its key; red frame: the newest)")
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        bare(axes)
 
     alt = "Slots and the positions they hold. " + " ".join(
         f"{name}: {' '.join(str(p) if p >= 0 else '-' for p in position_S)}."
@@ -114,14 +118,14 @@ def network_diagram(config: Config) -> Picture:
         box(axes, 0.15, -0.15, 1.35, 0.9, f"embed\n{c.vocab_size:,} rows\nof {c.hidden_size}", SKY)
         for left, title, attends in ((1.8, "even layer", slides), (5.1, "odd layer", full)):
             frame = {"facecolor": "none", "edgecolor": LINE, "linestyle": "--"}
-            axes.add_patch(rectangle(left, -0.15, 3.15, 2.65, **frame))
-            axes.text(left + 1.58, 2.3, title, ha="center", va="center", weight="bold")
+            fill(axes, left, -0.15, 3.15, 2.65, **frame)
+            write(axes, left + 1.58, 2.3, title, weight="bold")
             _branch(axes, left + 0.15, attends, ORANGE)
             _branch(axes, left + 1.7, experts, GREEN)
         box(axes, 8.5, -0.02, 0.95, 0.64, "norm", PALE)
         box(axes, 9.75, -0.15, 1.35, 0.9, f"unembed\n{c.vocab_size:,}\nlogits", SKY)
         repeat = f"{c.num_layers} layers in turn: even, odd, even, odd …"
-        axes.text(5.0, -0.4, repeat, ha="center", va="center")
+        write(axes, 5.0, -0.4, repeat)
         axes.set_xlim(0, 11.7)
         axes.set_ylim(-0.6, 2.6)
         axes.set_axis_off()
@@ -143,7 +147,7 @@ def _branch(axes: Axes, left: float, text: str, color: str) -> None:
     axes.text(left + 0.31, 0.72, "norm", va="center", fontsize=8.5)
     box(axes, left, 1.12, 1.35, 0.9, text, color)
     axes.plot(left + 1.1, 0.3, "o", color=PAPER, markeredgecolor=INK, markersize=13, zorder=3)
-    axes.text(left + 1.1, 0.29, "+", ha="center", va="center", weight="bold", zorder=4)
+    write(axes, left + 1.1, 0.29, "+", weight="bold", zorder=4)
 
 
 def difference_bars(changes: Mapping[str, tuple[float, bool]], *, unit: str) -> Picture:
@@ -166,10 +170,9 @@ def difference_bars(changes: Mapping[str, tuple[float, bool]], *, unit: str) -> 
         axes.set_xticks([10.0**power for power in range(-8, 5, 2)], minor=False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
-        axes.set_yticks(range(len(names)), names)
+        name_rows(axes, names)
         axes.invert_yaxis()
         axes.set_xlabel(unit)
-        axes.tick_params(axis="y", length=0)
 
     summary = "; ".join(
         f"{n}: {'another' if o else 'same'} answer" for n, (_, o) in changes.items()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
-from gptoss_edu.course.viz.look import Picture, box, draw, rectangle
+from gptoss_edu.course.viz.look import (
+    Axes,
+    Figure,
+    Picture,
+    box,
+    draw,
+    fill,
+    name_rows,
+    small_multiples,
+    write,
+)
 from gptoss_edu.mxfp4 import VALUES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None) -> Picture:
@@ -31,14 +37,14 @@ def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None
             axes.text(-1.16 * largest, -row, name, ha="right", va="center")
             for value in sorted({float(value) for value in values}):
                 axes.text(value, -row - 0.17, f"{value:.3g}", ha="center", va="top", fontsize=8.5)
-                codes = (
-                    [f"{c:0{bits}b}" for c, v in enumerate(values) if v == value] if bits else []
-                )
-                if row == 0 and codes:
-                    axes.text(
-                        value, 0.17, "\n".join(codes), ha="center", va="bottom", fontsize=7.5,
-                        rotation=90, fontfamily="DejaVu Sans Mono",
-                    )  # fmt: skip
+                if row == 0 and bits:
+                    codes = [f"{code:0{bits}b}" for code, v in enumerate(values) if v == value]
+                    style: dict[str, Any] = {
+                        "fontsize": 7.5,
+                        "rotation": 90,
+                        "fontfamily": "DejaVu Sans Mono",
+                    }
+                    axes.text(value, 0.17, "\n".join(codes), ha="center", va="bottom", **style)
         axes.set_xlim(-1.5 * largest, 1.1 * largest)
         axes.set_ylim(0.5 - len(grids), 0.95 if bits else 0.3)
         axes.set_axis_off()
@@ -110,7 +116,7 @@ def block_panels(blocks: Mapping[str, Block]) -> Picture:
     largest = max(float(np.abs(np.asarray(numbers, np.float64)).max()) for numbers in shown)
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
+        panels = small_multiples(figure, len(blocks), len(blocks), sharey=True)
         for axes, (name, block) in zip(panels, blocks.items(), strict=True):
             _paint_block(axes, block, 1.15 * (largest or 1.0))
             axes.set_title(f"{name}\nbyte {block.scale}: error {block.error:.0%}", loc="left")
@@ -159,8 +165,7 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (bits, error) in enumerate(errors.values()):
-            few = bits < 5
-            color, hatch = (ORANGE, "///") if few else (SKY, None)
+            color, hatch = (ORANGE, "///") if bits < 5 else (SKY, None)
             axes.barh(place, max(error, floor), color=color, hatch=hatch, edgecolor=PAPER)
             summary = f"{_percent(error)}   ({bits:g} bits)"
             axes.text(max(error, floor) * 1.12, place, summary, va="center", fontsize=9)
@@ -169,10 +174,9 @@ def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
         axes.set_xticks([tick for tick in (0.001, 0.01, 0.1, 1) if floor <= tick])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}"[:6] if value < 1 else "1")
         axes.minorticks_off()
-        axes.set_yticks(range(len(names)), names)
+        name_rows(axes, names)
         axes.invert_yaxis()
         axes.set_xlabel("error, as a part of the weights (hatched: below 5 bits per weight)")
-        axes.tick_params(axis="y", length=0)
 
     summary = "; ".join(
         f"{name}, {bits:g} bits: {_percent(e)}" for name, (bits, e) in errors.items()
@@ -206,16 +210,9 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
                     "edgecolor": INK,
                     "lw": 0.6,
                 }
-                axes.add_patch(rectangle(place, -0.5 - 1.75 * row, 0.96, 0.96, **style))
+                fill(axes, place, -0.5 - 1.75 * row, 0.96, 0.96, **style)
                 summary = f"out {output}\nin {first}\n  {first + 1}"
-                axes.text(
-                    place + 0.48,
-                    -0.02 - 1.75 * row,
-                    summary,
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                )
+                write(axes, place + 0.48, -0.02 - 1.75 * row, summary, fontsize=7.5)
         axes.set_xlim(-0.1, max(len(owners) for owners in rows.values()) + 0.1)
         axes.set_ylim(1.1 - 1.75 * len(rows), 1.0)
         axes.set_axis_off()

@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, Config
 from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, SKY, VERMILION
-from gptoss_edu.course.viz.look import Picture, draw
+from gptoss_edu.course.viz.look import Axes, Figure, Picture, draw, small_multiples, write
 from gptoss_edu.model import rope_frequencies
 from gptoss_edu.rope import ramp_bounds
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TURN = 2 * math.pi
 # Color, line and marker change together: two curves differ without color, too.
@@ -55,10 +51,8 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
     rim = any(wheel.reached for wheel in wheels)
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(wheels) :]:
-            axes.set_visible(False)
-        for axes, wheel in zip(panels, wheels, strict=False):
+        panels = small_multiples(figure, len(wheels), columns)
+        for axes, wheel in zip(panels, wheels, strict=True):
             _dial(axes, wheel)
         if rim:
             figure.supxlabel("thick blue rim: angles seen in training   ·   red dashes: new angles")
@@ -78,8 +72,7 @@ def _dial(axes: Axes, wheel: Wheel) -> None:
         x, y = math.cos(angle), math.sin(angle)
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 2, "ls": line, "shrinkA": 0}
         axes.annotate("", (0.95 * x, 0.95 * y), (0, 0), arrowprops=arrow)
-        style: dict[str, Any] = {"ha": "center", "va": "center", "color": color, "weight": "bold"}
-        axes.text(1.22 * x, 1.22 * y, name, **style)
+        write(axes, 1.22 * x, 1.22 * y, name, color=color, weight="bold")
     axes.set_title(wheel.title, fontsize=9.5, pad=2)
     axes.set_xlim(-1.4, 1.4)
     axes.set_ylim(-1.35, 1.35)
@@ -197,14 +190,13 @@ def yarn_panel(
         return Wheel(f"pair {pair}", {"": reached}, seen, reached)
 
     def paint(figure: Figure) -> None:
-        for part, row in zip(figure.subfigures(len(rows), 1, squeeze=False).ravel(), rows,
-                             strict=True):  # fmt: skip
-            position, factor, beta_fast, inv_C = row
+        parts = figure.subfigures(len(rows), 1, squeeze=False).ravel()
+        for part, (position, factor, beta_fast, inv_C) in zip(parts, rows, strict=True):
             part.suptitle(f"position {position:,} · factor {factor:g} · beta_fast {beta_fast:g}")
             axes = part.subplots(1, 5, width_ratios=[1, 1, 1, 1, 2.6])
             for panel, pair in zip(axes, pairs, strict=False):
                 _dial(panel, wheel(pair, position, inv_C))
-            _ramp(axes[4], config, beta_fast)
+            axes[4].axvspan(*_bounds(config, beta_fast), color=ORANGE, alpha=0.25, lw=0)
             curves = {"plain": plain_C, "YaRN": inv_C}
             _wavelengths(axes[4], curves, (config.initial_context,))
 
@@ -220,18 +212,11 @@ def yarn_panel(
     return draw(paint, alt, width=9.6, height=2.3 * len(rows))
 
 
-def _ramp(axes: Axes, config: Config, beta_fast: float) -> None:
-    axes.axvspan(*_bounds(config, beta_fast), color=ORANGE, alpha=0.25, lw=0)
-
-
 def _bounds(config: Config, beta_fast: float) -> tuple[float, float]:
     return ramp_bounds(
-        config.head_dim,
-        theta=config.rope_theta,
-        beta_slow=config.beta_slow,
-        beta_fast=beta_fast,
+        config.head_dim, theta=config.rope_theta, beta_slow=config.beta_slow, beta_fast=beta_fast,
         initial_context=config.initial_context,
-    )
+    )  # fmt: skip
 
 
 def _frequencies(config: Config, factor: float, beta_fast: float) -> np.ndarray:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, INK, VERMILION
-from gptoss_edu.course.viz.look import Picture, draw, label
+from gptoss_edu.course.viz.look import Figure, Picture, draw, label, small_multiples
 from gptoss_edu.sampling import Sampling, filter_logits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def sampling_panels(
@@ -33,18 +30,15 @@ def sampling_panels(
     rows = -(-len(drawn) // columns)
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes in panels[len(drawn) :]:
-            axes.set_visible(False)
-        for axes, (name, p_V) in zip(panels, drawn.items(), strict=False):
+        panels = small_multiples(figure, len(drawn), columns, sharex=True, sharey=True)
+        for axes, (name, p_V) in zip(panels, drawn.items(), strict=True):
             axes.barh(range(top), p_V[order], color=BLUE, height=0.72)
             axes.barh(range(top), plain, facecolor="none", edgecolor=INK, height=0.72, lw=0.7)
             for place, row in enumerate(order):
                 p = p_V[row]
-                axes.text(
-                    max(p, plain[place]) + 0.02, place, f"{p:.0%}" if p > 0 else "never",
-                    va="center", fontsize=8.5, color=INK if p > 0 else VERMILION,
-                )  # fmt: skip
+                text, color = (f"{p:.0%}", INK) if p > 0 else ("never", VERMILION)
+                at = max(p, plain[place]) + 0.02
+                axes.text(at, place, text, va="center", fontsize=8.5, color=color)
             axes.set_yticks(range(top), names, fontfamily="DejaVu Sans Mono")
             axes.set_title(name, loc="left")
             axes.set_xlim(0, 1.18)

@@ -11,7 +11,7 @@ import dataclasses
 import html
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptoss_edu.course.viz.colors import (
     ANSI,
@@ -26,7 +26,18 @@ from gptoss_edu.course.viz.colors import (
     VERMILION,
 )
 from gptoss_edu.course.viz.explore import show
-from gptoss_edu.course.viz.look import Picture, draw, label, rectangle
+from gptoss_edu.course.viz.look import (
+    Axes,
+    Figure,
+    Picture,
+    draw,
+    fill,
+    label,
+    name_rows,
+    rectangle,
+    small_multiples,
+    write,
+)
 from gptoss_edu.parser import Piece, StreamParser
 from gptoss_edu.reply import COLORS, Reply
 from gptoss_edu.tokenizer import (
@@ -41,10 +52,6 @@ from gptoss_edu.tokenizer import (
     STOP_TOKENS,
     Tokenizer,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +119,12 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
     per_row = max(1, -(-len(ids) // rows))  # rows of equal length
 
     def paint(figure: Figure) -> None:
-        for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
-            for step in range(row * per_row, min(len(ids), (row + 1) * per_row)):
+        for row, axes in enumerate(small_multiples(figure, rows, 1)):
+            part = range(row * per_row, min(len(ids), (row + 1) * per_row))
+            for x, step in enumerate(part):
                 channel = lanes[step][0]
-                height = names.index(channel or "header")
-                _token_box(axes, step - row * per_row, height, ids[step], channel)
-            axes.set_xlim(-0.6, per_row - 0.4)
-            axes.set_ylim(-0.5, len(names) - 0.5)
-            axes.set_yticks(range(len(names)), names)
-            ticks = range(0, min(per_row, len(ids) - row * per_row), 5)
-            axes.set_xticks(ticks, [str(row * per_row + tick) for tick in ticks])
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(axis="y", length=0)
+                _token_box(axes, x, names.index(channel or "header"), ids[step], channel)
+            _name_lanes(axes, names, part, per_row)
         axes.set_xlabel("tokens since the end of the prompt")
 
     spoken = {name: sum(lane == name for lane, _ in lanes) for name in channels}
@@ -136,28 +137,32 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
     return draw(paint, alt, width=9, height=0.3 + rows * (0.3 + 0.66 * len(names)))
 
 
+def _name_lanes(axes: Axes, names: Sequence[str], steps: Sequence[int], width: int) -> None:
+    """A name at the left of each lane; below, the number of every fifth step."""
+    axes.set_xlim(-0.6, width - 0.4)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    name_rows(axes, names)
+    axes.set_xticks(range(0, len(steps), 5), [str(step) for step in steps[::5]])
+    axes.spines["left"].set_visible(False)
+
+
 def _token_box(
     axes: Axes, x: int, y: int, token: int, channel: str | None, *, dark: bool = False
 ) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     stops = token in STOP_TOKENS
-    box = FancyBboxPatch(
-        (x - 0.4, y - 0.42),
-        0.8,
-        0.84,
-        boxstyle="round,pad=0,rounding_size=0.12",
-        facecolor=VERMILION if stops else INK if dark else TINTS.get(channel, PALE),
-        edgecolor=COLORS.get(channel or "", LINE),
-        linewidth=0.8,
-    )
-    axes.add_patch(box)
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.12",
+        "facecolor": VERMILION if stops else INK if dark else TINTS.get(channel, PALE),
+        "edgecolor": COLORS.get(channel or "", LINE),
+        "linewidth": 0.8,
+    }
+    axes.add_patch(FancyBboxPatch((x - 0.4, y - 0.42), 0.8, 0.84, **style))
     text = label(token, 99).replace("<|", "").replace("|>", "")
     text = text if len(text) <= 9 else text[:8] + "…"
-    axes.text(
-        x, y, text, rotation=90, ha="center", va="center", fontsize=7.5,
-        color="white" if stops or dark else INK, weight="bold" if stops else "normal",
-    )  # fmt: skip
+    color, weight = "white" if stops or dark else INK, "bold" if stops else None
+    write(axes, x, y, text, rotation=90, fontsize=7.5, color=color, weight=weight)
 
 
 # --------------------------------------------------------------------------- text becomes tokens
@@ -171,7 +176,7 @@ class TokenRows:
 
     def __repr__(self) -> str:
         wide = max((len(caption) for caption, _ in self.rows), default=0)
-        counts = [f"{_counted(strip):>10}" for _, strip in self.rows]
+        counts = [f"{_count(strip.tokens, 'token'):>10}" for _, strip in self.rows]
         pairs = zip(self.rows, counts, strict=True)
         return "\n".join(f"{name:{wide}} {count}: {strip!r}" for (name, strip), count in pairs)
 
@@ -179,16 +184,11 @@ class TokenRows:
         cell = 'style="text-align:left;padding:2px 10px 2px 0;background:transparent"'
         rows = "".join(
             f'<tr><td {cell[:-1]};white-space:pre-wrap">{html.escape(caption)}</td>'
-            f"<td {cell.replace('left', 'right')}>{_counted(strip)}</td>"
+            f"<td {cell.replace('left', 'right')}>{_count(strip.tokens, 'token')}</td>"
             f"<td {cell}>{strip._repr_html_()}</td></tr>"
             for caption, strip in self.rows
         )
         return f"<table>{rows}</table>"
-
-
-def _counted(strip: TokenStrip) -> str:
-    count = len(strip.tokens)
-    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def token_rows(rows: Mapping[str, Iterable[int]]) -> TokenRows:
@@ -317,14 +317,10 @@ def _piece_box(axes: Axes, x: float, y: float, piece: bytes, color: str) -> None
     from matplotlib.colors import to_rgb
 
     tint = color if color == PALE else tuple(0.45 + 0.55 * channel for channel in to_rgb(color))
-    style: dict[str, Any] = {
-        "facecolor": tint,
-        "edgecolor": INK if color != PALE else LINE,
-        "lw": 0.9,
-    }
-    axes.add_patch(rectangle(x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, **style))
+    edge = INK if color != PALE else LINE
+    fill(axes, x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, facecolor=tint, edgecolor=edge, lw=0.9)
     text = _piece(piece)
-    axes.text(x + len(piece) / 2, y, text, ha="center", va="center", fontsize=10)
+    write(axes, x + len(piece) / 2, y, text, fontsize=10)
 
 
 def count_bars(texts: Mapping[str, str], tokenizer: Tokenizer | None = None) -> Picture:
@@ -338,21 +334,13 @@ def count_bars(texts: Mapping[str, str], tokenizer: Tokenizer | None = None) -> 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, triple in enumerate(counts.values()):
-            for line, (count, (color, hatch)) in enumerate(
-                zip(triple, shades.values(), strict=True)
-            ):
+            styles = zip(triple, shades.values(), strict=True)
+            for line, (count, (color, hatch)) in enumerate(styles):
                 y = place + 0.27 * (line - 1)
-                style: dict[str, Any] = {
-                    "color": color,
-                    "hatch": hatch,
-                    "edgecolor": LINE,
-                    "lw": 0.5,
-                }
-                axes.barh(y, count, 0.25, **style)
+                axes.barh(y, count, 0.25, color=color, hatch=hatch, edgecolor=LINE, lw=0.5)
                 axes.text(count + 0.6, y, str(count), va="center", fontsize=8)
-        axes.set_yticks(range(len(counts)), counts)
+        name_rows(axes, counts)
         axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
         handles = [
             rectangle(0, 0, 1, 1, facecolor=color, hatch=hatch, edgecolor=LINE, lw=0.5)
             for color, hatch in shades.values()
@@ -415,12 +403,8 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
                     _control(axes, starts[part], -row, opener)
                     text = texts[part]
                     text = text if part != "text" or len(text) <= room else text[: room - 1] + "…"
-                    style: dict[str, Any] = {
-                        "family": "DejaVu Sans Mono",
-                        "fontsize": 8,
-                        "va": "center",
-                    }
-                    axes.text(starts[part] + BOX + 0.8, -row, text, **style)
+                    style: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 8}
+                    axes.text(starts[part] + BOX + 0.8, -row, text, va="center", **style)
             if "end" in message:
                 _control(axes, x, -row, message["end"][0])
         axes.set_xlim(-1, width)
@@ -450,9 +434,8 @@ def _told(message: Mapping[str, list[int]]) -> str:
 
 def _control(axes: Axes, x: float, y: float, token: int) -> None:
     color = VERMILION if token in STOP_TOKENS else INK
-    axes.add_patch(rectangle(x, y - 0.34, BOX, 0.68, facecolor=color, edgecolor=color))
-    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "white"}
-    axes.text(x + BOX / 2, y, label(token)[2:-2], **style)
+    fill(axes, x, y - 0.34, BOX, 0.68, facecolor=color, edgecolor=color)
+    write(axes, x + BOX / 2, y, label(token)[2:-2], fontsize=7.5, color="white")
 
 
 def parser_states(
@@ -468,27 +451,17 @@ def parser_states(
     per_row = max(8, -(-len(steps) // rows))
 
     def paint(figure: Figure) -> None:
-        for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+        for row, axes in enumerate(small_multiples(figure, rows, 1)):
             part = steps[row * per_row : (row + 1) * per_row]
             heights = [names.index(state) for _, state in part]
             axes.step(range(len(part)), heights, where="mid", color=ORANGE, lw=2.5, zorder=1)
             for x, ((token, _), height) in enumerate(zip(part, heights, strict=True)):
                 _token_box(axes, x, height, token, None, dark=token >= FIRST_CONTROL)
-            axes.set_xlim(-0.6, per_row - 0.4)
-            axes.set_ylim(-0.5, len(names) - 0.5)
-            axes.set_yticks(range(len(names)), names)
-            ticks = range(0, len(part), 5)
-            axes.set_xticks(ticks, [str(row * per_row + tick) for tick in ticks])
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(axis="y", length=0)
+            numbers = range(row * per_row, row * per_row + len(part))
+            _name_lanes(axes, names, numbers, per_row)
         axes.set_xlabel("tokens since the parser began")
 
-    runs: list[tuple[str, int]] = []
-    for _, state in steps:
-        if runs and runs[-1][0] == state:
-            runs[-1] = (state, runs[-1][1] + 1)
-        else:
-            runs.append((state, 1))
-    way = ", ".join(f"{state} {count}" for state, count in runs)
+    runs = itertools.groupby(state for _, state in steps)
+    way = ", ".join(f"{state} {len(list(run))}" for state, run in runs)
     alt = f"States of a parser over {_count(steps, 'token')}, with how long each lasts: {way}."
     return draw(paint, alt, width=9, height=0.3 + rows * (0.35 + 0.66 * len(names)))

@@ -6,17 +6,14 @@ import dataclasses
 import html
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, TINTS, VERMILION
-from gptoss_edu.course.viz.look import Picture, draw, label, short
+from gptoss_edu.course.viz.look import Figure, Picture, draw, label, short
 from gptoss_edu.mxfp4 import VALUES
 from gptoss_edu.tokenizer import FIRST_CONTROL
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
