@@ -6,7 +6,7 @@ import argparse
 
 from gptoss_edu.commands.terminal import INTERRUPTED, UsageError, complain
 from gptoss_edu.weights import convert, mapped, orbax
-from gptoss_edu.weights.checkpoint import find_folder
+from gptoss_edu.weights.folders import find_folder
 
 HELP = "write a checkpoint as it lies in memory, once: later starts only map it (on a CPU)"
 

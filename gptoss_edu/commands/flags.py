@@ -113,6 +113,7 @@ def load(args: argparse.Namespace) -> tuple[Model, Params]:
             dense=args.dense,
             backend=args.backend,
             revision=args.revision,
+            needs_text=True,
         )
     for warning in caught:
         complain(warning.message)

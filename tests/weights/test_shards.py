@@ -266,10 +266,10 @@ def test_what_is_not_a_file_is_refused_by_what_it_is(tmp_path, kind, name):
     else:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
-    with pytest.raises(ValueError, match=f"is {name}, expected a safetensors file"):
+    with pytest.raises(ValueError, match=f"is {name}, expected a file"):
         find_tensors(tmp_path)
     edit_index_of(tmp_path, {"a": path.name})
-    with pytest.raises(ValueError, match=f"is {name}, expected a safetensors file"):
+    with pytest.raises(ValueError, match=f"is {name}, expected a file"):
         find_tensors(tmp_path)
 
 
@@ -328,7 +328,7 @@ def test_an_index_that_puts_a_tensor_in_another_shard_is_refused(tmp_path):
 )
 def test_an_index_that_cannot_be_read_is_refused(tmp_path, text):
     (tmp_path / shards.INDEX).write_text(text)
-    with pytest.raises(ValueError, match="weight_map"):
+    with pytest.raises(ValueError, match=r"no readable weight_map|is not JSON"):
         find_tensors(tmp_path)
 
 
