@@ -209,7 +209,7 @@ def _read(found: object, field: str, kind: type) -> object:
 
 def _cast(name: str, value: Any, kind: type) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-    strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    strings = isinstance(value, list) and {*map(type, value)} == {str}
     whole = number and value == int(value)
     if not {int: whole, float: number, bool: isinstance(value, bool), tuple: strings}[kind]:
         expected = "a list of strings" if kind is tuple else kind.__name__

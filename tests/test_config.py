@@ -106,6 +106,7 @@ def test_tiny_has_pairwise_different_sizes():
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
         ({"swiglu_limit": 0}, "swiglu_limit is 0.0"),
         ({"vocab_size": True}, "vocab_size is True, expected int"),
+        ({"layer_types": []}, "layer_types is [], expected a list of strings"),
         ({"layer_types": [{}]}, "layer_types is [{}], expected a list of strings"),
         ({"layer_types": ["x" * 10**6] * 24}, "not ['xxx"),
         ({"architectures": "LlamaForCausalLM"}, "describes 'LlamaForCausalLM'"),

@@ -48,6 +48,7 @@ BITS |= {"U64": 64, "I64": 64, "F64": 64, "C64": 64}
 # Bits of the exponent: all ones are infinite, or no number. Of MXFP4's scales 255 is none.
 EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "scales": 0xFF}
 MAX_HEADER = 100_000_000  # bytes, as in the safetensors package: more is a damaged length
+MAX_TENSORS = 100_000  # of a file; a 120B with a tensor for each part of an expert has 28,000
 PADDING = "padding."  # how names of tensors begin that nobody reads
 SHARD = re.compile(r"[^./\\\0][^/\\\0]*\.safetensors")
 
@@ -146,6 +147,8 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     )  # fmt: skip
     if not isinstance(header, dict):
         raise ValueError(f"found {header!r:.80}, expected names of tensors")
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"found {len(header):,} tensors, expected {MAX_TENSORS:,} at most")
     about = header.pop("__metadata__", None)
     about = {} if about is None else about
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):

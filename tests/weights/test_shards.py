@@ -229,6 +229,14 @@ def test_header_for_header_we_agree_with_the_safetensors_package(tmp_path):
     assert min(agreed[True, True], agreed[False, False]) > 500, agreed
 
 
+def test_a_header_of_a_million_tensors_is_refused_before_they_are_looked_at(tmp_path):
+    """Fifty megabytes of names would be compared one by one."""
+    empty = json.dumps({"dtype": "U8", "shape": [0], "data_offsets": [0, 0]})
+    header = "{" + ",".join(f'"{number}":{empty}' for number in range(100_001)) + "}"
+    with pytest.raises(ValueError, match=r"found 100,001 tensors, expected 100,000 at most"):
+        read_header(with_header(tmp_path, header.encode(), b""))
+
+
 def test_a_header_of_garbage_is_not_read_into_memory(tmp_path):
     """A flipped bit in the length makes gigabytes of it: the file is sparse, and read nowhere."""
     path = tmp_path / "model.safetensors"
