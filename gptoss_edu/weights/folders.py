@@ -26,7 +26,7 @@ from gptoss_edu.weights.shards import INDEX, Tensor, find_tensors, weight_files
 POCKET = Path(__file__).parents[1] / "data" / "pocket"
 CONFIG, KEPT_IDS = "config.json", "o200k_ids.json"
 DRAFT = ".saving-"  # how the folder begins in which a checkpoint is written
-SPARE = 512  # rows that a small vocabulary may have beyond its ids: others pad to such a multiple
+SPARE = 512  # rows that a small vocabulary may have beyond its ids, if they are padding
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -143,7 +143,8 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer | NoText:
     rows, path = config.vocab_size, folder / KEPT_IDS
     if is_there(path):
         ids = read_json(path)
-        if not isinstance(ids, list) or not 0 <= rows - len(ids) < SPARE:
+        spare = rows - len(ids) if isinstance(ids, list) else -1
+        if spare and not (0 < spare < SPARE and rows % 64 == 0):
             found = f"{len(ids)} ids" if isinstance(ids, list) else f"a {type(ids).__name__}"
             raise ValueError(
                 f"{visible(path)} holds {found}, expected a list of {rows}, one per row of the"
