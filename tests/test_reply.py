@@ -79,7 +79,7 @@ def test_text_without_a_channel_is_the_answer_only_when_there_is_no_other():
     assert reply_to("Three.").final == "Three."
     assert reply_to("Well<|channel|>final<|message|>Three.<|return|>").final == "Three."
     assert reply_to("<|start|>user<|message|>me<|end|>").final == ""
-    assert reply_to("<|channel|>commentary<|message|>Wait.<|end|>").final == ""
+    assert reply_to("<|channel|>commentary<|message|>Wait.<|end|>", "length").final == ""
 
 
 def test_a_reply_is_history():
