@@ -20,20 +20,23 @@ class Hub(http.server.ThreadingHTTPServer):
     `log`: (name, first byte asked for) of each file that was sent, `asked`: paths. `cut[name]` is
     the number of bytes after which the connection breaks, `cuts_left` times; with `asleep` it stays
     open and sends nothing more until `over` is set, and then up to `further`. `instead[name]` is a
-    list of (status, headers, body) that are sent first in the file's place. `beyond` is sent after
-    a file's last byte.
+    list of (status, headers, body) that are sent first in the file's place, `instead["HEAD name"]`
+    where only its headers are asked for. `tokens` are those that came. `beyond` is sent after
+    a file's last byte. A file comes in pieces of so many bytes, `drip` seconds apart if that is
+    not 0.
     """
 
     def __init__(self, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.log, self.asked = files, [], []
+        self.files, self.log, self.asked, self.tokens = files, [], [], []
         self.siblings = [sibling(name, data) for name, data in files.items()]
         self.cut: dict[str, int] = {}
         self.cuts_left = 0
         self.asleep, self.over = False, threading.Event()
         self.further, self.closed = None, threading.Event()
         self.instead: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
-        self.ranges, self.beyond, self.sha = True, b"", SHA
+        self.ranges, self.beyond, self.sha, self.drip = True, b"", SHA, 0.0
+        self.piece = 1
         self.daemon_threads = True
 
     @property
@@ -62,8 +65,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         server.asked.append(path)
         prefix = f"/{REPO}/resolve/"
         name = path.removeprefix(prefix).partition("/")[2]
-        if body and server.instead.get(name):
-            return self.send(*server.instead[name].pop(0))
+        server.tokens.append(self.headers.get("Authorization"))
+        if faults := server.instead.get(name if body else f"HEAD {name}"):
+            return self.send(*faults.pop(0), body=body)
         if path.startswith(f"/api/models/{REPO}/tree/"):
             return self.send_json([tree_entry(name, data) for name, data in server.files.items()])
         if path.startswith(f"/api/models/{REPO}/revision/missing"):
@@ -78,13 +82,14 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def send_json(self, value) -> None:
         self.send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
-    def send(self, status: int, headers: dict[str, str], data: bytes) -> None:
+    def send(self, status: int, headers: dict[str, str], data: bytes, body: bool = True) -> None:
         self.send_response(status)
         length = {} if "Transfer-Encoding" in headers else {"Content-Length": str(len(data))}
         for key, value in (length | headers).items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(data)
+        if body:
+            self.wfile.write(data)
 
     def send_file(self, name: str, data: bytes, body: bool) -> None:
         asked = self.headers.get("Range") if self.server.ranges else None
@@ -100,6 +105,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return
         self.server.log.append((name, begin))
         sent = data[begin:]
+        while self.server.drip and sent and not self.server.over.wait(self.server.drip):
+            self.wfile.write(sent[: self.server.piece])
+            sent = sent[self.server.piece :]
         if name in self.server.cut and self.server.cuts_left:
             self.server.cuts_left -= 1
             sent = data[begin : max(begin, self.server.cut[name])]

@@ -1,7 +1,7 @@
-"""One large file over connections that break: resumed, verified, whole or not there.
+"""One file over connections that break: resumed, verified, whole or not there.
 
 What comes is written to a partial file, which outlives its process. Only bytes that give the
-published sha256 get the file's name, and nothing that came is thrown away before it was compared.
+published hash get the file's name, and nothing that came is thrown away before it was compared.
 
 Source: RFC 9110, sections 10.2.3 (Retry-After) and 14 (Range).
 """
@@ -9,6 +9,8 @@ Source: RFC 9110, sections 10.2.3 (Retry-After) and 14 (Range).
 from __future__ import annotations
 
 import contextlib
+import datetime
+import email.utils
 import hashlib
 import os
 import re
@@ -26,49 +28,50 @@ import huggingface_hub.utils
 
 UTILS: Any = huggingface_hub.utils  # documented, but not exported as type checkers want it
 STALL_SECONDS = 30.0  # without a byte, and a connection is given up
+TRICKLE = 4096  # bytes: fewer in that time, or in a whole attempt, are as good as none
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before the next attempt, after 0, 1, … that brought nothing
 LONGEST_PAUSE = 60.0  # seconds, however long a server asks us to wait
+LOOK_SECONDS = 0.2  # between looks whether another process is done
 WRITER = f"{uuid.uuid4().hex[:8]}-"  # this process, where names must keep processes apart
 
 
 class File(NamedTuple):
     """One file of a repository, as the Hub describes it.
 
-    `digest`: 64 hex digits, the sha256 of a large file; 40, git's sha1 of a small one; None where
-    the Hub does not say. The cache stores the file under it.
+    `digest`: 64 hex digits, the sha256 of a large file; 40, git's sha1 of a small one. The cache
+    stores the file under it.
     """
 
     name: str
     size: int
-    digest: str | None
+    digest: str
 
     @property
     def is_large(self) -> bool:
         """Whether it lies in the Hub's store for large files, as shards do."""
-        return self.digest is not None and len(self.digest) == 64
+        return len(self.digest) == 64
 
 
 def fetch(url: str, headers: dict[str, str], file: File, blobs: Path) -> None:
-    """Fetch one large file to blobs/<its sha256>, going on from what an earlier call left there.
+    """Fetch one file to blobs/<its hash>, going on from what an earlier call left there.
 
     Everything from "is it there" to the new name happens under a lock, so that of two processes one
     fetches and the other waits, and goes on if the first dies: a lock ends with its process.
     """
-    assert file.digest is not None, file
     target = blobs / file.digest
     with _alone(blobs, file) as partial:
-        if is_whole(target, file):  # by another process, while this one waited
+        if is_intact(target, file):  # by another process, while this one waited
             partial.unlink(missing_ok=True)
             return
         with open(partial, "r+b", opener=_create) as out:
             have = min(out.seek(0, os.SEEK_END), file.size)
             out.seek(have)
             _write(out, url, headers, file, have)
-        found = digest(partial, 64)
+        found = digest(partial, len(file.digest))
         if found != file.digest:
             partial.unlink()
             raise ValueError(
-                f"{file.name} arrived damaged: found sha256 {found}, expected {file.digest};"
+                f"{file.name} arrived damaged: found hash {found}, expected {file.digest};"
                 " it was deleted, call again to download it anew"
             )
         partial.replace(target)
@@ -76,14 +79,17 @@ def fetch(url: str, headers: dict[str, str], file: File, blobs: Path) -> None:
 
 def _write(out: BinaryIO, url: str, headers: dict[str, str], file: File, have: int) -> None:
     """Write to `out` what it lacks, each byte at its own place, and wait for the disk."""
-    progress = UTILS.tqdm(total=file.size, initial=have, desc=file.name, unit="B", unit_scale=True)
-    with progress as bar:
+    with _progress(file, have, file.name) as bar:
         for piece in receive(url, headers, file, have):
             out.write(piece)
             bar.update(len(piece))
     out.truncate(file.size)
     out.flush()
     os.fsync(out.fileno())
+
+
+def _progress(file: File, have: int, text: str) -> Any:
+    return UTILS.tqdm(total=file.size, initial=have, desc=text, unit="B", unit_scale=True)
 
 
 def receive(url: str, headers: dict[str, str], file: File, have: int) -> Iterator[bytes]:
@@ -103,7 +109,7 @@ def receive(url: str, headers: dict[str, str], file: File, have: int) -> Iterato
             problem, pause = error, getattr(error, "pause", 0.0)
         if have == file.size:
             return
-        fruitless = 0 if have > before else fruitless + 1
+        fruitless = 0 if have - before >= TRICKLE else fruitless + 1
         final = isinstance(problem, (NotThisFile, huggingface_hub.errors.HfHubHTTPError))
         if final or fruitless == len(PAUSES):
             raise ConnectionError(
@@ -122,7 +128,17 @@ class Busy(Exception):
 
     def __init__(self, status: int, retry_after: str) -> None:
         super().__init__(f"the server answered with status {status}")
-        self.pause = float(retry_after) if re.fullmatch(r"\d{1,6}", retry_after) else 0.0
+        self.pause = _seconds(retry_after)
+
+
+def _seconds(retry_after: str) -> float:
+    """Until when a server asks us to wait: seconds, or a date; 0 where it says neither."""
+    if re.fullmatch(r"[0-9]{1,6}", retry_after):
+        return float(retry_after)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        then = email.utils.parsedate_to_datetime(retry_after)
+        return (then - datetime.datetime.now(datetime.UTC)).total_seconds()
+    return 0.0
 
 
 def attempt(url: str, headers: dict[str, str], file: File, have: int) -> Iterator[bytes]:
@@ -132,13 +148,25 @@ def attempt(url: str, headers: dict[str, str], file: File, have: int) -> Iterato
         asked["Range"] = f"bytes={have}-"
     with _stream(url, asked) as (response, pieces):
         position = _first_byte(response, file, have)
-        for piece in pieces:
+        for piece in _flowing(pieces):
             new = piece[max(0, have - position) : file.size - position]
             position += len(piece)
             if new:
                 yield new
             if position >= file.size:
                 return
+
+
+def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces. TimeoutError where they trickle: a byte now and then keeps a line open."""
+    since, came = time.monotonic(), 0
+    for piece in pieces:
+        yield piece
+        came += len(piece)
+        if came >= TRICKLE:
+            since, came = time.monotonic(), 0
+        elif time.monotonic() - since > STALL_SECONDS:
+            raise TimeoutError(f"found {came:,} bytes in {STALL_SECONDS:.0f} s")
 
 
 @contextlib.contextmanager
@@ -168,7 +196,8 @@ def _first_byte(response: Any, file: File, have: int) -> int:
     length, encoding = headers.get("Content-Length", "?"), headers.get("Content-Encoding", "none")
     part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
     begin, total = ("0", length) if status == 200 else part.groups() if part else ("0", "?")
-    if not total.isdecimal() or int(total) != file.size or int(begin) > have or encoding != "none":
+    plainly = encoding in ("none", "identity")
+    if not total.isdecimal() or int(total) != file.size or int(begin) > have or not plainly:
         kind = headers.get("Content-Type", "no type")
         raise NotThisFile(
             f"found status {status} with {total} bytes of {kind} from byte {begin} on, encoding"
@@ -186,30 +215,52 @@ def _alone(blobs: Path, file: File) -> Iterator[Path]:
     """
     locks = blobs.parents[1] / ".locks" / blobs.parent.name  # huggingface_hub's own are there, too
     locks.mkdir(parents=True, exist_ok=True)
-    name = f"{file.digest}.gptoss_edu"
-    with open(locks / f"{name}.lock", "r+b", opener=_create) as lock:
-        own = "" if _lock(lock) else f"-{WRITER}{os.getpid()}-{threading.get_ident()}"
-        yield blobs / (name + own)
+    partial = blobs / f"{file.digest}.gptoss_edu"
+    with open(locks / f"{partial.name}.lock", "r+b", opener=_create) as lock:
+        if not _wait(lock, file, partial):
+            writer = f"{WRITER}{os.getpid()}-{threading.get_ident()}"
+            partial = partial.with_name(f"{partial.name}-{writer}")
+        yield partial
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Wait for a lock that ends with its process; False where there is none."""
+def _wait(lock: BinaryIO, file: File, partial: Path) -> bool:
+    """Wait for a lock that ends with its process, and show how far that is; False without locks."""
+    with contextlib.ExitStack() as stack:
+        bar = None
+        while (taken := _lock(lock)) is None:
+            if bar is None:
+                bar = stack.enter_context(_progress(file, 0, f"{file.name}, by another process"))
+            with contextlib.suppress(FileNotFoundError):  # not begun, or done just now
+                bar.update(partial.stat().st_size - bar.n)
+            time.sleep(LOOK_SECONDS)
+    return taken
+
+
+def _lock(file: BinaryIO) -> bool | None:
+    """Is it ours now? None while another process has it, False where the system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten seconds
-            return True
+            with contextlib.suppress(PermissionError):
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                return True
+            return None
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with open(file.name, "rb") as other:  # some network drives say yes to everybody
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except (ImportError, OSError):
+        return False
+    try:
+        with open(file.name, "rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (ImportError, OSError):
+    except OSError:
         pass
-    return False
+    return False  # some network drives say yes to everybody
 
 
 def _create(path: str, flags: int) -> int:
@@ -227,9 +278,10 @@ def digest(path: Path, digits: int) -> str:
         return hashlib.file_digest(file, lambda: hasher).hexdigest()
 
 
-def is_whole(path: Path, file: File) -> bool:
-    """Whether there is a file with this one's number of bytes."""
-    return path.is_file() and path.stat().st_size == file.size
+def is_intact(path: Path, file: File) -> bool:
+    """Whether this is the file. A large one was compared when it came: now its size will do."""
+    whole = path.is_file() and path.stat().st_size == file.size
+    return whole and (file.is_large or digest(path, len(file.digest)) == file.digest)
 
 
 def plain(found: object) -> str:

@@ -1,9 +1,10 @@
 """A checkpoint from the Hugging Face Hub: one copy of it, resumed, verified, in the usual cache.
 
-`huggingface_hub` knows repositories, revisions, accounts and the cache that all programs share, but
-a file whose connection breaks for good it throws away. A shard has 5 GB, so shards are fetched by
-fetch.py, and put into that cache under the name by which it knows them. Small files it fetches
-itself, and here they are compared with their published hash.
+`huggingface_hub` knows repositories, revisions, accounts and the cache that all programs share. But
+what came of a file whose connection breaks for good it throws away, and a shard has 5 GB; small
+files it compares by their size alone; and where it stores them a header of the server says, which
+may be any path. So files are fetched by fetch.py and put into that cache under the names by which
+it knows them, once they have the hash that was published.
 
 Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache for the cache's layout.
 """
@@ -11,6 +12,7 @@ Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache for the 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import shutil
 import uuid
@@ -21,7 +23,7 @@ import huggingface_hub
 import huggingface_hub.constants
 import huggingface_hub.errors
 
-from gptoss_edu.weights.fetch import STALL_SECONDS, UTILS, File, digest, fetch, is_whole, plain
+from gptoss_edu.weights.fetch import STALL_SECONDS, UTILS, File, digest, fetch, is_intact, plain
 from gptoss_edu.weights.shards import INDEX, find_tensors
 
 # Of the top folder only: `original/` and `metal/` hold the same 13.8 GB again.
@@ -49,12 +51,14 @@ def download(repo_id: str, revision: str | None = None, token: str | None = None
     commit, files = describe(repo_id, revision, token)
     blobs = _storage(repo_id) / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
-    large = [file for file in files if file.is_large]
-    check_disk(blobs, sum(file.size - _present(blobs, file) for file in large))
+    check_disk(blobs, sum(file.size - _present(blobs, file) for file in files))
     headers = UTILS.build_hf_headers(token=token)
-    for file in large:
+    for file in sorted(files, key=lambda file: file.is_large):
         fetch(huggingface_hub.hf_hub_url(repo_id, file.name, revision=commit), headers, file, blobs)
-    folder = _assemble(repo_id, commit, files, token)
+    folder = _storage(repo_id) / "snapshots" / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        _place(blobs / file.digest, folder / file.name, file)
     _remember(repo_id, revision or "main", commit)
     return folder
 
@@ -126,7 +130,7 @@ def _checked(sibling: Any) -> File:
     lfs = sibling.lfs
     file = File(sibling.rfilename, sibling.size, lfs.sha256 if lfs else sibling.blob_id)
     digits = r"[0-9a-f]{64}" if lfs else r"[0-9a-f]{40}"
-    hashed = re.fullmatch(digits, str(file.digest)) or (file.digest is None and not lfs)
+    hashed = isinstance(file.digest, str) and re.fullmatch(digits, file.digest)
     if type(file.size) is not int or file.size < 0 or not hashed:
         raise ValueError(
             f"the Hub describes {file.name} with size {plain(file.size)} and hash"
@@ -169,42 +173,16 @@ def _storage(repo_id: str) -> Path:
     return cache_folder() / f"models--{repo_id.replace('/', '--')}"
 
 
-def _assemble(repo_id: str, commit: str, files: list[File], token: str | None) -> Path:
-    """Let huggingface_hub fetch the small files and put all of them into one folder.
-
-    A file that has other bytes than its hash says is deleted and fetched once more.
-    """
-    names = [file.name for file in files]
-    for _ in range(2):
-        try:
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    repo_id, revision=commit, allow_patterns=names, token=token
-                )
-            )
-        except Exception as error:
-            raise _out_of_reach(repo_id, error) from error
-        wrong = [file for file in files if not _is_intact(folder / file.name, file)]
-        if not wrong:
-            return folder
-        for file in wrong:
-            blob = (folder / file.name).resolve()
-            (folder / file.name).unlink(missing_ok=True)
-            if blob.parent == folder.parents[1].resolve() / "blobs" and not fits_its_name(blob):
-                blob.unlink(missing_ok=True)
-    raise ValueError(
-        f"{folder / wrong[0].name} arrived twice without its {wrong[0].size:,} bytes or with others"
-        f" than hash {wrong[0].digest} says; it was deleted, call again"
-    )
-
-
-def _is_intact(path: Path, file: File) -> bool:
-    """Whether a file has the size and the hash that the Hub published."""
-    if not is_whole(path, file):
-        return False
-    if file.digest is None or (file.is_large and path.resolve().name == file.digest):
-        return True  # nothing to compare, or compared when it was fetched
-    return digest(path, len(file.digest)) == file.digest
+def _place(blob: Path, path: Path, file: File) -> None:
+    """Let a blob be found at `path`: by a link, or as a copy on a disk that has no links."""
+    if is_intact(path, file):
+        return
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    except OSError:
+        if not is_intact(path, file):  # by another process, a moment ago
+            shutil.copyfile(blob, path)
 
 
 def fits_its_name(blob: Path) -> bool:

@@ -79,7 +79,7 @@ def test_a_damaged_file_is_refused_and_fetched_anew(server):
     name = "model-00001-of-00003.safetensors"
     good = server.files[name]
     server.files[name] = good[:-1] + bytes([good[-1] ^ 1])
-    with pytest.raises(ValueError, match=r"arrived damaged: found sha256 .*, expected"):
+    with pytest.raises(ValueError, match=r"arrived damaged: found hash .*, expected"):
         hub.download(REPO)
     server.files[name] = good
     assert (hub.download(REPO) / name).read_bytes() == good
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_refused_and_fetched_anew(server):
 def test_a_small_file_with_other_bytes_of_the_right_size_is_refused(server):
     good = server.files["config.json"]
     server.files["config.json"] = good.replace(b"6", b"7")
-    with pytest.raises(ValueError, match=r"config.json arrived twice .* deleted, call again"):
+    with pytest.raises(ValueError, match=r"config.json arrived damaged: .* deleted, call again"):
         hub.download(REPO)
     assert hub.find_cached(REPO) is None
     server.files["config.json"] = good
@@ -105,19 +105,36 @@ def test_a_small_file_that_changed_in_the_cache_is_fetched_again(server):
     assert server.log == [("config.json", 0)]
 
 
-def test_a_shard_that_is_not_the_one_described_is_refused(server):
-    """What huggingface_hub links may differ from what was described; at least its size is seen."""
+def test_a_file_in_the_place_of_a_link_is_exchanged(server, tmp_path):
     name = "model-00003-of-00003.safetensors"
     folder = hub.download(REPO)
-    other = folder / name
-    other.unlink()
-    other.write_bytes(server.files[name] + b"more")
-    files = [hub.File(name, len(server.files[name]), None)]
-    server.files[name] += b"more"
-    with pytest.raises(
-        ValueError, match=r"00003.safetensors arrived twice without its [\d,]+ bytes"
-    ):
-        hub._assemble(REPO, SHA, files, None)
+    for other in (name, "config.json"):
+        (folder / other).unlink()
+        (folder / other).write_bytes(server.files[other] + b"more")
+    assert hub.find_cached(REPO) is None
+    server.log.clear()
+    hub.download(REPO)
+    assert server.log == []
+    for other in (name, "config.json"):
+        assert (folder / other).read_bytes() == server.files[other]
+
+
+def test_a_disk_without_links_gets_copies(server, monkeypatch):
+    def symlink_to(*_):
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(hub.Path, "symlink_to", symlink_to)
+    folder = hub.download(REPO)
+    assert hub.find_cached(REPO) == folder
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_where_a_file_is_stored_no_server_says(server, tmp_path):
+    """Not even by a header that huggingface_hub would believe."""
+    for name in wanted(server.files):
+        server.instead[f"HEAD {name}"] = [(200, {"ETag": f'"{tmp_path}/ESCAPED"'}, b"x")] * 9
+    hub.download(REPO)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache"}
 
 
 def test_all_files_are_of_the_commit_that_was_asked_for(server, monkeypatch):
@@ -156,23 +173,16 @@ def test_an_unknown_revision_is_named(server):
             hub.download(REPO, revision=wrong)
 
 
-def test_a_token_is_sent_with_every_request(server, monkeypatch):
-    sent = []
-    answer = server.RequestHandlerClass.answer
-
-    def spy(self, body):
-        sent.append(self.headers.get("Authorization"))
-        answer(self, body)
-
-    monkeypatch.setattr(server.RequestHandlerClass, "answer", spy)
+def test_a_token_is_sent_with_every_request(server):
     hub.download(REPO, token="hf_mine")
-    assert set(sent) == {"Bearer hf_mine"}
+    assert set(server.tokens) == {"Bearer hf_mine"}
 
 
 HOSTILE = {
     "a path as hash": {"lfs": {"sha256": "/x/ESCAPED", "size": 9, "pointerSize": 130}},
     "dots as hash": {"lfs": {"sha256": "../" * 21 + "x", "size": 9, "pointerSize": 130}},
     "a hash in capitals": {"lfs": None, "blobId": "A" * 40},
+    "no hash": {"lfs": None, "blobId": None},
     "control characters as hash": {"lfs": None, "blobId": "\x1b[2J"},
     "no size": {"size": None},
     "a negative size": {"size": -1},
