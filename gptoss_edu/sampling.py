@@ -118,10 +118,11 @@ def _likeliest(logits_BV: jax.Array, weight_BV: jax.Array, enough: ArrayLike) ->
     highest_B1 = jnp.full((len(logits_BV), 1), 2**32 - 1, jnp.uint32)
     cut_B1: jax.Array = jax.lax.fori_loop(0, 32, halve, highest_B1)
     tie_BV = rank_BV == cut_B1
+    count_BV = tie_BV.astype(weight_BV.dtype)
     before_BV: jax.Array = jax.lax.cond(  # ties of lower index: counting them costs half a search
         jnp.any(tie_BV.sum(axis=-1) > 1),
-        lambda: jnp.cumsum(tie_BV, axis=-1, dtype=jnp.int32) - tie_BV,
-        lambda: jnp.zeros(tie_BV.shape, jnp.int32),
+        lambda: jnp.cumsum(count_BV, axis=-1) - count_BV,
+        lambda: jnp.zeros_like(count_BV),
     )
     return (rank_BV > cut_B1) | tie_BV & (above(cut_B1) + before_BV * weight_BV < enough)
 

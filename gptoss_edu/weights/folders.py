@@ -25,6 +25,7 @@ from gptoss_edu.weights.shards import INDEX, Tensor, find_tensors, weight_files
 
 POCKET = Path(__file__).parents[1] / "data" / "pocket"
 CONFIG, KEPT_IDS = "config.json", "o200k_ids.json"
+ADAPTER = "adapter_model.safetensors"  # what PEFT calls its own
 DRAFT = ".saving-"  # how the folder begins in which a checkpoint is written
 SPARE = 512  # rows that a small vocabulary may have beyond its ids, if they are padding
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -115,6 +116,11 @@ def look(folder: Path) -> Headers:
         if entry.axes[0] == "V":
             tensor = tensors[entry.name]
             tensors[entry.name] = tensor._replace(shape=(known.vocab_size, *tensor.shape[1:]))
+    if is_there(folder / ADAPTER):  # the index does not name it, or it would have been refused
+        said = f"{visible(folder / ADAPTER)} is not added to the weights beside it: merge it first"
+        warnings.warn(
+            f"{said} (PEFT: merge_and_unload), if that is the model you mean", stacklevel=3
+        )
     return Headers(known, tokenizer, tensors, layout)
 
 

@@ -285,6 +285,8 @@ def count_no_numbers(values: np.ndarray | bytes, kind: str) -> int:
     if mask is None:  # any half of a byte is a number
         return 0
     bits = np.frombuffer(values, np.uint8 if kind == "scales" else f"<u{BITS[kind] // 8}")
+    if kind == "scales" and bits.max(initial=0) < mask:  # the usual case, ten times as fast
+        return 0
     return int(np.count_nonzero((bits & mask) == mask))
 
 

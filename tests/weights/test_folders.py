@@ -96,8 +96,13 @@ def test_rows_32_33_35_hidden_files_are_no_weights(tmp_path, params, layout, ind
 
 def test_row_33_an_index_decides_what_belongs_to_the_model(tmp_path, params):
     folder = write_layout(tmp_path / "m", params, CONFIG, "hf_sharded")
+    write_file(folder / "optimizer.safetensors", {"state.exp_avg": np.zeros(3, np.float32)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(load_model(folder)[1], params)
     write_file(folder / "adapter_model.safetensors", {"a.lora_A.weight": np.zeros(3, np.float32)})
-    assert_same(load_model(folder)[1], params)
+    with pytest.warns(UserWarning, match=r"adapter_model.safetensors is not added to the weights"):
+        assert_same(load_model(folder)[1], params)
 
 
 STRANGERS = {
