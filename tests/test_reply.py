@@ -169,7 +169,7 @@ def test_finish_reason_and_calls_agree(text, given, reason, calls):
 
 
 def test_junk_between_two_headers_is_not_history():
-    """What llama.cpp#27720 saw: `??` and the like, then a proper answer. It is kept, but not told."""
+    """What llama.cpp#27720 saw: `??` and the like, then a proper answer. Kept, but not told."""
     final = "<|channel|>final<|message|>4<|return|>"
     for junk in (
         "<|channel|>commentary??",
