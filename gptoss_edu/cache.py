@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from gptoss_edu.config import Config
-from gptoss_edu.shapes import check_shapes, num_bytes, summary
+from gptoss_edu.shapes import check_shapes, num_bytes, summary, whole_numbers
 from gptoss_edu.system import available_memory
 
 SMALLEST = 256  # tokens of room in the smallest cache
@@ -153,6 +153,10 @@ def capacity_for(length: int, max_positions: int) -> int:
 
 def empty_cache(config: Config, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
     """A cache without keys: room for `capacity` tokens on full layers, for a window on others."""
+    sizes = whole_numbers([batch, capacity])
+    if not isinstance(config, Config) or sizes is None or sizes.shape != (2,) or sizes.min() < 1:
+        found = f"a {type(config).__name__}, batch {batch!r}, capacity {capacity!r}"
+        raise ValueError(f"found {found}; expected model.config and whole numbers, 1 or more")
 
     def store(window: int | None) -> FullKV | RingKV:
         kind, room = (FullKV, capacity) if window is None else (RingKV, window)
@@ -185,8 +189,17 @@ def to_host(array_B: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array_B, tiled=True))
 
 
-def check_room(cache: Cache, added: Sequence[int], config: Config) -> None:
-    """Raise ValueError unless row b of the cache has room for added[b] tokens more."""
+def check_room(cache: Cache, added: Sequence[int], config: Config, dtype: DTypeLike) -> None:
+    """Raise ValueError unless row b of a cache of this model has room for added[b] tokens more."""
+    stores = [kv.k_BKSH for kv in cache.layers] if isinstance(cache, Cache) else []
+    found = [(*k_BKSH.shape[1::2], str(k_BKSH.dtype)) for k_BKSH in stores]
+    each = config.num_kv_heads, config.head_dim, str(np.dtype(dtype))
+    if found != [each] * config.num_layers:
+        raise ValueError(
+            f"this {type(cache).__name__} is not of this model: {len(found)} layers, the first with"
+            f" heads, size and dtype {found[:1]}, expected {config.num_layers} and {each}; make one"
+            " with `empty_cache`, or pass the `cache` of this model's last reply"
+        )
     if cache.length_B.is_deleted():
         raise ValueError("cache used up by an earlier call; go on with the one that it returned")
     if (B := len(cache.length_B)) != len(added):
@@ -242,16 +255,7 @@ class TurnCache:
 
     def check(self, config: Config, dtype: DTypeLike) -> None:
         """Raise ValueError if another model made this, MemoryError where a copy does not fit."""
-        made, found = (
-            [(*kv.k_BKSH.shape[1::2], str(kv.k_BKSH.dtype)) for kv in cache.layers]
-            for cache in (empty_cache(config, 1, 1, dtype), self.cache)
-        )
-        if made != found:
-            raise ValueError(
-                f"this cache is of another model: {len(found)} layers, the first with heads, size"
-                f" and dtype {found[0]}, expected {len(made)} and {made[0]}; leave it out, or pass"
-                " the `cache` of this model's last reply"
-            )
+        check_room(self.cache, [0], config, dtype)
         room_for(config, 1, self.cache.capacity or 1, dtype)
 
     def resume(self, rows: list[int]) -> tuple[Cache, int] | None:

@@ -116,8 +116,12 @@ class Config:
                 " checkpoint (YaRN: factor 32, beta_slow 1, beta_fast 32, truncate false,"
                 " original_max_position_embeddings 4096)"
             )
-        values.setdefault("max_positions", int(values["initial_context"] * values["rope_factor"]))
-        return cls(**values)
+        reach = int(values["initial_context"] * values["rope_factor"])
+        config = cls(**{"max_positions": reach, **values})
+        reached = f"{reach}, to where YaRN's factor {config.rope_factor} stretches the"
+        reached += f" {config.initial_context} of the training; one of these three is wrong"
+        config._require("max_positions", config.max_positions == reach, reached)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face dialect, as transformers reads it."""
@@ -166,8 +170,18 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "rope_truncate": _inside("truncate"),
     "rms_eps": ("rms_norm_eps",),
 }
-# What GPT-OSS computes, whatever its config says.
+# What GPT-OSS computes, whatever its config says: `to_dict` writes this,
 FIXED = {"hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
+# and these are keys of other models and exporters, with the value that changes nothing.
+SAME: dict[str, object] = {
+    "partial_rotary_factor": 1.0, "use_sliding_window": True, "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    "query_pre_attn_scalar": None, "attention_multiplier": None, "residual_multiplier": 1.0,
+    "embedding_multiplier": 1.0, "logits_scaling": 1.0, "use_qk_norm": False,
+    "n_shared_experts": 0, "first_k_dense_replace": 0, "mlp_only_layers": [], "moe_layer_freq": 1,
+    "decoder_sparse_step": 1, "max_window_layers": None, "attention_chunk_size": None,
+    "quantization_config.quant_method": "mxfp4", "quantization": None,
+}  # fmt: skip
 
 
 def _wrong(name: str, value: object, expected: str) -> ValueError:
@@ -195,7 +209,7 @@ def _read(found: object, field: str, kind: type) -> object:
 
 def _cast(name: str, value: Any, kind: type) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-    strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    strings = isinstance(value, list) and {*map(type, value)} == {str}
     whole = number and value == int(value)
     if not {int: whole, float: number, bool: isinstance(value, bool), tuple: strings}[kind]:
         expected = "a list of strings" if kind is tuple else kind.__name__
@@ -216,14 +230,17 @@ def _check_fixed(found: object) -> None:
     concentration = 0.1 * math.log(max(factor, 1.0)) + 1.0  # as in rope.py
     rope = {"rope_type": "yarn", "type": "yarn", "attention_factor": concentration}
     rope |= {"partial_rotary_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.0}
-    fixed = FIXED | {"partial_rotary_factor": 1.0}
-    fixed |= {name: only for key, only in rope.items() for name in _inside(key)}
+    read = {name for names in SPELLINGS.values() for name in names}
+    given_rope: Any = {name: _lookup(found, name) or () for name in ROPE}
+    inside = [(f"{name}.{key}", rope.get(key)) for name in ROPE for key in given_rope[name]]
+    fixed = FIXED | SAME | {name: only for name, only in inside if name not in read}
     for name, only in fixed.items():
         given = _lookup(found, name)
         close = isinstance(given, float) and isinstance(only, float) and abs(given - only) < 1e-6
         if not close and given not in (None, only):
             computed = "that is what GPT-OSS computes, and nothing else is computed here"
-            raise _wrong(f"config.json: {name}", given, f"{only!r} or no such key: {computed}")
+            shown = name.encode("unicode_escape").decode()[:80]
+            raise _wrong(f"config.json: {shown}", given, f"{only!r} or no such key: {computed}")
 
 
 GPT_OSS_20B = Config()
@@ -241,7 +258,7 @@ TINY = Config(
     num_kv_heads=3,
     head_dim=20,
     sliding_window=6,
-    max_positions=512,
+    max_positions=256,
     initial_context=32,
     rope_factor=8.0,
     beta_fast=4.0,

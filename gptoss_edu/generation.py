@@ -8,7 +8,8 @@ and `sample`. Compiled here (`jax.jit`): one program per chunk length, batch and
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 import jax
@@ -19,7 +20,7 @@ from jax.typing import ArrayLike, DTypeLike
 from gptoss_edu.cache import Cache, TurnCache, check_room, copy_rings, new_cache, to_host, with_room
 from gptoss_edu.config import Config
 from gptoss_edu.harmony import Prompt
-from gptoss_edu.model import Model, Params, run_blocks, unembed
+from gptoss_edu.model import Model, Params, check_params, check_tokens, run_blocks, unembed
 from gptoss_edu.options import Options, changed, lists_options
 from gptoss_edu.parser import Message, Piece, StreamParser
 from gptoss_edu.reply import Clock, Reply, make_reply
@@ -29,6 +30,7 @@ from gptoss_edu.tokenizer import CALL, STOP_TOKENS
 Rows = Sequence[Sequence[int]]  # tokens of each prompt, as the model numbers them
 CHUNK = 256  # tokens that prefill reads at once, at most
 SMALLEST_CHUNK = 16
+NOT_FINITE = -2  # in place of a token
 FINISHED = dict.fromkeys(STOP_TOKENS, "stop") | {CALL: "tool_call"}
 SCORE_BYTES = 2**28  # attention scores of one chunk and layer, at most: 256 MiB
 
@@ -71,18 +73,24 @@ def decode(
 def _pick(
     logits_BV: jax.Array, seed_B: Any, step: Any, active: dict[str, Any], seen_BV: Any
 ) -> tuple[jax.Array, Any]:
-    """Sample, and remember what was sampled where a repetition penalty wants to know."""
+    """Sample, and remember what was sampled where a repetition penalty wants to know.
+
+    Logits that are not all finite give NOT_FINITE: so the host learns of them with the token.
+    """
     token_B = sample(logits_BV, seed_B, step, active, seen_BV)
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(token_B.shape[0]), token_B].set(True)
-    return token_B, seen_BV
+    return jnp.where(jnp.isfinite(logits_BV).all(axis=-1), token_B, NOT_FINITE), seen_BV
 
 
 @jax.jit
 def _to_feed(token_B: jax.Array, open_B: jax.Array, stop_I: jax.Array) -> jax.Array:
     """What to feed of sampled tokens: -1 where a row has ended, now or before."""
-    stopped_B = (token_B[:, None] == stop_I).any(axis=1)
-    return jnp.where(open_B & ~stopped_B, token_B, -1)
+    return jnp.where(open_B & ~_stopped(token_B, stop_I), token_B, -1)
+
+
+def _stopped(token_B: Any, stop_I: Any) -> Any:
+    return (token_B[:, None] == stop_I[None]).any(axis=1)
 
 
 def chunk_size(config: Config, batch: int, capacity: int) -> int:
@@ -100,9 +108,9 @@ def prefill(model: Model, params: Params, prompts: Rows, cache: Cache) -> tuple[
     passed in is used up. Long prompts are read in chunks, so memory stays bounded. Raises
     ValueError for an empty prompt, tokens outside the vocabulary and where the cache lacks room.
     """
-    config, dtype = model.config, model.dtype
-    check_tokens(prompts, config.vocab_size)
-    check_room(cache, [len(prompt) for prompt in prompts], config)
+    config, dtype = check_params(params, model), model.dtype
+    prompts = check_prompts(prompts, config.vocab_size)
+    check_room(cache, [len(prompt) for prompt in prompts], config, dtype)
     B, longest = len(prompts), max(map(len, prompts))
     size = chunk_size(config, B, cache.capacity or config.max_positions)
     last_BD = jnp.zeros((B, config.hidden_size), dtype)
@@ -126,32 +134,25 @@ def decode_step(
     used up. Raises ValueError when it is full (see `grow`) and for tokens outside the vocabulary;
     XLA would say nothing and compute something else.
     """
-    given = [int(token) for token in np.asarray(token_B)]
-    check_tokens([[token] for token in given], model.config.vocab_size, lowest=-1)
-    check_room(cache, [int(token >= 0) for token in given], model.config)
-    token_B = jnp.asarray(given, jnp.int32)
-    logits_BV, cache = decode(params, token_B, cache, config=model.config, dtype=model.dtype)
+    config = check_params(params, model)
+    given_B = check_tokens("token_B", token_B, config.vocab_size, lowest=-1)
+    check_room(cache, (given_B >= 0).tolist(), config, model.dtype)
+    logits_BV, cache = decode(params, jnp.asarray(given_B), cache, config=config, dtype=model.dtype)
     return logits_BV, cache
 
 
-def check_tokens(prompts: Rows, vocab_size: int, lowest: int = 0) -> None:
-    """Raise ValueError unless there are prompts, none empty, of tokens from 0 to vocab_size - 1."""
-    if not len(prompts):
+def check_prompts(prompts: Rows, vocab_size: int) -> list[list[int]]:
+    """Prompts as lists. Raises ValueError where there is none, and for what holds no tokens."""
+    given = enumerate(prompts if isinstance(prompts, Iterable) else [prompts])
+    found = [check_tokens(f"prompt {i}", tokens, vocab_size).tolist() for i, tokens in given]
+    if not found:
         raise ValueError("no prompts found, expected at least one")
-    for index, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise ValueError(f"prompt {index} has no tokens, expected at least one")
-        for row in (min(prompt), max(prompt)):
-            if not lowest <= row < vocab_size:
-                raise ValueError(
-                    f"prompt {index} holds row {row}, expected {lowest} to {vocab_size - 1}: the"
-                    " rows of this model's vocabulary (Tokenizer.to_rows makes them from ids)"
-                )
+    return found
 
 
 def generate_tokens(
     model: Model, params: Params, prompts: Rows, *,
-    max_tokens: int, sampling: Sampling = GREEDY, seeds: Sequence[int] | None = None,
+    max_tokens: int, sampling: Sampling = GREEDY, seeds: int | Sequence[int] = 0,
     stop_rows: Sequence[int] = (), cache: TurnCache | None = None, keep_cache: bool = False,
     clock: Clock | None = None,
 ) -> Generator[np.ndarray, None, TurnCache | None]:  # fmt: skip
@@ -161,26 +162,28 @@ def generate_tokens(
     takes one back. The next step is already under way when a token is yielded, so the caller's
     printing costs no time (see `runs_ahead`).
     """
-    config, B, clock = model.config, len(prompts), clock or Clock()
-    state, held, prompts_left = _start(model, prompts, max_tokens, cache, keep_cache)
-    clock.prefilled = sum(map(len, prompts_left))
-    logits_BV, state = prefill(model, params, prompts_left, state)
-    rings = copy_rings(state) if keep_cache else ()
-    seed_B = np.asarray(seeds if seeds is not None else [0] * B, np.uint32)
-    seen_BV = None
-    if sampling.repetition_penalty != 1:
+    config, clock = check_params(params, model), clock or Clock()
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling is a {type(sampling).__name__}, expected a Sampling")
+    prompts = check_prompts(prompts, config.vocab_size)
+    stop_I = check_tokens("stop_rows", stop_rows, config.vocab_size, least=0)
+    asked = Options(max_tokens=max_tokens, seed=seeds, cache=cache)
+    seed_B, active = np.asarray(asked.seeds(len(prompts)), np.uint32), sampling.active
+    state, held, left = _start(model, prompts, asked.max_tokens, cache, keep_cache)
+    clock.prefilled = sum(map(len, left))
+    logits_BV, state = prefill(model, params, left, state)
+    rings, seen_BV = copy_rings(state) if keep_cache else (), None
+    if "repetition_penalty" in active:
         seen_BV = jnp.array([np.isin(np.arange(config.vocab_size), prompt) for prompt in prompts])
-    length_B = np.array([held + len(p) for p in prompts_left])
-    alive_B, fed, ahead = np.ones(B, bool), list(prompts[0]), runs_ahead(logits_BV)
-    stop_I, active = np.array(list(stop_rows), np.int32), sampling.active
-    for step in range(max_tokens):
+    length_B = np.array([held + len(prompt) for prompt in left])
+    alive_B, fed, ahead = np.ones(len(prompts), bool), [*prompts[0]], runs_ahead(logits_BV)
+    for step in range(asked.max_tokens):
         token_B, seen_BV = _pick(logits_BV, seed_B, step, active, seen_BV)
         open_B = alive_B & (length_B < config.max_positions)
         if not ahead:
-            token_B = to_host(token_B)
-            clock.tick()
-            open_B &= ~np.isin(token_B, stop_I)
-        if more := step + 1 < max_tokens and open_B.any():
+            token_B = _drawn(token_B, alive_B, step, clock)
+            open_B = open_B & ~_stopped(token_B, stop_I)
+        if more := step + 1 < asked.max_tokens and open_B.any():
             if ahead:
                 next_B = _to_feed(token_B, open_B, stop_I)
             else:  # what the host knows already costs no program
@@ -188,17 +191,30 @@ def generate_tokens(
             state = with_room(state, int(length_B[open_B].max()) + 1, config)
             logits_BV, state = decode(params, next_B, state, config=config, dtype=model.dtype)
         if ahead:
-            token_B = to_host(token_B)
-            clock.tick()
-        yielded_B = np.where(alive_B, token_B, -1)
-        alive_B = open_B & ~np.isin(token_B, stop_I)
+            token_B = _drawn(token_B, alive_B, step, clock)
+            open_B = open_B & ~_stopped(token_B, stop_I)
+        alive_B = open_B
         if more and alive_B.any():
             length_B += alive_B
             fed.append(int(token_B[0]))
-        yield yielded_B
+        yield token_B
         if not alive_B.any():
             break
     return TurnCache(tuple(fed), len(prompts[0]), rings, state) if keep_cache else None
+
+
+def _drawn(token_B: jax.Array, alive_B: np.ndarray, step: int, clock: Clock) -> np.ndarray:
+    """What was drawn, on the host; -1 where a row had ended. Raises ValueError for NOT_FINITE."""
+    drawn_B = np.where(alive_B, to_host(token_B), -1)
+    clock.tick()
+    if NOT_FINITE in drawn_B:
+        prompt = drawn_B.tolist().index(NOT_FINITE)
+        raise ValueError(
+            f"found logits that are NaN or infinite for token {step + 1} of the answer to prompt"
+            f" {prompt}, expected finite ones: a weight is damaged (`python -m gptoss_edu verify`"
+            " tells), or numbers outgrew a low precision (load the model in another one)"
+        )
+    return drawn_B
 
 
 def runs_ahead(logits_BV: jax.Array) -> bool:
@@ -216,7 +232,6 @@ def _start(
 ) -> tuple[Cache, int, Rows]:
     """(a cache with room, tokens it holds already, what is left to read of each prompt)."""
     config = model.config
-    check_tokens(prompts, config.vocab_size)
     longest = max(map(len, prompts))
     if longest >= config.max_positions:
         raise ValueError(
@@ -244,13 +259,14 @@ class Stream(Iterator[Y], Generic[Y, R]):
 
     def __init__(self, pieces: Generator[Y, None, R]) -> None:
         self.reply: R | None = None
-        self._pieces = self._follow(pieces)
+        self._pieces, self._lock = self._follow(pieces), threading.RLock()
 
     def _follow(self, pieces: Generator[Y, None, R]) -> Generator[Y, None, None]:
         self.reply = yield from pieces
 
     def __next__(self) -> Y:
-        return next(self._pieces)
+        with self._lock:  # two threads may share a stream: each piece comes to one of them
+            return next(self._pieces)
 
     def finish(self) -> R:
         """Take the rest; return `reply`. Raises ValueError where it was closed before."""
@@ -262,7 +278,8 @@ class Stream(Iterator[Y], Generic[Y, R]):
 
     def close(self, *_: object) -> None:
         """Stop, and free what the rest would have needed; also at the end of `with`."""
-        self._pieces.close()
+        with self._lock:
+            self._pieces.close()
 
     def __enter__(self) -> Self:
         return self
@@ -274,11 +291,12 @@ def answer(
     model: Model, params: Params, prompts: Sequence[Prompt], options: Options
 ) -> Generator[Piece, None, list[Reply]]:
     """Yield text as it comes, of all prompts; the return value is one Reply per prompt."""
+    check_params(params, model)
     clock, tokenizer = Clock(), model.tokenizer
     prompt_ids = [tokenizer.fit(options.prompt_ids(prompt)) for prompt in prompts]
     steps = generate_tokens(
         model, params, [tokenizer.to_rows(ids) for ids in prompt_ids],
-        max_tokens=options.max_tokens, sampling=options, seeds=options.seeds(len(prompts)),
+        max_tokens=options.max_tokens, sampling=options, seeds=options.seed,
         stop_rows=tokenizer.stop_rows, cache=options.cache, keep_cache=options.keep_cache,
         clock=clock,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from gptoss_edu.attention import Attention, AttentionSeen, NoCache, Store, atten
 from gptoss_edu.config import Config
 from gptoss_edu.moe import Moe, Routing, moe
 from gptoss_edu.rope import cos_sin, inverse_frequencies
-from gptoss_edu.shapes import Weight, check_shapes, matmul, summary
+from gptoss_edu.shapes import Weight, check_shapes, matmul, summary, whole_numbers
 from gptoss_edu.tokenizer import NoText, Tokenizer
 
 
@@ -143,12 +143,58 @@ def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
         return matmul("BTD,DV->BTV", normed_BTD, params.unembedding_DV).astype(jnp.float32)
 
 
+def check_params(params: Params, model: Model | Config) -> Config:
+    """The configuration. Raises ValueError unless params are weights of it, by kind and shapes."""
+    config = model.config if isinstance(model, Model) else model
+    pairs: list[tuple[object, object]]  # what is found, what is expected
+    pairs = [(type(params).__name__, "Params"), (type(config).__name__, "Config")]
+    if isinstance(params, Params) and isinstance(config, Config):
+        parts = [params, *(part for layer in params.layers for part in vars(layer).values())]
+        pairs, sizes = (
+            [((len(params.layers), "layers"), (config.num_layers, "layers"))],
+            config.sizes,
+        )
+        for name, w in [
+            item for part in parts for item in vars(part).items() if item[0] != "layers"
+        ]:
+            sized = tuple(sizes[letter] for letter in name.rsplit("_", 1)[-1])
+            pairs.append(((name, w.shape), (name, sized)))
+    for found, expected in pairs:
+        if found != expected:
+            raise ValueError(
+                f"params and model do not belong together: found {found}, expected {expected};"
+                " `load_model` gives (model, params)"
+            )
+    return config
+
+
+def check_tokens(
+    name: str, tokens: object, vocab_size: int, axes: int = 1, lowest: int = 0, least: int = 1
+) -> np.ndarray:
+    """Tokens as an array. Raises ValueError unless they are whole numbers in the vocabulary."""
+    found = whole_numbers(tokens)
+    if found is None or found.ndim != axes:
+        raise ValueError(f"{name} is {str(tokens)[:60]!r}, expected whole numbers on {axes} axes")
+    if found.size < least:
+        raise ValueError(f"{name} has no tokens, expected at least one")
+    for row in (found.min(), found.max()) if found.size else ():
+        if not lowest <= row < vocab_size:
+            raise ValueError(
+                f"{name} holds row {row}, expected {lowest} to {vocab_size - 1}: the rows of this"
+                " model's vocabulary (Tokenizer.to_rows makes them from ids)"
+            )
+    return found.astype(np.int32)
+
+
 def observe(
     params: Params, tokens_BT: jax.Array, config: Config, dtype: DTypeLike = jnp.float32
 ) -> tuple[jax.Array, tuple[BlockSeen, ...]]:
     """`forward`, and everything that each block saw: residual streams, attention, routing."""
-    B, T = tokens_BT.shape
-    position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+    check_params(params, config)
+    if not isinstance(tokens_BT, jax.core.Tracer):  # under jit nobody can see them
+        check_tokens("tokens_BT", tokens_BT, config.vocab_size, axes=2)
+    tokens_BT = jnp.asarray(tokens_BT)
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     kvs = (NoCache(),) * config.num_layers
     x_BTD, _, seen = run_blocks(params, tokens_BT, position_BT, kvs, config, dtype)
     return unembed(params, x_BTD, config.rms_eps), seen
@@ -159,7 +205,8 @@ def forward(
 ) -> jax.Array:
     """The plain whole model: rows of the vocabulary in, logits_BTV out. No cache, no jit.
 
-    A row must lie in 0 to V - 1; XLA would silently read the last row for anything beyond.
+    Raises ValueError for rows outside 0 to V - 1, but not under jit, where nobody can see them: XLA
+    silently reads the last row for anything beyond.
     """
     return observe(params, tokens_BT, config, dtype)[0]
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from gptoss_edu.cache import TurnCache
 from gptoss_edu.harmony import EFFORTS, Prompt, render
-from gptoss_edu.sampling import Sampling, option, within
+from gptoss_edu.sampling import Sampling, option
+from gptoss_edu.shapes import whole_numbers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,6 +39,7 @@ class Options(Sampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("max_tokens", "a whole number, 1 or more", 1, whole=True)
+        object.__setattr__(self, "max_tokens", int(self.max_tokens))  # NumPy's ones overflow
         if not isinstance(self.cache, TurnCache | None):
             kind = type(self.cache).__name__
             raise ValueError(
@@ -53,15 +55,13 @@ class Options(Sampling):
 
     def seeds(self, batch: int) -> list[int]:
         """One seed per prompt; a single one serves all, as it would serve each alone."""
-        seed: Any = self.seed  # whatever it is: also what has no business here
-        many = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str)
-        seeds = list(seed) if many else [seed] * batch
-        if len(seeds) != batch or not all(within(s, 0, 2**32 - 1, whole=True) for s in seeds):
+        seeds = whole_numbers(self.seed)
+        if seeds is None or seeds.shape not in ((), (batch,)) or (seeds >> 32).any():
             raise ValueError(
-                f"seed is {seed!r}, expected a whole number from 0 to 2**32 - 1,"
+                f"seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1,"
                 f" or one for each of the {batch} prompts"
             )
-        return seeds
+        return list(np.broadcast_to(seeds, batch).tolist())
 
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:

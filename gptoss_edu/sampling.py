@@ -5,7 +5,6 @@ that of Hugging Face transformers.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -22,13 +21,6 @@ T = TypeVar("T")
 def option(default: T, explained: str, **more: object) -> T:
     """A field that explains itself: docstrings and the command line's help are made from it."""
     return dataclasses.field(default=default, metadata={"help": explained, **more})
-
-
-def within(value: float, low: float, high: float, whole: bool = False) -> bool:
-    """Is this a finite number in this range, and a `whole` one? True and False are none."""
-    kinds = (int, np.integer) if whole else (int, float, np.number)
-    number = isinstance(value, kinds) and not isinstance(value, bool)
-    return number and low <= value <= high and value < math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +46,12 @@ class Sampling:
             self._check("top_k", "a whole number of at least 1, or None: all", 1, whole=True)
 
     def _check(
-        self, name: str, expected: str, low: float, high: float = math.inf, whole: bool = False
-    ) -> None:
-        if not within(value := getattr(self, name), low, high, whole):
+        self, name: str, expected: str, low: float, high: float = 3e38, whole: bool = False
+    ) -> None:  # float32 holds no larger ones
+        value = getattr(self, name)
+        kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not (number and low <= value <= high):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @property
@@ -123,10 +118,11 @@ def _likeliest(logits_BV: jax.Array, weight_BV: jax.Array, enough: ArrayLike) ->
     highest_B1 = jnp.full((len(logits_BV), 1), 2**32 - 1, jnp.uint32)
     cut_B1: jax.Array = jax.lax.fori_loop(0, 32, halve, highest_B1)
     tie_BV = rank_BV == cut_B1
+    count_BV = tie_BV.astype(weight_BV.dtype)
     before_BV: jax.Array = jax.lax.cond(  # ties of lower index: counting them costs half a search
         jnp.any(tie_BV.sum(axis=-1) > 1),
-        lambda: jnp.cumsum(tie_BV, axis=-1, dtype=jnp.int32) - tie_BV,
-        lambda: jnp.zeros(tie_BV.shape, jnp.int32),
+        lambda: jnp.cumsum(count_BV, axis=-1) - count_BV,
+        lambda: jnp.zeros_like(count_BV),
     )
     return (rank_BV > cut_B1) | tie_BV & (above(cut_B1) + before_BV * weight_BV < enough)
 
@@ -150,10 +146,14 @@ def sample(
     highest_B1 = logits_BV.max(axis=-1, keepdims=True)
     logits_BV = (logits_BV - highest_B1) / active["temperature"]
     logits_BV = filter_logits(logits_BV, active)
+
     # The index of the largest sum of logit and Gumbel noise is a draw by the odds: `categorical`,
     # taken apart, since XLA takes twice as long where it makes the noise inside of the search.
-    key_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), step))(seed_B)
-    V, dtype = logits_BV.shape[1], logits_BV.dtype
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, (V,), dtype))(key_B)
-    noise_BV = jax.lax.optimization_barrier(noise_BV)
+    def noise(seed: jax.Array) -> jax.Array:
+        key = jax.random.key(seed, impl="threefry2x32")  # others see but the first key of a vmap
+        return jax.random.gumbel(
+            jax.random.fold_in(key, step), logits_BV.shape[1:], logits_BV.dtype
+        )
+
+    noise_BV = jax.lax.optimization_barrier(jax.vmap(noise)(seed_B))
     return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)

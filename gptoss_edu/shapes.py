@@ -17,6 +17,7 @@ A unit axis is written `1`. A suffix that nobody checks becomes a lie, so public
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -75,6 +76,14 @@ def check_shapes(
                 f"{name} has shape {shape}: {letter} is {size}, but {expected} in {source}"
             )
     return {letter: size for letter, (size, _) in known.items() if letter != "1"}
+
+
+def whole_numbers(values: object) -> np.ndarray | None:
+    """The values as an array where they are whole numbers, or none at all; else None."""
+    with contextlib.suppress(Exception):  # NumPy has many words for what is no array
+        found = np.asarray(values)
+        return found if found.dtype.kind in "iu" or not found.size else None
+    return None
 
 
 def matmul(

@@ -55,7 +55,8 @@ MAX_RUN = 2048
 
 def _is_vocabulary(path: Path) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == VOCABULARY_SHA256
+        small = path.is_file() and path.stat().st_size < 2**24  # not a pipe, nor all of memory
+        return small and hashlib.sha256(path.read_bytes()).hexdigest() == VOCABULARY_SHA256
     except OSError:
         return False
 

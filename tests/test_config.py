@@ -106,6 +106,7 @@ def test_tiny_has_pairwise_different_sizes():
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
         ({"swiglu_limit": 0}, "swiglu_limit is 0.0"),
         ({"vocab_size": True}, "vocab_size is True, expected int"),
+        ({"layer_types": []}, "layer_types is [], expected a list of strings"),
         ({"layer_types": [{}]}, "layer_types is [{}], expected a list of strings"),
         ({"layer_types": ["x" * 10**6] * 24}, "not ['xxx"),
         ({"architectures": "LlamaForCausalLM"}, "describes 'LlamaForCausalLM'"),
@@ -116,6 +117,24 @@ def test_tiny_has_pairwise_different_sizes():
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True, expected False"),
         ({"attention_bias": False}, "attention_bias is False, expected True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1.0"),
+        ({"sliding_window": None}, "no sliding_window"),
+        ({"head_dim": None}, "no head_dim"),
+        ({"use_sliding_window": False}, "use_sliding_window is False, expected True"),
+        ({"max_window_layers": 21}, "max_window_layers is 21, expected None"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5, expected 1.0"),
+        ({"n_shared_experts": 1}, "n_shared_experts is 1, expected 0"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers is [0], expected []"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quant_method is 'fp8', expected 'mxf"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quant_method is 'awq'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "is 'bitsandbytes'"),
+        ({"quantization_config": {"quant_method": "modelopt"}}, "is 'modelopt'"),
+        ({"quantization_config": "mxfp4"}, "holds a str, 'mxfp4'"),
+        ({"quantization": {"bits": 4}}, "quantization is {'bits': 4}"),  # MLX
+        # Reports, row 31: a dead key of one program; which of two is meant, the file must say.
+        ({"num_experts": 4}, "num_local_experts = 32, num_experts = 4; they name the same"),
+        # Reports, row 24: transformers takes the factor, others the ratio.
+        ({"max_position_embeddings": 65536}, "65536, expected 131072, to where YaRN's factor 32"),
     ],
 )
 def test_a_wrong_file_is_refused_in_words(changes, expected):
@@ -139,6 +158,9 @@ def with_rope(**changes):
         {"factor": 0.5},
         {"factor": float("inf")},
         {"beta_fast": -32},
+        {"long_factor": [1.0] * 32},
+        {"low_freq_factor": 1.0},
+        {"full_attention": {"factor": 32.0}},  # a dictionary for each kind of layer
     ],
 )
 def test_what_changes_yarn_is_refused_by_name(changes):
@@ -149,9 +171,24 @@ def test_what_changes_yarn_is_refused_by_name(changes):
 
 def test_keys_that_say_what_is_computed_anyway_are_accepted():
     same = {"attention_factor": 1.3465735902799727, "mscale": 1, "mscale_all_dim": 0}
-    same |= {"type": "yarn", "partial_rotary_factor": 1.0}
+    same |= {"type": "yarn", "partial_rotary_factor": 1.0, "long_factor": None}
     found = {**with_rope(**same), "hidden_act": "silu", "architectures": "GptOssForCausalLM"}
+    found |= {"use_sliding_window": True, "mlp_only_layers": [], "routed_scaling_factor": 1.0}
+    found |= {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["x"]}}
+    found |= {"attention_dropout": 0.1, "initializer_range": 9.0, "torch_dtype": "float16"}
     assert Config.from_dict(found) == GPT_OSS_20B
+
+
+def test_row_24_the_context_before_yarn_must_fit_what_it_reaches():
+    """One factor stretches one to the other; the frequencies follow from all three."""
+    with pytest.raises(
+        ValueError, match=r"expected 4194304, to where YaRN's factor 32\.0 stretches the 131072"
+    ):
+        Config.from_dict(
+            with_rope(original_max_position_embeddings=131072) | {"initial_context_length": None}
+        )
+    with pytest.raises(ValueError, match=r"expected 65536, to where YaRN's factor 16\.0"):
+        Config.from_dict(with_rope(factor=16.0))
 
 
 def test_the_hugging_face_dialect_must_say_whether_the_ramp_is_rounded():
@@ -166,7 +203,10 @@ def test_the_hugging_face_dialect_must_say_whether_the_ramp_is_rounded():
 def test_every_number_of_a_config_survives_its_file():
     for field in dataclasses.fields(Config):
         if isinstance(field.default, float):
-            config = dataclasses.replace(TINY, **{field.name: field.default * 1.5})
+            changed = {field.name: field.default * 1.5}
+            if field.name == "rope_factor":
+                changed["max_positions"] = int(TINY.initial_context * changed[field.name])
+            config = dataclasses.replace(TINY, **changed)
             assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -219,6 +219,24 @@ def test_a_row_of_a_batch_draws_what_it_would_draw_alone():
         assert alone[0] == together[b]
 
 
+@pytest.mark.parametrize("partitionable", [True, False])
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_a_row_draws_alone_whatever_generator_jax_takes_by_default(implementation, partitionable):
+    """On flat logits, where nothing but chance decides: sharp ones hide what the seeds do."""
+    active, flat_BV = Sampling(1.0).active, jnp.zeros((4, 1000))
+    with jax.default_prng_impl(implementation), jax.threefry_partitionable(partitionable):
+        drawn = {}
+        for seeds in ((7, 8, 9, 10), (7, 1, 2, 3), (7, 7, 7, 7)):
+            seed_B = np.array(seeds, np.uint32)
+            alone = [int(sample(flat_BV[:1], seed_B[b : b + 1], 3, active)[0]) for b in range(4)]
+            assert sample(flat_BV, seed_B, 3, active).tolist() == alone
+            drawn |= dict(zip(seeds, alone, strict=True))
+    assert len(set(drawn.values())) == 7
+    key = jax.random.fold_in(jax.random.key(9, impl="threefry2x32"), 3)
+    with jax.threefry_partitionable(partitionable):
+        assert drawn[9] == jax.random.categorical(key, flat_BV[0])
+
+
 def test_a_penalty_lowers_what_was_seen_whatever_its_sign():
     logits_BV = jnp.array([[2.0, -2.0, 1.0]])
     seen_BV = jnp.array([[True, True, False]])
@@ -244,11 +262,12 @@ def test_another_temperature_compiles_nothing_anew():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("temperature", v) for v in (-1, math.nan, math.inf, "hot", True, None)),
+        *(("temperature", v) for v in (-1, math.nan, math.inf, "hot", True, None, 10**400)),
+        *(("temperature", v) for v in (1e39, 1 + 0j, np.complex64(1), np.array([1.0]), [1])),
         *(("top_p", v) for v in (0, -0.1, 1.1, math.nan, None)),
         *(("min_p", v) for v in (-0.1, 1.1, math.nan)),
-        *(("top_k", v) for v in (0, -3, 2.5, True)),
-        *(("repetition_penalty", v) for v in (0, -1, math.nan, math.inf)),
+        *(("top_k", v) for v in (0, -3, 2.5, True, 10**400, "3", np.float32(3))),
+        *(("repetition_penalty", v) for v in (0, -1, math.nan, math.inf, 1e39)),
     ],
 )
 def test_values_out_of_range_are_refused_with_what_was_expected(name, value):

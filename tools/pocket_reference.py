@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gptoss_edu.harmony import render  # noqa: E402
-from gptoss_edu.weights.checkpoint import POCKET, read_config, read_tokenizer  # noqa: E402
+from gptoss_edu.weights.folders import POCKET, read_config, read_tokenizer  # noqa: E402
 
 REFERENCE = POCKET.with_name("pocket_reference.npz")
 CONVERSATION = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from gptoss_edu.commands.flags import warnings_as_notes
 from gptoss_edu.commands.terminal import INTERRUPTED, UsageError, complain
 from gptoss_edu.weights import convert, mapped, orbax
-from gptoss_edu.weights.checkpoint import find_folder
+from gptoss_edu.weights.folders import find_folder
 
 HELP = "write a checkpoint as it lies in memory, once: later starts only map it (on a CPU)"
 
@@ -38,15 +39,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder}: {len(manifest['files'])} files, every byte as it was written")
         return 0
     try:
-        if args.from_orbax is not None:
-            folder = orbax.from_orbax(args.from_orbax, args.out, note=complain)
-        elif args.to_orbax and mapped.is_conversion(find_folder(args.source)):
-            folder = find_folder(args.source)
-        else:
-            folder = convert.convert(args.source, args.out, note=complain)
-        print(folder)
-        if args.to_orbax is not None:
-            print(orbax.to_orbax(folder, args.to_orbax))
+        with warnings_as_notes():
+            if args.from_orbax is not None:
+                folder = orbax.from_orbax(args.from_orbax, args.out, note=complain)
+            elif args.to_orbax and mapped.is_conversion(find_folder(args.source)):
+                folder = find_folder(args.source)
+            else:
+                folder = convert.convert(args.source, args.out, note=complain)
+            print(folder)
+            if args.to_orbax is not None:
+                print(orbax.to_orbax(folder, args.to_orbax))
     except KeyboardInterrupt:
         complain("stopped; nothing of it is kept, and an earlier conversion is as it was")
         return INTERRUPTED

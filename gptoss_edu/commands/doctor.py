@@ -22,7 +22,7 @@ from gptoss_edu import __version__
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_edu.system import available_memory, cores
 from gptoss_edu.tokenizer import load_encoding
-from gptoss_edu.weights.checkpoint import POCKET, read_config
+from gptoss_edu.weights.folders import POCKET, read_config
 from gptoss_edu.weights.hub import cache_folder, find_cached
 from gptoss_edu.weights.layout import HF_PACKED, HF_PLAIN, stored_bytes
 from gptoss_edu.weights.shards import find_tensors

@@ -5,11 +5,13 @@ are made from the fields of `Options`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import typing
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -105,15 +107,24 @@ def load(args: argparse.Namespace) -> tuple[Model, Params]:
             f" unset it, or install what it names): {str(error) or type(error).__name__}"
         ) from error
     text = f"loading {args.model or 'the pocket model'}"
-    with waiting(text), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        loaded = load_model(
+    with warnings_as_notes(), waiting(text):
+        return load_model(
             args.model,
             precision=args.precision,
             dense=args.dense,
             backend=args.backend,
             revision=args.revision,
+            needs_text=True,
         )
-    for warning in caught:
-        complain(warning.message)
-    return loaded
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Say in a line what Python would show with the place in the code, once it is over."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(warning.message) for warning in caught):
+                complain(text)

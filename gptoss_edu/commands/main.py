@@ -8,6 +8,7 @@ line on standard error; exit status 2 says that the command was wrong, 1 that it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import io
 import logging
@@ -27,6 +28,7 @@ COMMANDS = {
 }  # fmt: skip
 BROKEN_PIPE, BUG = 141, 70  # what a shell reports for the signal; sysexits.h's EX_SOFTWARE
 FORESEEN = (UsageError, ValueError, OSError, ImportError, MemoryError, RuntimeError)
+UNFORESEEN = (RecursionError, NotImplementedError)  # kinds of RuntimeError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,20 +69,38 @@ def be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def open_streams() -> None:
+    """Lead closed streams (`<&-`) nowhere, and let no letter that cannot be shown stop the others.
+
+    Otherwise the next file to be opened would take the place of a closed stream, and what libraries
+    write to number 2 would end in it.
+    """
+    for name, mode, errors in (
+        ("stdin", "r", "surrogateescape"), ("stdout", "w", "replace"), ("stderr", "w", "replace")
+    ):  # fmt: skip
+        text = getattr(sys, name) or open(os.devnull, mode, encoding="utf-8")
+        setattr(sys, name, text)
+        if isinstance(text, io.TextIOWrapper):
+            text.reconfigure(errors=errors)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. What goes wrong ends in a line, not a traceback.
 
     Raises SystemExit where argparse does: after --help and --version, and for unknown flags.
     """
+    closed = sys.stdout is None
+    open_streams()
     args = parse(argv)
     be_quiet()
-    for text in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(text, io.TextIOWrapper):  # a letter that cannot be shown stops nothing
-            text.reconfigure(errors="surrogateescape" if text is sys.stdin else "replace")
     try:
+        if closed:
+            raise OSError("standard output is closed, expected a terminal, a file or a pipe")
         status = int(args.run(args))
         sys.stdout.flush()  # a reader who has left is noticed here, not when Python ends
         return status
+    except SystemExit:
+        raise
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
@@ -88,14 +108,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python will flush standard output once more when it ends: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except Exception as error:
-        if args.traceback:
-            traceback.print_exc()
-        complain(explain(error))
-        return 2 if isinstance(error, UsageError) else 1 if isinstance(error, FORESEEN) else BUG
+    except BaseException as error:  # also those that are no Exception: panics of Rust libraries
+        with contextlib.suppress(OSError):  # standard error may be full, too
+            if args.traceback:
+                traceback.print_exc()
+            complain(explain(error))
+        return 2 if isinstance(error, UsageError) else 1 if foreseen(error) else BUG
 
 
-def explain(error: Exception) -> str:
+def foreseen(error: BaseException) -> bool:
+    """Is it one that says what is wrong with the world, and not with this program?"""
+    return isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN)
+
+
+def explain(error: BaseException) -> str:
     """One message for people: what was found, what was expected, what to do. Errors of this package
     are such messages already.
     """
@@ -103,10 +129,10 @@ def explain(error: Exception) -> str:
     if isinstance(error, jax.errors.JaxRuntimeError):
         if "RESOURCE_EXHAUSTED" in text:
             text = f"the device ran out of memory; a shorter prompt needs less ({text})"
-        return f"JAX failed: {text.splitlines()[0]}"
+        return f"JAX failed: {text.partition(chr(10))[0]}"
     if isinstance(error, MemoryError) and not text:
         return "this machine ran out of memory; free some, or choose a smaller --precision"
-    if not isinstance(error, FORESEEN):
+    if not foreseen(error):
         what = " ".join(f"{type(error).__name__}: {text}".split())
         return (
             f"found a bug in this program ({what}), expected none; please report it, with what"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from gptoss_edu.commands.flags import warnings_as_notes
 from gptoss_edu.weights import verify
 
 HELP = "is a checkpoint what it should be: every byte, every number, known answers"
@@ -26,10 +27,11 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Status 1 if a check failed."""
-    if args.record:
-        print(f"wrote {verify.record(args.path)}")
-        return 0
-    report = verify.verify(args.path, answers=not args.no_answers)
+    with warnings_as_notes():
+        if args.record:
+            print(f"wrote {verify.record(args.path)}")
+            return 0
+        report = verify.verify(args.path, answers=not args.no_answers)
     found = verify.as_dict(report)
     print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else verify.describe(report))
     return 0 if found["passed"] else 1

@@ -24,7 +24,8 @@ from gptoss_edu.harmony import render
 from gptoss_edu.model import Model, Params
 from gptoss_edu.tokenizer import NoText, Tokenizer
 from gptoss_edu.weights.checkpoint import SYNTHETIC
-from gptoss_edu.weights.mapped import MANIFEST, read_json, read_manifest
+from gptoss_edu.weights.files import is_there, read_json, visible
+from gptoss_edu.weights.mapped import MANIFEST, read_manifest
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published.json"
 ANSWERS = "answers.json"
@@ -48,7 +49,7 @@ def find_known(folder: Path, config: Config | None) -> tuple[Known, str]:
     model = next((m for m in MODELS if config == MODELS[m]), None) or claims_to_be(folder)
     known: Known = {}
     source = "nothing: no digests and no answers of this checkpoint are known"
-    if path := next((home / ANSWERS for home in homes if (home / ANSWERS).is_file()), None):
+    if path := next((home / ANSWERS for home in homes if is_there(home / ANSWERS)), None):
         known, source = read_answers(path), f"{ANSWERS} beside the weights"
     elif any((home / SYNTHETIC).is_file() for home in homes):
         source = f"nothing: the weights are random ({SYNTHETIC}), so there is no right answer"
@@ -81,8 +82,8 @@ def read_answers(path: Path) -> Known:
             raise ValueError("found something else where a number or a text is expected")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not what `verify --record` writes ({error!r}); delete it, or record a good"
-            " copy again"
+            f"{path} is not what `verify --record` writes ({visible(repr(error), 400)}); delete it,"
+            " or record a good copy again"
         ) from error
     return known
 

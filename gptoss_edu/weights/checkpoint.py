@@ -1,7 +1,7 @@
 """From a folder of safetensors to `Params`, and back.
 
-Every name, shape and dtype is checked against the name map (layout.py) from the files' headers, the
-memory is checked against the sum, and only then are weights read (reading.py).
+What a folder holds is known from its headers (folders.py), the memory is checked against the sum,
+and only then are weights read (reading.py).
 
 Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/gpt-oss-120b.
 """
@@ -9,8 +9,8 @@ Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/g
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import functools
-import json
 import os
 import re
 import shutil
@@ -30,15 +30,17 @@ from gptoss_edu.cpu.native import BACKENDS, wanted
 from gptoss_edu.cpu.tiles import Tiled, split
 from gptoss_edu.model import Layer, Model, Params
 from gptoss_edu.mxfp4 import Mxfp4
-from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer
-from gptoss_edu.weights.hub import check_disk, download
+from gptoss_edu.tokenizer import STOP_TOKENS, NoText
+from gptoss_edu.weights.files import sync_folder, write_json
+from gptoss_edu.weights.folders import CONFIG, DRAFT, KEPT_IDS, find_folder, look
+from gptoss_edu.weights.folders import POCKET as POCKET  # also for those who load
+from gptoss_edu.weights.folders import read_config as read_config
+from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     HF_PACKED,
     HF_PLAIN,
     Entry,
     Field,
-    check_tensors,
-    find_layout,
     places,
     shape_on_disk,
 )
@@ -48,18 +50,13 @@ from gptoss_edu.weights.shards import (
     DTYPES,
     INDEX,
     Pending,
-    find_tensors,
-    sync_folder,
-    write_json,
     write_shards,
 )
 
 PRECISIONS = formats.PRECISIONS
 DENSE = ("stored", "int8")
-POCKET = Path(__file__).parents[1] / "data" / "pocket"
-CONFIG, KEPT_IDS, GENERATION = "config.json", "o200k_ids.json", "generation_config.json"
+GENERATION = "generation_config.json"
 SYNTHETIC = "synthetic.json"  # there only if the weights are random (benchmarks/synthetic.py)
-DRAFT = ".saving-"  # how the folder begins in which a checkpoint is written
 SMALL = (CONFIG, KEPT_IDS, GENERATION, SYNTHETIC)
 SHARD = re.compile(r"model(-[0-9a-f]{8})?(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -74,6 +71,7 @@ def load_model(
     revision: str | None = None,
     token: str | None = None,
     each_layer: Callable[[Layer], Layer] | None = None,
+    needs_text: bool = False,
 ) -> tuple[Model, Params]:
     """Load a checkpoint: (what is not an array, the arrays).
 
@@ -91,19 +89,20 @@ def load_model(
     for large models on one CPU. `mesh` spreads every layer over devices as soon as it is read
     (sharding.py). `each_layer` changes every layer before that, while it is plain arrays.
 
-    `Model.tokenizer` is `NoText` where nothing says what text the ids of the vocabulary stand for.
+    `Model.tokenizer` is `NoText` where nothing says what text the ids of the vocabulary stand for,
+    which is refused before anything is read where somebody `needs_text`. Rows that a fine-tune
+    added to the vocabulary are left out, with a warning: see `read_tokenizer`.
 
     Raises FileNotFoundError for what is missing, ValueError for what is wrong, ConnectionError for
     a Hub out of reach, MemoryError before allocating what does not fit.
     """
     check_options(precision, dense, backend, mesh)
     folder = find_converted(find_folder(path_or_id, revision, token), precision)
-    mapped, config, tensors = contents(folder), read_config(folder), find_tensors(folder)
+    mapped, (config, tokenizer, tensors, layout) = contents(folder), look(folder)
+    if needs_text and isinstance(tokenizer, NoText):
+        _ = tokenizer.encode  # says why there is none
     backend = "cpu" if dense == "int8" else backend
     form = Form(precision, mesh is None and wanted(backend, config.hidden_size), dense)
-    layout = find_layout(tensors, config)
-    check_tensors(tensors, layout, config, folder)
-    tokenizer = read_tokenizer(folder, config)
     params = read_params(tensors, layout, config, form, each_layer, mesh)
     if contents(folder) != mapped:
         raise ValueError(f"{folder} was converted anew while it was being loaded; load it again")
@@ -130,73 +129,6 @@ def check_options(precision: str, dense: str, backend: str, mesh: jax.sharding.M
             "backend='cpu' multiplies on this CPU alone, but found a mesh; leave out one or the"
             " other"
         )
-
-
-def find_folder(
-    path_or_id: str | Path | None, revision: str | None = None, token: str | None = None
-) -> Path:
-    """The folder with the weights: of the pocket model, on this disk, or from the Hub.
-
-    Raises FileNotFoundError where there is none, ValueError for a `revision` of a folder.
-    """
-    if path_or_id is None:
-        path_or_id = POCKET
-    folder = Path(path_or_id).expanduser()
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file, expected its folder: pass {folder.parent}")
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(
-                f"revision is {revision!r}, which only a repository on the Hub has, but {folder} is"
-                " a folder; leave it out"
-            )
-        inner = folder / "original"
-        only_inner = not any(folder.glob("*.safetensors*")) and inner.is_dir()
-        return inner if only_inner else folder
-    if isinstance(path_or_id, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id):
-        return download(path_or_id, revision=revision, token=token)
-    raise FileNotFoundError(
-        f"there is no folder {str(path_or_id)!r}; expected a folder that holds config.json and"
-        " *.safetensors, or a Hub id such as 'openai/gpt-oss-20b'"
-    )
-
-
-def read_config(folder: Path) -> Config:
-    """config.json of a checkpoint's folder, in either dialect."""
-    return Config.from_dict(_read_json(folder / CONFIG))
-
-
-def read_tokenizer(folder: Path, config: Config) -> Tokenizer | NoText:
-    """The vocabulary that the embedding's rows stand for; `NoText` where nothing says so."""
-    if not (folder / KEPT_IDS).is_file():
-        whole = config.vocab_size == GPT_OSS_20B.vocab_size
-        return Tokenizer() if whole else NoText(config.vocab_size)
-    ids = _read_json(folder / KEPT_IDS)
-    if not isinstance(ids, list) or len(ids) != config.vocab_size:
-        found = f"{len(ids)} ids" if isinstance(ids, list) else f"a {type(ids).__name__}"
-        raise ValueError(
-            f"{folder / KEPT_IDS} holds {found}, expected a list of {config.vocab_size}, one per"
-            " row of the embedding; take it and config.json from the same checkpoint"
-        )
-    try:
-        return Tokenizer(kept_ids=tuple(ids))
-    except ValueError as error:
-        raise ValueError(f"{folder / KEPT_IDS}: {error}") from error
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        draft = next(path.parent.glob(DRAFT + "*"), None)
-        advice = "copy it from where the weights came from"
-        if draft is not None:
-            advice = f"a save was cut off, whose files are partly in {draft.name} still: save again"
-        raise FileNotFoundError(
-            f"there is no {path.name} in {path.parent}, expected beside the weights; {advice}"
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); download or copy it again") from error
 
 
 def save_checkpoint(
@@ -299,6 +231,9 @@ def replacing(folder: Path, size: int) -> Iterator[tuple[Path, str]]:
     """
     if is_conversion(folder):
         raise ValueError(f"{folder} is a converted checkpoint, expected another folder to save to")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_ours(path.name) and path.is_dir():
+            raise ValueError(f"{path} is a folder, expected a file or nothing: move it elsewhere")
     check_disk(next(path for path in (folder, *folder.absolute().parents) if path.exists()), size)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as alone:
@@ -366,4 +301,4 @@ def is_ours(name: str) -> bool:
 
 def is_same(one: Path, other: Path) -> bool:
     """Do two files hold the same bytes? No, if one of them is not there."""
-    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)

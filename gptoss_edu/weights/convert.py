@@ -6,7 +6,7 @@ it is written as a draft (drafts.py), the manifest last, and a folder with a man
 any moment. Nothing is kept of a draft that was not finished, since the 20B takes a minute or two.
 
 In memory are never more than SLAB bytes of a tensor, transposed, and the pages of the file that the
-tensor is mapped from.
+tensor is mapped from (all of it where it is put together from parts).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,15 +26,14 @@ from gptoss_edu.config import Config
 from gptoss_edu.cpu.native import wanted
 from gptoss_edu.cpu.tiles import to_tiles
 from gptoss_edu.system import why_shared
-from gptoss_edu.weights.checkpoint import find_folder, read_config
 from gptoss_edu.weights.drafts import drafted, is_draft, keep_quiet, locked
+from gptoss_edu.weights.files import is_there, read_small, replace_json, visible
+from gptoss_edu.weights.folders import find_folder, look
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     Entry,
     Field,
     Layout,
-    check_tensors,
-    find_layout,
     own_layout,
     places,
     shape_on_disk,
@@ -52,13 +51,11 @@ from gptoss_edu.weights.mapped import (
     possible_places,
     read_manifest,
     record_of,
-    replace_json,
     source_files,
     stamp,
-    visible,
 )
 from gptoss_edu.weights.reading import Form, transposed
-from gptoss_edu.weights.shards import Pending, Tensor, find_tensors, write_file
+from gptoss_edu.weights.shards import Pending, Tensor, check_numbers, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
@@ -136,9 +133,7 @@ def stamps_of(source: Path) -> dict[str, list[int]]:
 
 def plan(source: Path) -> Job:
     """Check a checkpoint as `load_model` does, headers only, and say what is to be written."""
-    stamps, config, tensors = stamps_of(source), read_config(source), find_tensors(source)
-    layout = find_layout(tensors, config)
-    check_tensors(tensors, layout, config, source)
+    stamps, (config, _, tensors, layout) = stamps_of(source), look(source)
     weights = plan_weights(tensors, layout, config, slabs)
     return Job(source, COMMANDS[0], stamps, weights, side_files(source))
 
@@ -155,15 +150,27 @@ def plan_weights(
         pairs = zip(places(layout, number), places(own, number), strict=True)
         for (field, entry), (_, target) in pairs:
             tensor, shape = tensors[entry.name], shape_on_disk(field, target, config)
-            later = functools.partial(values, tensor, field, entry, config, shape)
+            later = functools.partial(checked, values, tensor, field, entry, config, shape)
             weights[file][target.name] = Pending(tensor.dtype, shape, later)
     return weights
+
+
+def checked(
+    values: Values, tensor: Tensor, field: Field, entry: Entry, *how: Any
+) -> Iterator[np.ndarray]:
+    """The same values in pieces, each of which is looked at: later starts only map them."""
+    pieces = values(tensor, field, entry, *how)
+    kind = "scales" if field.half == "scales" else tensor.dtype
+    for piece in [pieces] if isinstance(pieces, np.ndarray) else pieces:
+        flat = np.ascontiguousarray(piece).reshape(-1)
+        check_numbers(flat, kind, entry.name, tensor.path)
+        yield flat
 
 
 def side_files(source: Path) -> dict[str, bytes]:
     """The small files beside the weights: name -> content."""
     paths = [source / name for name in SIDE_FILES]
-    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+    return {path.name: read_small(path) for path in paths if is_there(path)}
 
 
 def tile_if_wanted(tensors: dict[str, Tensor], layout: Layout, config: Config) -> Layout:
@@ -184,8 +191,10 @@ def slabs(
     than NumPy does, in small squares and on all cores.
     """
     num_rows, begin = shape[0], 0
+    joined = transposed(tensor, field, entry, config) if tensor.parts else None  # a copy: make one
     while begin < num_rows:
-        view = transposed(tensor, field, entry, config)  # mapped anew: lets go of the pages touched
+        # Mapped anew, to let go of the pages that were touched.
+        view = transposed(tensor, field, entry, config) if joined is None else joined
         view = view if view.shape == shape else to_tiles(view, shape)
         step = max(1, SLAB * num_rows // view.nbytes)
         part = view[begin : begin + step]
@@ -214,12 +223,15 @@ def prepare_place(folder: Path) -> str | None:
 
 
 def what_is_there(folder: Path) -> str | None:
-    """What stands in the way: a link, a file, or files that are not those of a conversion."""
+    """What stands in the way: a link, a file, or files that are not those of a conversion. Without
+    its manifest, which is written last, nothing in there comes from us, whatever it is called.
+    """
     found = "is a file" if folder.exists() else None
     if folder.is_symlink():
         found = "is a link"
     elif folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if not is_ours(path))
+        ours = is_ours if is_conversion(folder) else lambda path: False
+        others = sorted(path.name for path in folder.iterdir() if not ours(path))
         found = f"holds other files ({visible(', '.join(others[:3]))})" if others else None
     return found and f"{folder} {found}, expected a new or empty folder for the conversion"
 
@@ -243,7 +255,8 @@ def check_out(folder: Path, source: Path) -> Path:
 
 def is_ours(path: Path) -> bool:
     """Does a file of this name, in a conversion or the draft of one, come from us?"""
-    return path.name == MANIFEST or is_draft(path, MANIFEST) or bool(FILE.fullmatch(path.name))
+    named = path.name == MANIFEST or is_draft(path, MANIFEST) or FILE.fullmatch(path.name)
+    return bool(named) and (path.is_symlink() or not path.is_dir())
 
 
 # --------------------------------------------------------------------------------------- writing

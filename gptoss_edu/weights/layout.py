@@ -9,6 +9,7 @@ Source: the checkpoints that OpenAI publishes as openai/gpt-oss-20b and openai/g
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,12 @@ from typing import NamedTuple
 from gptoss_edu.config import Config
 from gptoss_edu.cpu.tiles import STEP, tile_width
 from gptoss_edu.mxfp4 import BLOCK
+from gptoss_edu.weights.files import visible
 from gptoss_edu.weights.shards import PADDING, Tensor
 
 TILED = ".tiles"  # how names of tensors end that are stored in tiles
+# How names of tensors end that say how others are quantized.
+SCALE = re.compile(r"scale|absmax|quant|qweight|qzeros|zero_point|packed|g_idx")
 # What the kernels of a CPU multiply with, beside packed experts -> how many axes are summed over.
 SUMMED = {"w_q_DNH": 1, "w_k_DKH": 1, "w_v_DKH": 1, "w_o_NHD": 2, "w_router_DE": 1}
 SUMMED |= {"unembedding_DV": 1}
@@ -127,6 +131,14 @@ HF_PLAIN = HF | {  # re-exports: the one place where the input axis comes first 
     _moe("w_gate_up_EDP"): Entry(_HF + "mlp.experts.gate_up_proj", tuple("EDP")),
     _moe("w_down_EFD"): Entry(_HF + "mlp.experts.down_proj", tuple("EFD")),
 }
+HF_LINEAR = {  # fine-tunes: each expert a linear layer (dialects.py), so the output comes first
+    field: entry for field, entry in HF.items() if field.name not in ("b_gate_up_EP", "b_down_ED")
+} | {
+    _moe("b_gate_up_EP"): Entry(_HF + "mlp.experts.gate_up_proj.bias", ("E", "P")),
+    _moe("b_down_ED"): Entry(_HF + "mlp.experts.down_proj.bias", ("E", "D")),
+    _moe("w_gate_up_EDP"): Entry(_HF + "mlp.experts.gate_up_proj.weight", tuple("EPD")),
+    _moe("w_down_EFD"): Entry(_HF + "mlp.experts.down_proj.weight", tuple("EDF")),
+}
 
 _OAI, QKV = "block.{n}.", ("NH", "KH", "KH")
 ORIGINAL = {
@@ -206,14 +218,17 @@ def find_layout(tensors: dict[str, Tensor], config: Config) -> Layout:
     Raises ValueError for names of no layout, and for packed experts whose input dimension is not a
     multiple of 32.
     """
-    if any(name.startswith("layers.") for name in tensors):
+    if str(Field("embedding_VD")) in tensors:
         return find_own_layout(tensors, config)
+    refuse_adapters(tensors)
     hf = any(name.startswith("model.layers.") for name in tensors)
     if not hf and not any(name.startswith("block.") for name in tensors):
         raise ValueError(
-            f"these are not GPT-OSS weights: found {sorted(tensors)[:3]}, expected names like"
-            " model.layers.0.self_attn.q_proj.weight or block.0.attn.qkv.weight"
+            f"these are not GPT-OSS weights: found {visible(sorted(tensors)[:3], 300)}, expected"
+            " names like model.layers.0.self_attn.q_proj.weight or block.0.attn.qkv.weight"
         )
+    if any(name.endswith(".experts.down_proj.weight") for name in tensors):
+        return HF_LINEAR
     if not any(name.endswith(("_blocks", ".blocks")) for name in tensors):
         return HF_PLAIN if hf else ORIGINAL_PLAIN
     if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
@@ -266,20 +281,48 @@ def check_tensors(tensors: dict[str, Tensor], layout: Layout, config: Config, fo
         for field, entry in places(layout, layer):
             kinds = ("U8",) if field.half else ("BF16", "F16", "F32")
             expected[entry.name] = shape_on_disk(field, entry, config), kinds
-    extra = [n for n in tensors if n not in expected and not is_idle(n)]
+    extra = {n: t for n, t in tensors.items() if n not in expected and not is_idle(n)}
     problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in extra]
+    problems += [
+        f"unexpected {visible(n, 100)} in {visible(t.path.name, 100)}" for n, t in extra.items()
+    ]
     for name, (shape, dtypes) in expected.items():
         tensor = tensors.get(name)
         if tensor and tensor.shape != shape:
-            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
+            found = visible(list(tensor.shape), 100)
+            problems.append(f"{name} has shape {found}, expected {list(shape)}")
         if tensor and tensor.dtype not in dtypes:
             problems.append(f"{name} has dtype {tensor.dtype}, expected {' or '.join(dtypes)}")
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        used = {tensors[name].path.name for name in expected if name in tensors}
+        strangers = sorted({tensor.path.name for tensor in extra.values()} - used)
         raise ValueError(
-            f"weights and config.json in {folder} do not fit together: {'; '.join(problems[:5])}"
-            f"{more}. Take all files from one checkpoint, and all of its shards"
+            f"weights and config.json in {visible(folder)} do not fit together:"
+            f" {'; '.join(problems[:5])}{more}. {_cure(strangers, extra)}"
+        )
+
+
+def _cure(strangers: Collection[str], extra: Collection[str]) -> str:
+    """What to do about tensors that nobody asked for, in files where nothing else is, or not."""
+    if strangers:
+        files = visible(", ".join(strangers), 200)
+        return f"Move {files} to another folder: nothing in there belongs to this model"
+    if any(SCALE.search(name) for name in extra):
+        return (
+            "Some of these are the scales of a quantization that is not read here: take the"
+            " published checkpoint in MXFP4, or an export in bfloat16"
+        )
+    return "Take all files from one checkpoint, and all of its shards"
+
+
+def refuse_adapters(tensors: dict[str, Tensor]) -> None:
+    """Refuse with ValueError what is to be added to the weights of a model."""
+    if name := next((name for name in tensors if ".lora_" in name), None):
+        raise ValueError(
+            f"{visible(tensors[name].path)} holds an adapter ({visible(name, 100)}), which is not"
+            " added to weights here: merge it into its model first (PEFT: merge_and_unload), or"
+            " move it to another folder to load the model without it"
         )
 
 

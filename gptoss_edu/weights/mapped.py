@@ -28,11 +28,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shlex
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,11 +40,11 @@ import jax
 from tqdm import tqdm
 
 from gptoss_edu.system import available_memory, user_cache
-from gptoss_edu.weights.shards import INDEX, write_json
+from gptoss_edu.weights.files import is_there, opened, read_json, replace_json, visible
+from gptoss_edu.weights.shards import INDEX, weight_files
 
 FORMAT = 4  # another number for another order of axes or other names: nothing old is then valid
 MANIFEST = "gptoss_edu.json"
-LARGEST_JSON = 2**22  # bytes; the manifest of the 120B takes 2^14
 FOLDER = "gptoss_edu-converted"  # inside the folder of the checkpoint
 ORBAX = "params"  # the folder of weights in what orbax.py exports
 SIDE_FILES = ("config.json", "o200k_ids.json", "generation_config.json", "synthetic.json")
@@ -90,7 +88,7 @@ def possible_places(source: Path) -> list[Path]:
 
 def is_conversion(folder: Path) -> bool:
     """Is this a conversion? It may be damaged, but somebody finished it."""
-    return (folder / MANIFEST).is_file()
+    return is_there(folder / MANIFEST)
 
 
 # ---------------------------------------------------------------------------------- the manifest
@@ -102,7 +100,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises ValueError for a manifest that cannot be read or is of another format.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_there(path):
         return None
     try:
         manifest: Manifest = read_json(path)
@@ -144,35 +142,6 @@ def contents(folder: Path) -> dict[str, str] | None:
     return manifest and {name: record["sha256"] for name, record in manifest["files"].items()}
 
 
-def read_json(path: Path) -> Any:
-    """A small file of JSON. Raises ValueError for one that is large, deep or something else."""
-    if (size := path.stat().st_size) > LARGEST_JSON:
-        raise ValueError(f"found {size:,} bytes, expected {LARGEST_JSON:,} at most")
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def replace_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """Write a small file so that readers, and a power failure, find the old or the new one.
-
-    Where `path` is a link, the link is replaced, and not what it points to.
-    """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        write_json(draft, content, indent)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def visible(text: str, most: int = 1000) -> str:
-    """Text from a file, made harmless for a terminal: control characters as escapes, cut off."""
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 # ------------------------------------------------------------------------------- files and stamps
 
 
@@ -185,7 +154,7 @@ def stamp(path: Path) -> list[int]:
 def record_of(path: Path, bar: tqdm[Any] | None = None) -> Record:
     """Size, stamp and sha256 of a file, which is read whole."""
     before, digest, size = stamp(path), hashlib.sha256(), 0
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while piece := file.read(2**24):
             digest.update(piece)
             size += len(piece)
@@ -196,7 +165,7 @@ def record_of(path: Path, bar: tqdm[Any] | None = None) -> Record:
 
 def source_files(source: Path) -> dict[str, Path]:
     """The files that a conversion is made of: name -> path. Published ones, else those of Orbax."""
-    weights = [*source.glob("*.safetensors")] or [*(source / ORBAX).rglob("*")]
+    weights = weight_files(source) or [*(source / ORBAX).rglob("*")]
     paths = [*weights, *(source / name for name in (INDEX, *SIDE_FILES))]
     return {str(path.relative_to(source)): path for path in sorted(paths) if path.is_file()}
 
@@ -214,7 +183,9 @@ def check_files(
         size = path.stat().st_size if path.is_file() else None
         if size != record["bytes"]:
             found = "nothing" if size is None else f"{size:,} bytes"
-            raise ValueError(f"{path} has changed: found {found}, expected {record['bytes']:,}")
+            raise ValueError(
+                f"{visible(path)} has changed: found {found}, expected {record['bytes']:,}"
+            )
         if every_byte or stamp(path) != record["stamp"]:
             suspects.append(name)
     now = dict(records)
@@ -228,7 +199,7 @@ def check_files(
             found, expected = now[name]["sha256"], records[name]["sha256"]
             if found != expected:
                 raise ValueError(
-                    f"{folder / name} has changed: found sha256 {found[:12]}…, expected"
+                    f"{visible(folder / name)} has changed: found sha256 {found[:12]}…, expected"
                     f" {expected[:12]}…"
                 )
     return now

@@ -22,7 +22,7 @@ import numpy as np
 from gptoss_edu.config import Config
 from gptoss_edu.cpu.tiles import to_tiles
 from gptoss_edu.shapes import num_bytes
-from gptoss_edu.weights.checkpoint import load_model, read_config
+from gptoss_edu.weights.checkpoint import load_model
 from gptoss_edu.weights.convert import (
     Job,
     check_out,
@@ -32,6 +32,8 @@ from gptoss_edu.weights.convert import (
     write_conversion,
 )
 from gptoss_edu.weights.drafts import drafted, keep_quiet, locked
+from gptoss_edu.weights.files import visible
+from gptoss_edu.weights.folders import read_config
 from gptoss_edu.weights.hub import check_disk
 from gptoss_edu.weights.layout import (
     OWN_PACKED,
@@ -148,7 +150,9 @@ def _metadata(ocp: Any, path: Path) -> Any:
             raise ValueError("it names no arrays")
         return tree
     except Exception as error:  # each release of Orbax has its own
-        raise ValueError(f"{path} cannot be read by Orbax ({error}); export it again") from error
+        raise ValueError(
+            f"{path} cannot be read by Orbax ({visible(error)}); export it again"
+        ) from error
 
 
 def read_leaf(ocp: Any, path: Path, tree: Any, name: str) -> np.ndarray:

@@ -30,12 +30,13 @@ from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.system import available_memory, cores
 from gptoss_edu.weights.layout import Entry, Field, Layout, places, tiled_shape
 from gptoss_edu.weights.mapped import SAME_BYTES
-from gptoss_edu.weights.shards import DTYPES, Tensor, map_array
+from gptoss_edu.weights.shards import DTYPES, Tensor, check_numbers, map_array
 
 T = TypeVar("T")
 EXPERTS = ("w_gate_up_EDP", "w_down_EFD")
 SCALED = ("fp8", "int8")  # precisions of the experts alone: one byte each, and a scale per output
 ROUTER = Field("w_router_DE", "moe")
+LOOKED_AT = 2**21  # bytes of a tensor whose numbers are looked at before they are used
 
 
 class Form(NamedTuple):
@@ -145,9 +146,21 @@ def read_fields(
     arrays = {}
     for field, entry in places(layout, layer):
         tensor = tensors[entry.name]
+        look_at(tensor, field, entry)
         arrays[field] = read(tensor, field, entry, config, form)
         bar.update(math.prod(arrays[field].shape) * DTYPES[tensor.dtype].itemsize)
     return arrays
+
+
+def look_at(tensor: Tensor, field: Field, entry: Entry) -> None:
+    """Refuse numbers that are none where looking costs nothing: in norms, biases, sinks and router,
+    and in the scales, which lie in a sixteenth of the bytes. Of a conversion all are looked at when
+    it is written.
+    """
+    scales = field.half == "scales"
+    if not entry.own and (scales or tensor.num_bytes <= LOOKED_AT):
+        kind = "scales" if scales else tensor.dtype
+        check_numbers(map_array(tensor), kind, entry.name, tensor.path)
 
 
 def read(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form) -> Any:

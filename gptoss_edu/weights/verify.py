@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,20 +35,26 @@ from gptoss_edu.weights.answers import (
     published,
     record_answer,
 )
-from gptoss_edu.weights.checkpoint import (
+from gptoss_edu.weights.checkpoint import load_model
+from gptoss_edu.weights.files import opened, read_small, replace_json, visible
+from gptoss_edu.weights.folders import (
     CONFIG,
+    Headers,
     find_folder,
-    load_model,
+    look,
     read_config,
     read_tokenizer,
 )
-from gptoss_edu.weights.layout import Layout, check_tensors, find_layout, places
-from gptoss_edu.weights.mapped import replace_json, visible
-from gptoss_edu.weights.shards import DTYPES, Tensor, find_tensors
+from gptoss_edu.weights.layout import places
+from gptoss_edu.weights.shards import (
+    Tensor,
+    count_no_numbers,
+    find_tensors,
+    weight_files,
+)
 
 PASSED, FAILED, UNCHECKED = "passed", "failed", "not checked"
 PIECE = 1 << 22
-EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}  # all ones: infinite, or no number
 LARGEST_SCALE = 134  # one weight of 6 * 2^7 or more would drown all others
 OWN_TOLERANCE = {"absolute": 0.01, "relative": 0.01}  # the same weights, other processors
 QUESTIONS = ("How many r's are in strawberry?", "What is 17 + 25?")
@@ -85,26 +92,24 @@ def verify(path_or_id: str | Path | None = None, *, answers: bool = True) -> Rep
     rows: list[Row] = []
     config = attempt(rows, "config.json", lambda: look_at_config(folder))
     headers = None
-    if config is not None:
-        headers = attempt(rows, "names, shapes, types", lambda: look_at_headers(folder, config))
-        attempt(rows, "vocabulary", lambda: look_at_vocabulary(folder, config))
-    tensors, layout = headers or ({}, {})
+    if config and attempt(rows, "vocabulary", lambda: look_at_vocabulary(folder, config)):
+        headers = attempt(rows, "names, shapes, types", lambda: look_at_headers(folder))
     found = attempt(rows, ANSWERS, lambda: (find_known(folder, config), ""))
     known, source = found or ({}, "nothing")
-    seen = scan(folder, tensors, scales_in(layout, config) if config else ())
+    seen = scan(folder, find_tensors(folder), scales_in(headers)) if headers else scan(folder)
     rows += compare_files(folder, seen, known)
-    if layout:
-        rows += compare_values(seen, layout)
+    if headers:
+        rows += compare_values(seen)
         asked = check_answers(folder, known, source) if answers else None
         rows += asked or [Row("answers", UNCHECKED, "not asked for")]
     rows = [Row(*map(visible, row)) for row in rows]
     return Report(folder, visible(source), rows, visible(str(known.get("source", ""))))
 
 
-def attempt(rows: list[Row], check: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
+def attempt(rows: list[Row], check: str, ask: Callable[[], tuple[Found, str]]) -> Found | None:
     """What was found, with a row about it (unless there is nothing to say); None if it failed."""
     try:
-        value, detail = look()
+        value, detail = ask()
     except (OSError, ValueError) as error:
         rows.append(Row(check, FAILED, str(error)))
         return None
@@ -132,26 +137,29 @@ def look_at_config(folder: Path) -> tuple[Config, str]:
         )
     if model is None:
         return config, f"{config.num_layers} layers, consistent in itself"
-    digest = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_small(folder / CONFIG)).hexdigest()
     same = digest == published()[model]["files"][CONFIG]["sha256"]
     return config, f"the numbers of {model}" + (", byte for byte as published" if same else "")
 
 
-def look_at_headers(folder: Path, config: Config) -> tuple[tuple[dict[str, Tensor], Layout], str]:
-    """(tensors, layout), all of them as the configuration demands."""
-    tensors = find_tensors(folder)
-    layout = find_layout(tensors, config)
-    check_tensors(tensors, layout, config, folder)
-    experts = "packed in MXFP4" if any(field.half for field in layout) else "not packed"
-    return (tensors, layout), f"{len(tensors)} tensors as expected, experts {experts}"
-
-
 def look_at_vocabulary(folder: Path, config: Config) -> tuple[Tokenizer | NoText, str]:
     """The tokenizer, where something says what the rows stand for."""
-    tokenizer = read_tokenizer(folder, config)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        tokenizer = read_tokenizer(folder, config)
     known = isinstance(tokenizer, Tokenizer)
-    said = "each with its id" if known else "whose ids nothing tells"
-    return tokenizer, f"{config.vocab_size:,} rows, {said}"
+    said = [f"each of {tokenizer.vocab_size:,} with its id" if known else "whose ids nothing tells"]
+    said += [str(note.message) for note in notes]
+    return tokenizer, f"{config.vocab_size:,} rows, {'; '.join(said)}"
+
+
+def look_at_headers(folder: Path) -> tuple[Headers, str]:
+    """All tensors, as the configuration demands them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the vocabulary, which has a row of its own
+        headers = look(folder)
+    experts = "packed in MXFP4" if scales_in(headers) else "not packed"
+    return headers, f"{len(headers.tensors)} tensors as expected, experts {experts}"
 
 
 # -------------------------------------------------------------------------- every byte, one time
@@ -168,28 +176,31 @@ class Seen:
     scales: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
-def scales_in(layout: Layout, config: Config) -> set[str]:
-    """Names of all tensors of scales."""
-    entries = (item for layer in range(config.num_layers) for item in places(layout, layer))
-    return {entry.name for field, entry in entries if field.half == "scales"}
+def scales_in(headers: Headers) -> set[Tensor]:
+    """All tensors of scales."""
+    layers = range(headers.config.num_layers)
+    entries = (item for layer in layers for item in places(headers.layout, layer))
+    return {headers.tensors[entry.name] for field, entry in entries if field.half == "scales"}
 
 
-def scan(folder: Path, tensors: dict[str, Tensor], scales: Collection[str] = ()) -> Seen:
+def scan(
+    folder: Path, tensors: Mapping[str, Tensor] | None = None, scales: Collection[Tensor] = ()
+) -> Seen:
     """Read every weight file once: digest, values that are not finite, range of the `scales`."""
     seen = Seen()
-    paths = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    paths = [path for path in weight_files(folder) if path.is_file()]
     total = sum(path.stat().st_size for path in paths)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc="reading", delay=2, disable=None)
     with bar:
         for path in paths:
-            inside = {n: t for n, t in tensors.items() if t.path == path and t.dtype in DTYPES}
+            inside = {n: t for n, t in (tensors or {}).items() if t.path == path}
             digest, size = hashlib.sha256(), 0
             for name, piece in pieces(path, inside):
                 digest.update(piece)
                 size += len(piece)
                 bar.update(len(piece))
                 if name is not None:
-                    kind = "scales" if name in scales else inside[name].dtype
+                    kind = "scales" if inside[name] in scales else inside[name].dtype
                     look_at_values(seen, name, kind, piece)
             seen.files[path.name] = size, digest.hexdigest()
     return seen
@@ -197,7 +208,7 @@ def scan(folder: Path, tensors: dict[str, Tensor], scales: Collection[str] = ())
 
 def pieces(path: Path, tensors: dict[str, Tensor]) -> Iterator[tuple[str | None, bytes]]:
     """All bytes of a file in order: (tensor, bytes); no tensor for the header."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
             if gap := tensor.begin - file.tell():
                 yield None, file.read(gap)
@@ -214,13 +225,7 @@ def look_at_values(seen: Seen, name: str, kind: str, piece: bytes) -> None:
     if kind == "scales":
         scales, (low, high) = np.frombuffer(piece, np.uint8), seen.scales.get(name, (255, 0))
         seen.scales[name] = min(low, int(np.min(scales))), max(high, int(np.max(scales)))
-        wrong = piece.count(255)
-    elif kind in EXPONENT:
-        bits = np.frombuffer(piece, f"<u{DTYPES[kind].itemsize}")
-        wrong = int(np.count_nonzero((bits & EXPONENT[kind]) == EXPONENT[kind]))
-    else:
-        wrong = 0
-    if wrong:
+    if wrong := count_no_numbers(piece, kind):
         seen.not_finite[name] = seen.not_finite.get(name, 0) + wrong
 
 
@@ -262,14 +267,14 @@ def summary(check: str, problems: Sequence[str], passed: str, advice: str = "") 
     return Row(check, FAILED, "; ".join(problems[:3]) + more + advice)
 
 
-def compare_values(seen: Seen, layout: Layout) -> list[Row]:
+def compare_values(seen: Seen) -> list[Row]:
     """Finite values, and for packed experts a range of scales that a trained model can have."""
     wrong = [
         f"{name}: {count:,} {'scales of 255' if name in seen.scales else 'NaN or infinite'}"
         for name, count in seen.not_finite.items()
     ]
     rows = [summary("finite values", wrong, "no NaN, nothing infinite")]
-    if not any(field.half for field in layout):
+    if not seen.scales:
         return rows
     low = min(low for low, _ in seen.scales.values())
     high = max(high for _, high in seen.scales.values())
@@ -307,8 +312,8 @@ def record(path_or_id: str | Path | None = None, *, tokens: int = 16) -> Path:
     passes is this checkpoint. It says nothing about whether this one is good.
     """
     folder = find_folder(path_or_id)
-    look_at_headers(folder, read_config(folder))
-    files = scan(folder, {}).files
+    look_at_headers(folder)
+    files = scan(folder).files
     model, params = load_model(folder)
     known = {
         "source": "recorded by `python -m gptoss_edu verify --record`",

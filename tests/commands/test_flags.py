@@ -91,4 +91,5 @@ def test_model_flags_reach_the_loader(monkeypatch):
     line = "ask hi --model x --precision bf16 --dense int8 --backend cpu --revision abc"
     assert flags.load(make_parser().parse_args(line.split())) == (1, 2)
     named = {"precision": "bf16", "dense": "int8", "backend": "cpu", "revision": "abc"}
+    named["needs_text"] = True  # refused before 13.8 GB are read
     assert given == [(("x",), named)]

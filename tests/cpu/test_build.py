@@ -1,6 +1,7 @@
 """Compiled code comes only from where nobody else can put it, whole, or it is compiled again."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -142,18 +143,6 @@ def test_a_compiler_that_fails(cache):
     assert list(cache.iterdir()) == []
 
 
-@needs_compiler
-def test_what_a_killed_process_left_goes(cache):
-    """Not at once: another process may be compiling."""
-    cache.mkdir(parents=True, mode=0o700)
-    old, young = cache / ".native-old.so", cache / ".native-young.so"
-    for draft in (old, young):
-        draft.write_bytes(b"half")
-    os.utime(old, (0, time.time() - build.PATIENCE - 1))
-    path = library()
-    assert sorted(cache.iterdir()) == sorted([young, path])
-
-
 def script(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -176,17 +165,31 @@ def test_cxx_may_have_arguments(cache, tmp_path, monkeypatch, registered):
         assert build.find_compiler() is None
 
 
+WRITE = 'while [ "$1" != -o ]; do shift; done; '
+BAD_COMPILERS = {
+    "it never ends": ("sleep 600", "timed out after 1 seconds"),
+    "it is silent and never ends": ("exec >&- 2>&-; sleep 600", "timed out after 1 seconds"),
+    "it waits for input": ("cat; exit 3", "exit status 3.*it said nothing"),
+    "it never stops talking": ("yes", r"exit status -?\d+.*y\ny"),
+    "it leaves a child with the pipe": ("sleep 600 & exit 1", "exit status 1"),
+    "it is killed": ("kill -9 $$", "exit status -9.*it said nothing"),
+    "it says that all is well": ("exit 0", "exit status 1.*native.so"),
+    "it writes garbage": (WRITE + 'echo garbage > "$2"', "exit status 1.*native.so"),
+    "it writes nothing": (WRITE + ': > "$2"', "exit status 1.*native.so"),
+    "it writes a folder": (WRITE + 'mkdir "$2"', "exit status 1.*native.so"),
+    "it writes half": (WRITE + 'head -c 5000 /bin/sh > "$2"', "exit status -?[0-9]+"),
+    "it writes another library": (WRITE + 'cp /proc/self/exe "$2"', "exit status 1"),
+    "it speaks": (
+        "echo broken >&2; exit 1",
+        r"could not compile tiny.cc \(exit status 1\): broken",
+    ),
+    "it speaks no UTF-8": ("printf '\\377\\376' >&2; exit 1", "exit status 1.*: \ufffd\ufffd;"),
+    "it is no program": (None, "does not run"),
+}
+
+
 @posix
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("sleep 60", "timed out"),
-        ("exit 0", "cannot be loaded"),  # it says that all is well, and wrote nothing
-        ('while [ "$1" != -o ]; do shift; done; echo garbage > "$2"', "cannot be loaded"),
-        ("echo broken >&2; exit 1", "could not compile tiny.cc: broken"),
-        (None, "does not run"),
-    ],
-)
+@pytest.mark.parametrize("text, words", BAD_COMPILERS.values(), ids=BAD_COMPILERS)
 def test_auto_goes_on_without_the_kernels(cache, tmp_path, monkeypatch, text, words):
     """Whatever is wrong with the compiler, one warning says it, and the model is there."""
     compiler = tmp_path / "c++"
@@ -194,18 +197,148 @@ def test_auto_goes_on_without_the_kernels(cache, tmp_path, monkeypatch, text, wo
         compiler.write_bytes(b"\x7fELF, not quite")
         compiler.chmod(0o755)
     else:
-        script(compiler, text)
+        script(compiler, f'echo $$ >> {tmp_path}/groups; [ "$1" = --version ] && exit; {text}')
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(build, "PATIENCE", 1)
     monkeypatch.setattr(native, "WORTHWHILE", 1)
-    with pytest.warns(UserWarning, match=words) as said:
+    with pytest.warns(UserWarning, match=f"(?s){words}") as said:
         load_model()
     assert len(said) == 1
-    assert not list(cache.glob("*.so")), "the next start compiles again"
+    assert "$CXX" in str(said[0].message)
+    assert len(str(said[0].message)) < 1500
+    assert list(cache.iterdir()) == [], "the next start compiles again"
+    groups = (tmp_path / "groups").read_text().split() if text else []
+    running = subprocess.check_output(["ps", "-axo", "pgid=,stat="], text=True).splitlines()
+    ours = [line.split() for line in running if line.split()[0] in groups]
+    assert [state for _, state in ours if not state.startswith("Z")] == []
+
+
+@posix
+@needs_compiler
+def test_auto_mends_what_a_bad_compiler_made(cache, tmp_path, monkeypatch, registered):
+    """One warning, and the next start with a good compiler has its kernels."""
+    monkeypatch.setattr(native, "WORTHWHILE", 1)
+    monkeypatch.setenv(
+        "CXX", script(tmp_path / "c++", WRITE + '[ "$1" ] && echo bad > "$2"; exit 0')
+    )
+    with pytest.warns(UserWarning, match="could not compile tiny.cc"):
+        assert native.wanted("auto", 2880) is False
+    monkeypatch.delenv("CXX")
+    assert native.wanted("auto", 2880) is True
+    assert len(registered) == len(build.KERNELS)
+
+
+# ---- killed while compiling ---------------------------------------------------------------------
+
+
+def starting(cache: Path, compiler: str, **settings: str) -> subprocess.Popen:
+    """A process that compiles the kernels of one line, with this compiler."""
+    code = (
+        "from pathlib import Path; from gptoss_edu.cpu import build;"
+        f"build.SOURCE = Path({str(build.SOURCE)!r}); build.FLAGS = {build.FLAGS!r};"
+        "print(build.built_library(build.find_compiler()))"
+    )
+    settings |= {"CXX": compiler, "XDG_CACHE_HOME": str(cache.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | settings, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(sign: Path) -> None:
+    while not sign.exists():
+        time.sleep(0.01)
+
+
+@posix
+@needs_compiler
+def test_a_compiler_that_outlives_its_process_leaves_nothing(cache, tmp_path):
+    """kill -9 in the middle; the next start is right, and what the orphan writes goes nowhere."""
+    (compiler,) = build.find_compiler()
+    started, go, done = (tmp_path / name for name in ("started", "go", "done"))
+    slow = script(
+        tmp_path / "slow",
+        f'[ "$1" = --version ] && exit; touch {started}; : > "$TMPDIR/scratch"\n'
+        f'while [ ! -e {go} ]; do sleep 0.02; done; {compiler} "$@"; touch {done}',
+    )
+    killed = starting(cache, slow)
+    wait_for(started)
+    killed.kill()
+    killed.communicate()
+    assert [path.name[:8] for path in cache.iterdir()] == [".native-"]
+    path = library()
+    assert list(cache.iterdir()) == [path]
+    go.touch()
+    wait_for(done)
+    assert list(cache.iterdir()) == [path]
+
+
+@posix
+@needs_compiler
+def test_who_is_still_compiling_is_left_in_peace(cache, tmp_path):
+    (compiler,) = build.find_compiler()
+    started, go = tmp_path / "started", tmp_path / "go"
+    slow = script(
+        tmp_path / "slow",
+        f'[ "$1" = --version ] && exit; touch {started}\n'
+        f'while [ ! -e {go} ]; do sleep 0.02; done; exec {compiler} "$@"',
+    )
+    with starting(cache, slow) as other:
+        wait_for(started)
+        mine = library()
+        assert len(list(cache.iterdir())) == 2
+        go.touch()
+        theirs = Path(other.communicate()[0].strip())
+    assert sorted(cache.iterdir()) == sorted({mine, theirs})
+    assert build.is_whole(theirs)
+
+
+@posix
+@needs_compiler
+def test_a_folder_taken_for_a_leftover_is_made_again(cache, monkeypatch):
+    """Between its making and its lock another process may have removed it."""
+    cache.mkdir(parents=True, mode=0o700)
+    made, mkdtemp = [], build.tempfile.mkdtemp
+
+    def lose_the_first(**options):
+        made.append(mkdtemp(**options))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(build.tempfile, "mkdtemp", lose_the_first)
+    path = library()
+    assert list(cache.iterdir()) == [path]
+    assert len(made) == 2
+
+
+@needs_compiler
+def test_without_locks_age_decides(cache, monkeypatch):
+    """Windows, and network drives that know none."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    cache.mkdir(parents=True, mode=0o700)
+    old, young = cache / ".native-old", cache / ".native-young"
+    for draft in (old, young):
+        draft.mkdir()
+    os.utime(old, (0, time.time() - build.PATIENCE - 1))
+    path = library()
+    assert sorted(cache.iterdir()) == sorted([young, path])
+
+
+@posix
+@pytest.mark.parametrize("cxx", ["no-such-compiler -O2", "/no/such/folder/g++"])
+def test_a_compiler_that_is_not_there_is_named(monkeypatch, cxx):
+    monkeypatch.setenv("CXX", cxx)
+    build.load_kernels.cache_clear()
+    with pytest.raises(
+        RuntimeError, match=re.escape(f"found none (looked for $CXX, which is {cxx!r})")
+    ):
+        build.load_kernels()
 
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     build.load_kernels.cache_clear()
-    with pytest.raises(RuntimeError, match=r"found none.*install one.*backend=\"jax\""):
+    monkeypatch.delenv("CXX", raising=False)
+    found = r"found none \(looked for c\+\+, g\+\+, clang\+\+\); install one.*backend=\"jax\""
+    with pytest.raises(RuntimeError, match=found):
         build.load_kernels()

@@ -227,6 +227,52 @@ def test_nothing_is_written_through_a_link_or_over_other_files(source, cache, tm
         assert (folder / "config.json").read_text() == (folder / "notes.txt").read_text() == "mine"
 
 
+PARTIAL = f".{mapped.MANIFEST}.{uuid.uuid4().hex}.partial"
+
+
+@pytest.mark.parametrize("name", ["config.json", "o200k_ids.json", "top.safetensors", PARTIAL])
+def test_a_folder_that_only_has_our_name_is_the_users(source, cache, name):
+    """And so is what lies in it, under whatever name: no manifest says that it comes from us."""
+    place = source / mapped.FOLDER
+    place.mkdir()
+    (place / name).write_text("mine")
+    assert convert(source).parent == cache
+    with pytest.raises(ValueError, match="holds other files"):
+        convert(source, place)
+    assert (place / name).read_text() == "mine"
+
+
+@posix
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "folder"])
+@pytest.mark.parametrize("name", ["config.json", ".gptoss_edu.lock", mapped.MANIFEST, PARTIAL])
+def test_links_and_folders_inside_a_conversion_lead_nowhere(source, params, tmp_path, kind, name):
+    """As an archive may bring them: what they lead to, or hold, stays as it is."""
+    place, precious = convert(source), tmp_path / "precious"
+    precious.write_text("mine")
+    (place / name).unlink(missing_ok=True)
+    if kind == "symbolic":
+        (place / name).symlink_to(precious)
+    elif kind == "hard":
+        os.link(precious, place / name)
+    else:
+        (place / name).mkdir()
+        precious = precious.rename(place / name / "precious")
+    loads_right(source, params)
+    loads_right(convert(source), params)
+    assert precious.read_text() == "mine"
+    loads_right(source, params)
+
+
+@posix
+def test_a_parent_that_is_a_link_is_followed_before_it_is_judged(source, params, tmp_path, cache):
+    """The place is inside the folder that the link leads to; others may not write there."""
+    (tmp_path / "link").symlink_to(source)
+    assert convert(tmp_path / "link") == source / mapped.FOLDER
+    shutil.rmtree(source / mapped.FOLDER)
+    source.chmod(0o777)
+    assert convert(tmp_path / "link").parent == cache
+
+
 def test_what_is_not_ours_in_a_conversion_is_not_deleted(source):
     folder = convert(source)
     (folder / "notes.txt").write_text("mine")
@@ -263,7 +309,7 @@ def test_a_damaged_manifest_in_a_folder_of_ones_choice_is_replaced(source, param
 
 
 def test_a_folder_with_something_else_is_left_alone(source, tmp_path):
-    with pytest.raises(ValueError, match=r"holds other files \(model.safetensors\)"):
+    with pytest.raises(ValueError, match=r"holds other files \(config.json, model.saf"):
         convert(source, source)
     with pytest.raises(ValueError, match="is a file, expected a new or empty folder"):
         convert(source, source / "config.json")
@@ -574,7 +620,8 @@ def test_an_interrupted_command_leaves_nothing(source, monkeypatch, capsys):
     assert names_in(source) == SOURCE
 
 
-def test_a_conversion_that_is_passed_over_is_a_line_for_the_user(source, capsys):
+def test_a_conversion_that_is_passed_over_is_a_line_for_the_user(tmp_path, capsys):
+    source = shutil.copytree(POCKET, tmp_path / "pocket")  # has text, which `ask` needs
     folder = convert(source)
     (folder / "top.safetensors").unlink()
     args = cli.make_parser().parse_args(["ask", "hi", "--model", str(source)])
@@ -582,3 +629,8 @@ def test_a_conversion_that_is_passed_over_is_a_line_for_the_user(source, capsys)
     error = capsys.readouterr().err
     assert error.startswith(f"gptoss_edu: {folder / 'top.safetensors'} has changed: found nothing")
     assert len(error.splitlines()) == 1
+
+
+def test_who_asks_a_model_without_text_is_told_before_it_is_read(source, capsys):
+    assert cli.main(["ask", "hi", "--model", str(source)]) == 1
+    assert "109 vocabulary rows have no text" in capsys.readouterr().err

@@ -215,12 +215,6 @@ def test_a_folder_without_a_manifest_is_no_conversion(tmp_path):
         mapped.check_conversion(tmp_path)
 
 
-@needs_proc
-def test_a_manifest_that_is_no_file_is_none(tmp_path):
-    os.mkfifo(tmp_path / mapped.MANIFEST)  # whoever opens it waits for ever
-    assert mapped.contents(tmp_path) is None
-
-
 def test_what_a_manifest_says_is_harmless_in_a_terminal(folder):
     edit(folder, source="x\x1b]0;evil\x07 $(rm -r ~)")
     remove(folder)
@@ -229,11 +223,6 @@ def test_what_a_manifest_says_is_harmless_in_a_terminal(folder):
     ) as told:
         mapped.check_conversion(folder)
     assert str(told.value).isprintable()
-
-
-def test_control_characters_become_visible():
-    assert mapped.visible("a\x1b[2J\x9b\u202e\nä·🙂") == r"a\x1b[2J\x9b\u202e\nä·🙂"
-    assert len(mapped.visible("x" * 5000)) == 1000
 
 
 # ---- bound to the bytes that it was made of ------------------------------------------------------
