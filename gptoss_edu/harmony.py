@@ -17,20 +17,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import openai_harmony as oh
 
-from gptoss_edu.parser import CHANNELS, FUNCTION_NAME, HEADER_WORD, Message
-from gptoss_edu.schemas import as_text, check_kind, expected, tool_descriptions
+from gptoss_edu.parser import CHANNELS, FUNCTION_NAME, HEADER_WORD, READERS, Message
+from gptoss_edu.schemas import as_json, as_text, check_kind, expected, is_empty, tool_descriptions
 from gptoss_edu.tokenizer import bounded, check_text, load_encoding
 
 EFFORTS = ("low", "medium", "high")
 # Role -> what a message of it may hold beside "role" and "content".
 ENTRIES = {"system": "", "developer": "", "user": "name", "tool": "name tool_call_id"}
 ENTRIES["assistant"] = "name channel thinking tool_calls recipient content_type"
+THINKING = ("reasoning_content", "reasoning")  # what other programs call it
 # Instructions and tool schemas are rendered as one text, which cannot be cut without copying the
 # template: 20,000 equal characters in a row cost 0.1 s, a million crash the encoder.
 MAX_TEMPLATE_RUN = 20_000
@@ -60,18 +61,24 @@ def render(
     list, roles are system, developer, user, assistant, tool:
     - leading system and developer texts follow `instructions` in the one developer message: to
       GPT-OSS the *system* message is OpenAI's, with effort, date and channels;
-    - assistant: "content" goes to "channel" (final; commentary beside tool calls), "thinking" goes
-      to analysis, "tool_calls" to commentary; tool: "name" or "tool_call_id" says which function.
+    - assistant: "content" goes to "channel" (final; commentary beside tool calls), "thinking" (or
+      "reasoning_content", "reasoning") goes to analysis, "tool_calls" to commentary; tool: "name"
+      or "tool_call_id" says which function.
     `tools` are OpenAI function schemas. `current_date` is "YYYY-MM-DD", a date, or None: left out.
-    Once the last answer was given, openai-harmony drops the analysis before the *first* answer;
-    `Reply.to_messages` leaves out the rest.
+    Analysis before a final message is left out, as the model's own chat template does it: a call's
+    thinking stays until the answer is given, an answer's own is gone at once, and so each prompt of
+    a tool loop begins with the one before. openai-harmony, and so a Conversation, differs: it drops
+    what is before the *first* final, and nothing while the last word is not final. The template
+    differs in what is said beside tool calls: to it that is thinking, here and in the Harmony guide
+    it is commentary, and stays.
     Raises ValueError with what was found, what was expected and what to do.
-    Source: openai-harmony 0.0.8, `render_conversation_for_completion`.
+    Source: openai-harmony 0.0.8, `render_conversation_for_completion`; of openai/gpt-oss-20b its
+    chat_template.jinja.
     """
     if isinstance(prompt, oh.Conversation):
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
-        given["reasoning_effort"] = None if reasoning_effort == "medium" else reasoning_effort
-        if extra := [name for name, value in given.items() if value]:
+        given["reasoning_effort"] = None if str(reasoning_effort) == "medium" else reasoning_effort
+        if extra := [name for name, value in given.items() if not is_empty(value)]:
             raise ValueError(
                 f"{', '.join(extra)} given together with a Conversation, which is rendered as it"
                 " is; put them into its system and developer messages, or pass a list of messages"
@@ -82,13 +89,17 @@ def render(
     while messages and messages[0]["role"] in ("system", "developer"):
         leading.append(_text(messages.pop(0)))
     rendered = [_system(reasoning_effort, current_date)]
-    demanded = "\n\n".join(filter(None, leading))
-    if demanded or tools:
-        rendered.append(_developer(demanded or None, tool_descriptions(tools)))
+    demanded, functions = "\n\n".join(filter(None, leading)), tool_descriptions(tools)
+    if demanded or functions:
+        rendered.append(_developer(demanded or None, functions))
     names: dict[str, str] = {}
     for message in messages:
         rendered += _harmony_messages(message, names)
-    return _render_conversation(oh.Conversation.from_messages(rendered))
+    last = max((at for at, each in enumerate(rendered) if each.channel == "final"), default=0)
+    # Thoughts have no recipient: on analysis with one, a tool like python is called.
+    earlier = [m for m in rendered[:last] if m.channel != "analysis" or m.recipient]
+    whole = oh.Conversation.from_messages(earlier + rendered[last:])
+    return _render_conversation(whole, drop_analysis=False)
 
 
 def _as_dicts(prompt: Any) -> list[dict[str, Any]]:
@@ -108,16 +119,21 @@ def _as_dict(given: Any, where: str) -> dict[str, Any]:
     wanted = 'a dict with "role" and "content" (wrap openai_harmony messages in a Conversation)'
     check_kind(given, Mapping, where, wanted)
     role = given.get("role")
-    if role not in [*ENTRIES]:
-        raise expected(f"{where} has role {role!r}", f"one of {', '.join(ENTRIES)}")
+    if not (isinstance(role, str) and role in ENTRIES):
+        raise expected(f"{where} has role {reprlib.repr(role)}", f"one of {', '.join(ENTRIES)}")
     known = ["role", "content", *ENTRIES[role].split()]
-    message = {key: value for key, value in given.items() if value not in (None, [], {}, ())}
+    message = {key: value for key, value in given.items() if not is_empty(value)}
+    for other in THINKING if role == "assistant" else ():
+        if other in message:
+            thought = as_text(message.pop(other), f"{other} of {where}")
+            if as_text(message.setdefault("thinking", thought), f"thinking of {where}") != thought:
+                raise ValueError(f"{where} has {other} and another thinking beside it; keep one")
     if unknown := [str(key) for key in message if key not in known]:
         raise ValueError(
             f"{where} ({role}) has unknown entries {', '.join(unknown)}; known are"
             f" {', '.join(known)}. Remove them: they would not reach the model"
         )
-    if role == "user" and message.get("content", "") == "":
+    if role == "user" and "content" not in message:
         raise expected(f"the user's text is empty ({where})", "at least one character")
     return message | {"where": where}
 
@@ -130,16 +146,18 @@ def _text(message: dict[str, Any]) -> str:
     check_kind(content, (list, tuple), what, "a str (turn data into text with json.dumps)")
     for part in content:
         found = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if found != "text":
+        if not isinstance(found, str) or found != "text":
             wanted = 'only {"type": "text", "text": …} (GPT-OSS reads text only)'
-            raise expected(f"{what} has a part of type {found!r}", wanted)
+            raise expected(f"{what} has a part of type {reprlib.repr(found)}", wanted)
     return "".join(as_text(part.get("text"), what) for part in content)
 
 
 def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> oh.Message:
     """OpenAI's system message: identity, knowledge cutoff, date, effort, channels."""
-    if reasoning_effort not in EFFORTS:
-        raise expected(f"reasoning_effort is {reasoning_effort!r}", f"one of {', '.join(EFFORTS)}")
+    if not (isinstance(reasoning_effort, str) and reasoning_effort in EFFORTS):
+        raise expected(
+            f"reasoning_effort is {reprlib.repr(reasoning_effort)}", f"one of {', '.join(EFFORTS)}"
+        )
     effort, date = oh.ReasoningEffort(reasoning_effort.capitalize()), _date(current_date)
     return _say("system", oh.SystemContent(reasoning_effort=effort, conversation_start_date=date))
 
@@ -151,7 +169,9 @@ def _date(given: str | datetime.date | None) -> str | None:
         # fromisoformat alone also takes 20250628 and 2025-W26-6, which the model has not seen.
         if datetime.date.fromisoformat(given).isoformat() == given:
             return given
-    raise expected(f"current_date is {given!r}", "'YYYY-MM-DD', a datetime.date or None")
+    raise expected(
+        f"current_date is {reprlib.repr(given)}", "'YYYY-MM-DD', a datetime.date or None"
+    )
 
 
 def _developer(instructions: str | None, functions: list[Any]) -> oh.Message:
@@ -172,7 +192,7 @@ def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[oh
     if role in ("system", "developer"):
         return [_developer(text, [])]
     name: Any = message.get("name")
-    if role == "tool" and not name:
+    if role == "tool" and name is None:
         call_id, called = message.get("tool_call_id"), {*names.values()}
         name = called.pop() if call_id is None and len(called) == 1 else names.get(str(call_id))
         if name is None:
@@ -180,7 +200,7 @@ def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[oh
                 f"{where} (tool) does not say which function answered: found tool_call_id"
                 f' {call_id!r}, known ids {sorted(names)}; give it "name"'
             )
-    name = name and _word(name, f"name of {where}")
+    name = None if name is None else _word(name, f"name of {where}")
     if role == "assistant":
         return _assistant(message, text, names)
     if role == "user":
@@ -194,8 +214,10 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
     where, say = message["where"], functools.partial(_say, "assistant", name=message.get("name"))
     calls = list(_tool_calls(message.get("tool_calls", ()), where))
     channel = message.get("channel", "commentary" if calls else "final")
-    if channel not in CHANNELS:
-        raise expected(f"{where} has channel {channel!r}", f"one of {', '.join(CHANNELS)}")
+    if not (isinstance(channel, str) and channel in CHANNELS):
+        raise expected(
+            f"{where} has channel {reprlib.repr(channel)}", f"one of {', '.join(CHANNELS)}"
+        )
     messages = []
     if thinking := as_text(message.get("thinking", ""), f"thinking of {where}"):
         messages.append(say(thinking, channel="analysis"))
@@ -203,7 +225,9 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
         header = {"channel": channel}
         for key, prefix in {"recipient": "", "content_type": "<|constrain|>"}.items():
             if key in message:
-                header[key] = _word(message[key], f"{key} of {where}", prefix)
+                word = _word(message[key], f"{key} of {where}", prefix)
+                if word not in READERS:  # they read along: no call, which <|call|> would close
+                    header[key] = word
         messages.append(say(text, **header))
     for function, arguments, call_id in calls:
         names[call_id] = function
@@ -221,10 +245,10 @@ def _tool_calls(calls: Any, where: str) -> Iterator[tuple[str, str, str]]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
             wanted = '{"id", "type": "function", "function": {"name", "arguments"}}'
-            raise expected(f"{this} is {str(call)[:80]!r}", wanted)
+            raise expected(f"{this} is {reprlib.repr(call)}", wanted)
         arguments = function.get("arguments", "{}")
         if isinstance(arguments, Mapping):
-            arguments = json.dumps(arguments, ensure_ascii=False)
+            arguments = as_json(dict(arguments), f"arguments of {this}")
         call_id = str(call.get("id", f"{where} call {index}"))
         yield name, as_text(arguments, f"arguments of {this}"), call_id
 
@@ -237,7 +261,7 @@ def _word(word: Any, what: str, prefix: str = "") -> str:
     return text
 
 
-def _render_conversation(conversation: oh.Conversation) -> list[int]:
+def _render_conversation(conversation: oh.Conversation, drop_analysis: bool = True) -> list[int]:
     """Renders with openai-harmony, after cutting the stretches that would crash its encoder."""
     if not conversation.messages:
         raise ValueError("the Conversation is empty; give it at least one message")
@@ -252,9 +276,11 @@ def _render_conversation(conversation: oh.Conversation) -> list[int]:
                 _check_template(content.model_dump())
                 contents.append(content)
         messages.append(message.model_copy(update={"content": contents}))
+    config = oh.RenderConversationConfig(auto_drop_analysis=drop_analysis)
     try:
         whole = oh.Conversation.from_messages(messages)
-        return list(load_encoding().render_conversation_for_completion(whole, oh.Role.ASSISTANT))
+        render = load_encoding().render_conversation_for_completion
+        return list(render(whole, oh.Role.ASSISTANT, config=config))
     except (ValueError, oh.HarmonyError) as error:
         raise ValueError(f"openai-harmony cannot render this conversation: {error}") from error
 

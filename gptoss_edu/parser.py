@@ -13,14 +13,18 @@ import codecs
 import dataclasses
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gptoss_edu.tokenizer import CHANNEL, END, FULL_VOCAB, MESSAGE, START, STOP_TOKENS, Tokenizer
+from gptoss_edu.tokenizer import CALL, CHANNEL, END, MESSAGE, START, STOP_TOKENS, Tokenizer
 
 CHANNELS = ("analysis", "commentary", "final")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_WORD = re.compile(r"[^\s<>]{1,128}")
+NAME = r"[\w.-]+(?:[:/@][\w.-]+)*"  # of a recipient
+TO = rf"to=({NAME})"
+READERS = (None, "user", "assistant", "all")  # recipients that are no tool: they read along
+BUILT_IN = ("python", "browser", "container")  # tools of OpenAI's own, which nobody runs here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,9 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One parsed message. `complete` is False when the ids ended before the message did."""
+    """One parsed message. `complete` is False when it broke off: the ids ended, or another message
+    began before its text; `announced` when no `<|message|>` stood before the text.
+    """
 
     role: str
     channel: str | None
@@ -49,6 +55,7 @@ class Message:
     text: str
     name: str | None = None
     complete: bool = True
+    announced: bool = True
 
     @property
     def function(self) -> str | None:
@@ -66,11 +73,33 @@ class Message:
         keys = {"user": "name", "tool": "name", "assistant": "channel name recipient content_type"}
         fields = {"role": self.role, "content": self.text}
         for key in keys.get(self.role, "").split():
-            word = getattr(self, key) or ""
-            known = key != "channel" or word in CHANNELS
-            if known and HEADER_WORD.fullmatch(word.removeprefix("<|constrain|>")):
+            word = (meant_channel(self) if key == "channel" else getattr(self, key)) or ""
+            if HEADER_WORD.fullmatch(word.removeprefix("<|constrain|>")):
                 fields[key] = word
         return fields
+
+
+# Where text may follow, a channel is one that is known, not the beginning of another word.
+_KNOWN = "(" + "|".join(CHANNELS) + ")"
+SURE_CHANNEL = rf"{_KNOWN}(?=to=|[^a-z]|$)"
+SURE_KIND = r"(<\|constrain\|>)\s*(?:(json|code)(?!\w))?|(json|code)(?!\w)"
+ANY_CHANNEL = r"(?!to=|functions\.)([^\s<]+?)(?=to=|\s|<|$)"
+# `<|start|>final`, `<|start|>assistantfinal`: a channel in the place of who speaks.
+CHANNEL_AS_AUTHOR = rf"assistant{_KNOWN}(?![a-z])|(?:assistant\s+)?{_KNOWN}(?=\s*(?:$|to=|<\|c))"
+HEADER_WORDS = (*CHANNELS, "assistant", "to=", "json", "code")
+
+
+def meant_channel(part: Piece | Message) -> str | None:
+    """The channel that is meant: "final" also where the model wrote "final." or "Final"; None for
+    any other word, and for none.
+    """
+    match = re.match(r"\W*(analysis|commentary|final)(?![a-z])", part.channel or "", re.IGNORECASE)
+    return match and match[1].lower()
+
+
+def is_spoken(part: Piece | Message) -> bool:
+    """Is it for those who read along: said by the assistant, and to no tool?"""
+    return part.role == "assistant" and part.recipient in READERS
 
 
 class StreamParser:
@@ -78,9 +107,13 @@ class StreamParser:
 
     Starts where `render` stops: after `<|start|>assistant`. What a model may do wrong, and what
     becomes of it:
-    - no `<|message|>`: what follows the channel (or, without one, everything) is the text;
+    - no `<|message|>`: what is certainly a header is one, and the rest is the text. If nothing is
+      left for a text but somebody is named, that is a message without text, and not complete;
     - `<|start|>` or `<|channel|>` inside a text: a new message begins;
     - `<|end|>` twice, or no `<|start|>` after it: ignored, or understood;
+    - a recipient ends where a name ends: in `to=functions.f{"a":1}` the arguments are text;
+    - a recipient that can only mean one of `functions`, the names of the tools that the model was
+      given, is written as it should be: see `function_meant`;
     - unknown channel or recipient: kept as it is; other control tokens in a text: shown as text;
     - bytes that are not UTF-8, ids outside the vocabulary: U+FFFD, once no later byte can help.
     The texts of the pieces of a message always join to the message's text.
@@ -90,7 +123,10 @@ class StreamParser:
     MAX_HEADER = 64
     CLOSING = frozenset((END, START, *STOP_TOKENS))
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Iterable[str] = ()) -> None:
+        self._functions = tuple(functions)
+        bare = "|".join([rf"functions\.{NAME}", *map(re.escape, self._functions)])
+        self._recipient = rf"{TO}|({bare})(?=\s*(?:[{{<]|json\b|$))"
         self._messages: list[Message] = []
         self._begin(None)
 
@@ -122,11 +158,9 @@ class StreamParser:
             self._pending.append(token)
             return self._piece(_bytes([token]))
         if token == MESSAGE:
-            self._open, _ = self._parse_header(finished=True)
-            self._header = []
-            return []
+            return self._open_message(announced=True)
         self._header.append(token)
-        return self._give_up_header() if len(self._header) > self.MAX_HEADER else []
+        return self._open_message() if len(self._header) > self.MAX_HEADER else []
 
     def finish(self) -> list[Piece]:
         """No more ids: returns the held back rest, and closes the last message as incomplete."""
@@ -134,10 +168,10 @@ class StreamParser:
 
     def _is_new_message(self) -> bool:
         """A channel is named: does that open a message, after a text without its proper end?"""
-        if self._open is not None or CHANNEL in self._header:
+        if self._open is not None:
             return True
-        message, text = self._parse_header(finished=False)
-        return message.recipient is None and bool(text.strip())
+        message, text = self._parse_header([*self._header, CHANNEL])
+        return bool(text.strip()) and (message.recipient is None or CHANNEL in self._header)
 
     def _piece(self, data: bytes, *, final: bool = False) -> list[Piece]:
         """The text that `data` completes: bytes, since a character may span several tokens."""
@@ -148,83 +182,147 @@ class StreamParser:
         self._texts.append(text)
         return [Piece(message.channel, text, ids, message.recipient, message.role)]
 
-    def _give_up_header(self) -> list[Piece]:
-        """Without `<|message|>`: what does not belong to a header is the text."""
-        self._open, text = self._parse_header(finished=False)
-        self._pending, self._header = self._header, []
-        return self._piece(text)
+    def _open_message(self, *, announced: bool = False, cut: bool = False) -> list[Piece]:
+        """The text begins: after `<|message|>`, or with what does not belong to a header."""
+        self._open, text = self._parse_header(self._header, announced=announced)
+        in_header = self._explicit or CHANNEL in self._header
+        if cut and in_header and any(word.startswith(text.strip()) for word in HEADER_WORDS):
+            text = ""  # the beginning of a word that the header would have had
+        self._pending, self._header = self._header if text else [], []
+        return self._piece(text.encode("utf-8", "surrogateescape"))
 
     def _close(self, token: int | None) -> list[Piece]:
         """The message is over: closed by a token, or cut off (None)."""
-        pieces = []
-        if self._open is None and self._header:
-            pieces = self._give_up_header()
-            if not pieces and not self._decoder.getstate()[0]:
-                self._open = None  # nothing but a header, cut short: no message
-        if self._open is not None:
+        pieces, is_text = [], self._open is not None
+        if not is_text:
+            pieces = self._open_message(cut=token is None)
+            is_text = bool(pieces or self._pending)
+        message = self._open
+        # A header without a text is a message only where it names somebody.
+        if message is not None and (is_text or message.recipient or message.name):
             pieces += self._piece(b"", final=True)
-            text, complete = "".join(self._texts), token is not None
-            self._messages.append(dataclasses.replace(self._open, text=text, complete=complete))
+            # A call without arguments is made where `<|call|>` says so; else it broke off.
+            complete = token == CALL or (token is not None and is_text)
+            text = "".join(self._texts)
+            self._messages.append(dataclasses.replace(message, text=text, complete=complete))
         self._begin(token)
         return pieces
 
-    def _parse_header(self, *, finished: bool) -> tuple[Message, bytes]:
-        """Header ids -> the message they announce, and the bytes that belong to its text.
+    def _parse_header(self, ids: list[int], *, announced: bool = False) -> tuple[Message, str]:
+        """Header ids -> the message they announce, and what belongs to its text.
 
-        With `<|message|>` (finished) every word has its place: role, channel, to=recipient, content
-        type. Without it only what is certain is taken, and the rest is text.
+        With `<|message|>` (announced) every word has its place: role, channel, to=recipient,
+        content type. Without it only what is certain is taken, and the rest is text.
         """
-        ids = self._header
-        channels = [index for index, token in enumerate(ids) if token == CHANNEL]
-        role, name, rest = self._parse_role(_bytes(ids[: channels[0]] if channels else ids))
-        recipient, rest = _parse(RECIPIENT, rest)
-        channel = None
-        if channels:
-            leftover = rest.strip()
-            pattern = rb"([^\s<]+)" if finished else CHANNEL_BEFORE_TEXT
-            channel, rest = _parse(pattern, _bytes(ids[channels[-1] + 1 :]))
-            channel = channel and channel.strip()
-            late, rest = _parse(RECIPIENT, rest)
-            recipient = recipient or late
-            rest = leftover + b" " + rest if leftover else rest
-        if not finished:
-            kind, rest = _parse(rb"(<\|constrain\|>)\s*([A-Za-z]*)", rest)
-            if kind is None and recipient is not None:
-                kind, rest = _parse(rb"([a-z]+)\s*$", rest)
-            text = rest.lstrip() if channels or recipient else rest
-            return Message(role, channel, recipient, kind, "", name), text
-        words = rest.replace(b"<|constrain|>", b" <|constrain|>").decode("utf-8", "replace").split()
-        # `functions.f` is a call even without "to=", or after the type; `json` alone is a type.
-        calls = [word for word in words if word.startswith(("to=", "functions."))]
-        if recipient is None and calls:
-            words.remove(calls[0])
-            recipient = calls[0].removeprefix("to=") or None
-        return Message(role, channel, recipient, " ".join(words) or None, "", name), b""
+        first, *parts = _split(ids)
+        role, name, channel, rest = self._parse_author(first, announced, bool(parts))
+        recipient, rest = _take(self._recipient if announced or parts else TO, rest)
+        for part in parts:
+            word, part = _take(ANY_CHANNEL if announced else SURE_CHANNEL, part)
+            late, part = _take(self._recipient, part)
+            if recipient and late and late != recipient:
+                part = f" to={late}{part}"
+            recipient, channel = recipient or late, word or channel
+            rest = f"{rest} {part}" if rest.strip() else part
+        if announced:
+            recipient, kind, text = self._parse_words(recipient, rest)
+        else:
+            kind, text = _take(SURE_KIND, rest)
+            if recipient is None:
+                recipient, text = _take(TO, text)
+            if kind and not (recipient or kind.startswith("<")):
+                kind, text = None, rest
+            text = text.lstrip() if parts or text != first else text
+        if role == "tool" and recipient is None and channel in ("analysis", "final"):
+            role = "assistant"  # under another name: no tool thinks or answers
+        recipient = recipient and function_meant(recipient, self._functions)
+        name, channel, kind = map(_shown, (name, channel, kind))
+        return Message(role, channel, recipient, kind, "", name, announced=announced), text
 
-    def _parse_role(self, header: bytes) -> tuple[str, str | None, bytes]:
-        """The part before the channel -> role, name of the author, rest."""
-        author, rest = _parse(rb"((?:assistant|user|system|developer)(?::\S+)?)(?=\s|$)", header)
+    def _parse_words(self, recipient: str | None, rest: str) -> tuple[str | None, str | None, str]:
+        """What a whole header says after its channel -> recipient, content type, text."""
+        text = ""
+        if recipient and rest[:1] in [*"{[("]:  # arguments, glued to it
+            rest, text = "", rest
+        words = rest.replace("<|constrain|>", " <|constrain|>").split()
+        for index, word in enumerate(words if recipient is None else ()):
+            # `functions.f` is a call even without "to=", or after the type; `json` alone is a type.
+            if word.startswith(("to=", "functions.")) or word in self._functions:
+                recipient, glued = _take(rf"(?:to=)?({NAME})", word)
+                words[index : index + 1] = [glued] if glued else []
+                break
+        words = [word for word in words if word != f"to={recipient}"]
+        return recipient, " ".join(words) or None, text
+
+    def _parse_author(
+        self, header: str, announced: bool, labeled: bool
+    ) -> tuple[str, str | None, str | None, str]:
+        """The part before the channel -> role, name of the author, a channel named there, rest."""
+        if not (announced or labeled or self._explicit):
+            return "assistant", None, None, header  # as it is: no header in sight
+        channel, rest = _take(CHANNEL_AS_AUTHOR, header)
+        if channel is not None:
+            return "assistant", None, channel, rest
+        author, rest = _take(r"((?:assistant|user|system|developer)(?::\S+)?)(?=\s|$)", header)
         if author is not None:
             role, _, name = author.partition(":")
-            return role, name or None, rest
+            return role, name or None, None, rest
         # After <|start|> a tool speaks under its own name: `functions.f to=assistant`.
-        tool, rest = _parse(rb"(?!to=)(\S+)", header) if self._explicit else (None, header)
-        return "assistant" if tool is None else "tool", tool, rest
+        sure = rf"({NAME})(?=\s+to=)" if not labeled else rf"({NAME})(?=\s+to=|\s*$)"
+        tool, rest = _take(r"(?!to=)(\S+)" if announced else sure, header)
+        if tool is None or not self._explicit:
+            return "assistant", None, None, header
+        return "tool", tool, None, rest
 
 
-RECIPIENT = rb"to=([^\s<]+)"
-# Where text may follow: a known channel, or a word that is all there is (a header cut short).
-CHANNEL_BEFORE_TEXT = rb"(?:(analysis|commentary|final)|([^\s<]+)\s*$)"
+def function_meant(recipient: str, functions: Sequence[str]) -> str:
+    """functions.NAME where a recipient can only mean that one of `functions`; else itself.
+
+    Models write the name alone, behind another prefix (`tools.f`, `function.f`, `functions.ns.f`,
+    `mcp__server.f`), with other signs in it (`web-search`), or glued to the next word
+    (`functions.fjson`). A tool of OpenAI's, like `python` or `browser.open`, is itself, unless a
+    function has just that name; so is whoever reads along.
+    """
+    if recipient in READERS or (
+        recipient.partition(".")[0] in BUILT_IN and recipient not in functions
+    ):
+        return recipient
+    tails = [recipient[match.end() :] for match in re.finditer(r"^|[.:/]|__", recipient)]
+    glued = [tail.removesuffix(word) for tail in tails for word in (*CHANNELS, "json", "code")]
+    for likeness in (str, lambda name: re.sub(r"[\W_]+", "_", name.lower())):
+        for name in (*tails, *(glued if likeness is str else ())):
+            alike = [each for each in functions if likeness(each) == likeness(name)]
+            if len(alike) == 1:
+                return f"functions.{alike[0]}"
+    return recipient
 
 
-def _parse(pattern: bytes, header: bytes) -> tuple[str | None, bytes]:
+def _take(pattern: str, header: str) -> tuple[str | None, str]:
     """What the groups of `pattern` match at the start of `header`, if it is there; and the rest."""
-    match = re.match(rb"\s*" + pattern, header)
-    if match is None:
-        return None, header
-    return b"".join(filter(None, match.groups())).decode("utf-8", "replace"), header[match.end() :]
+    match = re.match(rf"\s*(?:{pattern})", header)
+    return (
+        ("".join(filter(None, match.groups())), header[match.end() :]) if match else (None, header)
+    )
+
+
+def _split(ids: Iterable[int]) -> list[str]:
+    """The parts of a header before, between and after `<|channel|>`; a byte that is no UTF-8 is a
+    surrogate, and so survives.
+    """
+    parts: list[list[int]] = [[]]
+    for token in ids:
+        if token == CHANNEL:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return [_bytes(part).decode("utf-8", "surrogateescape") for part in parts]
+
+
+def _shown(word: str | None) -> str | None:
+    return word and word.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _bytes(ids: Iterable[int]) -> bytes:
-    known = Tokenizer().token_bytes
-    return b"".join(known(i) if 0 <= i < FULL_VOCAB else "\ufffd".encode() for i in ids)
+    whole = Tokenizer()
+    known = range(whole.vocab_size)
+    return b"".join(whole.token_bytes(i) if i in known else "\ufffd".encode() for i in ids)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from gptoss_edu.parser import Message, StreamParser
+from gptoss_edu.parser import READERS, Message, StreamParser, is_spoken, meant_channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,17 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the model answered. `print(reply)` shows the final channel; notebooks show all in color.
+    """What the model answered. `print(reply)` shows the final text; notebooks show all in color.
 
-    `finish_reason` is "stop", "tool_call" or "length" (the token limit came first: `final` may be
-    cut or empty). `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation
-    goes on with `prompt + reply.to_messages() + [{"role": "user", "content": …}]`; with `cache`
-    (large, so there only if `keep_cache=True`) it reads only what is new.
+    `final` is what the model says on the final channel; where it names none, what it says without;
+    and where it ended by itself, calling nothing, its commentary. Where it is empty, `note` says
+    why, and so does `print`. `finish_reason` is
+    - "tool_call" exactly when there are `tool_calls`, also if more was said (or cut) after them;
+    - else "length" if the token limit came first: `final` may be cut, and a call cut short is none;
+    - else "stop", also after a call of what is no function here, like `to=python`.
+    `token_ids` are the sampled ids, `prompt_ids` what they continue. A conversation goes on with
+    `prompt + reply.to_messages() + [{"role": "user", "content": …}]`; with `cache` (large, so there
+    only if `keep_cache=True`) it reads only what is new.
     """
 
     final: str
@@ -69,30 +74,47 @@ class Reply:
     cache: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return self.final
+        return self.final or f"({self.note})"
+
+    @property
+    def note(self) -> str | None:
+        """Why this is not a whole answer: what cut it, what it waits for; None where it is one."""
+        if self.finish_reason == "tool_call":
+            return f"waits for the result of {', '.join(call.name for call in self.tool_calls)}"
+        if self.finish_reason == "length":
+            none = "" if self.final else " before any answer"
+            return f"stopped at the token limit{none}, after {len(self.token_ids)} tokens"
+        if self.final:
+            return None
+        asked = [m.recipient for m in self.messages if m.recipient not in READERS]
+        why = f": {asked[-1]} was asked, which is no function here" if asked else ""
+        return f"ended without a final answer{why}"
 
     def to_messages(self, *, analysis: bool | None = None) -> list[dict[str, Any]]:
         """The reply as history: dicts in OpenAI's chat format, which `render` takes.
 
         `analysis` None keeps the thinking only while there is no final answer (a tool call needs
-        it): GPT-OSS was trained to see old answers without it. True and False decide by force.
+        it), as `render` does; True and False decide by force. What the model made up of others, and
+        what is left of headers that it began anew, is left out.
         """
-        answered = any(message.channel == "final" for message in self.messages)
-        keep = not answered if analysis is None else analysis
+        answers = _answers(self.messages, self.finish_reason)
+        keep = not answers if analysis is None else analysis
         call_ids = iter(call.id for call in self.tool_calls)
         history = []
         for message in self.messages:
+            channel = meant_channel(message)
             if _is_call(message):
                 history.append(message.to_dict(next(call_ids)))
-            elif message.role != "assistant" or message.function:
+            elif message.role != "assistant" or message.function or not message.text:
                 continue  # a tool's answer made up by the model; a call cut short, never made
-            elif message.text and (keep or message.channel != "analysis"):
+            elif message in answers or not is_spoken(message):
+                history.append(message.to_dict())
+            elif keep if channel == "analysis" else channel and message.announced:
                 history.append(message.to_dict())
         return history
 
     def _repr_html_(self) -> str:
-        endings = {"length": "stopped at the token limit", "tool_call": "waits for a tool"}
-        footer, stats = endings.get(self.finish_reason, "finished"), self.stats
+        footer, stats = html.escape(self.note or "finished"), self.stats
         if stats is not None:
             footer += f" · {stats.completion_tokens:,} tokens"
             footer += f" · {stats.decode_tokens_per_s:.1f} tokens/s"
@@ -111,20 +133,24 @@ def make_reply(
     stats: Stats | None,
     cache: Any = None,
 ) -> Reply:
-    """Finishes `parser` and gathers what it saw. A call cut short is left out: it might run."""
+    """Finishes `parser` and gathers what it saw. A call cut short is left out: it might run.
+
+    `finish_reason` is what the last id says; a call, or that there is none, overrules it.
+    """
     assert finish_reason in ("stop", "tool_call", "length"), f"finish_reason {finish_reason!r}"
     parser.finish()
     messages, prompt_ids = tuple(parser.messages), tuple(prompt_ids)
-    spoken = [m for m in messages if m.role == "assistant" and m.recipient in (None, "all", "user")]
-    # Without any channel (a small model that forgot it) the text still is the answer.
-    answers = [m for m in spoken if m.channel == "final"] or [m for m in spoken if not m.channel]
+    if any(map(_is_call, messages)):
+        finish_reason = "tool_call"
+    elif finish_reason == "tool_call":
+        finish_reason = "stop"
     # Unique in a conversation: no prompt comes twice. (Its length may, since analysis is dropped.)
     turn = f"call_{zlib.crc32(repr(prompt_ids).encode()):08x}"
     calls = enumerate(filter(_is_call, messages))
     tool_calls = (ToolCall(m.function or "", m.text, f"{turn}_{i}") for i, m in calls)
     return Reply(
-        final="\n\n".join(m.text for m in answers),
-        analysis="\n\n".join(m.text for m in spoken if m.channel == "analysis"),
+        final="\n\n".join(m.text for m in _answers(messages, finish_reason)),
+        analysis="\n\n".join(m.text for m in _heard(messages, "analysis")),
         tool_calls=tuple(tool_calls),
         finish_reason=finish_reason,
         stats=stats,
@@ -133,6 +159,17 @@ def make_reply(
         messages=messages,
         cache=cache,
     )
+
+
+def _heard(messages: Iterable[Message], channel: str | None) -> list[Message]:
+    """What was said to the reader on a channel, None: on none that is known."""
+    return [m for m in messages if m.text and is_spoken(m) and meant_channel(m) == channel]
+
+
+def _answers(messages: Iterable[Message], finish_reason: str) -> list[Message]:
+    """What is meant for the user: commentary only where nothing else, and no tool, follows."""
+    answers = _heard(messages, "final") or _heard(messages, None)
+    return answers or (_heard(messages, "commentary") if finish_reason == "stop" else [])
 
 
 def _is_call(message: Message) -> bool:

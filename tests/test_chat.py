@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from gptoss_edu import Chat, generate
 from gptoss_edu import chat as chat_module
 from gptoss_edu.parser import StreamParser
 from gptoss_edu.reply import ToolCall
-from gptoss_edu.tokenizer import CALL, CHANNEL, CONSTRAIN, MESSAGE
+from gptoss_edu.tokenizer import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
 from gptoss_edu.weights.checkpoint import load_model
 from pocket.tasks import CALCULATOR
 
@@ -212,6 +213,90 @@ def test_a_chat_calls_functions_and_goes_on(pocket):
     assert (roles[0], roles[-2:]) == ("user", ["tool", "assistant"])
     assert chat.messages[-2]["content"] == "371217"
     assert chat.cache is not None
+
+
+def shared(one, other):
+    """Ids at the beginning of both."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
+
+
+def test_a_tool_loop_reads_on_from_its_first_prompt(params, monkeypatch):
+    """Four turns, two rounds each: each round's prompt begins with the whole prompt before it, but
+    for thoughts of a turn that was answered; and no round reads what an earlier one has read.
+    """
+    replies, real = [], chat_module.answer_one
+    spell = TOKENIZER.encode
+    thought = [CHANNEL, *spell("analysis"), MESSAGE, *spell("look at it"), END, START]
+
+    def noted(*args):
+        calling = [*thought, *spell("assistant"), *call_now()]
+        dictate(monkeypatch, say("so", "noon") if len(replies) % 2 else calling)
+        replies.append((yield from real(*args)))
+        return replies[-1]
+
+    monkeypatch.setattr(chat_module, "answer_one", noted)
+    chat = Chat(MODEL, params, functions={"now": (lambda: "noon", NOW)})
+    for _ in range(4):
+        assert chat.say("what time is it?").final == "noon"
+    assert [bool(reply.tool_calls) for reply in replies] == [True, False] * 4
+    held = 0
+    for turn in range(0, 8, 2):
+        first, second = replies[turn].prompt_ids, replies[turn + 1].prompt_ids
+        assert read_by(replies[turn]) == len(first) - held
+        assert shared(first, second) == len(first)
+        assert read_by(replies[turn + 1]) == len(second) - len(first)
+        if turn < 6:  # the thoughts of the turn are gone
+            following = replies[turn + 2].prompt_ids
+            assert len(first) <= shared(second, following) < len(second)
+        held = len(first)
+    # What was held is what would have been read.
+    fresh = generate(MODEL, params, chat.messages[:-1], tools=[NOW])
+    assert fresh.prompt_ids == replies[-1].prompt_ids
+    assert fresh.token_ids == replies[-1].token_ids
+
+
+def test_a_cache_is_not_rewound_to_a_prompt_that_is_none_of_its_own(params, monkeypatch):
+    """A call and an answer in one reply: the answer takes thoughts out of the prompt already read."""
+    spell = TOKENIZER.encode
+    thought = [CHANNEL, *spell("analysis"), MESSAGE, *spell("hm"), CALL]
+    dictate(monkeypatch, thought)
+    chat = Chat(MODEL, params, functions={"now": (lambda: "noon", NOW)}, max_tokens=60)
+    chat.say("what time is it?")  # a thought without an answer stays
+    assert [m.get("channel") for m in chat.messages] == [None, "analysis"]
+    both = [*call_now()[:-1], END, *say("hm", "noon")]
+    dictate(monkeypatch, both)
+    monkeypatch.setattr(chat_module, "ROUNDS", 2)
+    last = chat.say("and now?")
+    assert last.tool_calls
+    dictate(monkeypatch, say("hm", "noon"))
+    after = chat.say("and now?")
+    alone = generate(MODEL, params, chat.messages[:-1], tools=[NOW], max_tokens=60)
+    assert (after.prompt_ids, after.token_ids) == (alone.prompt_ids, alone.token_ids)
+
+
+def test_commentary_alone_is_the_answer_of_a_turn(params, monkeypatch):
+    spell = TOKENIZER.encode
+    dictate(monkeypatch, [CHANNEL, *spell("commentary"), MESSAGE, *spell("four"), RETURN])
+    chat = Chat(MODEL, params)
+    assert chat.say("2 + 2?").final == "four"
+    assert chat.messages[-1] == {"role": "assistant", "channel": "commentary", "content": "four"}
+
+
+def test_a_call_without_the_namespace_is_made(params, monkeypatch):
+    """vllm#42454: models write the bare name, in long conversations."""
+    spell = TOKENIZER.encode
+    header = [CHANNEL, *spell("commentary to=now "), CONSTRAIN, *spell("json")]
+    dictate(monkeypatch, [*header, MESSAGE, *spell("{}"), CALL])
+    monkeypatch.setattr(chat_module, "ROUNDS", 1)
+    called = []
+    chat = Chat(MODEL, params, functions={"now": (lambda: called.append(1), NOW)}, max_tokens=60)
+    reply = chat.say("what time is it?")
+    assert (called, reply.finish_reason, reply.tool_calls[0].name) == ([1], "tool_call", "now")
+    reply = generate(MODEL, params, "time?", tools=[NOW], max_tokens=60)
+    assert [call.name for call in reply.tool_calls] == ["now"]
+    reply = generate(MODEL, params, "time?", max_tokens=60)
+    assert (reply.tool_calls, reply.finish_reason) == ((), "stop")
+    assert "now was asked, which is no function here" in reply.note
 
 
 def test_a_chat_without_functions_answers_as_generate_does(pocket):

@@ -5,8 +5,10 @@
 
 import datetime
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import openai_harmony as oh
 import pytest
 from openai_harmony import Author, DeveloperContent, Role, SystemContent, ToolDescription
@@ -169,10 +171,8 @@ CASES = {
         [
             system(),
             user("One"),
-            assistant("first thought", "analysis"),
             assistant("1"),
             user("Two"),
-            assistant("second thought", "analysis"),
             assistant("2"),
             user("Three"),
         ],
@@ -237,6 +237,117 @@ def test_a_conversation_is_rendered_as_it_is(name):
     assert render(oh.Conversation(messages=messages)) == directly(messages)
 
 
+# ------------------------------------------------------------------------------------- analysis
+# The rule of openai/gpt-oss-20b's chat_template.jinja: a call's thinking stays while no assistant
+# message without calls follows; every other message loses its own. Below: U a user, C a call with
+# its result, A an answer, each with a thought of its own but U; and which thoughts are left.
+TEMPLATE = {
+    "U": "",
+    "UA": "",
+    "UAU": "",
+    "UAUAU": "",  # openai-harmony keeps the second
+    "UC": "1",
+    "UCC": "12",
+    "UCA": "",
+    "UCCAU": "",
+    "UAUC": "2",  # openai-harmony brings back the first
+    "UCAUC": "3",
+    "UCAUCAUCAUC": "7",
+    "UCAUCAUCAU": "",  # openai-harmony keeps all but those of the first answer
+    "UCUC": "12",  # a question in between is no answer
+    "UCAC": "3",
+}
+OPENAI_HARMONY = {
+    "UAUAU": "2", "UAUC": "12", "UCAUC": "123", "UCAUCAUCAUC": "1234567", "UCAUCAUCAU": "3456",
+    "UCAC": "123",
+}  # fmt: skip
+
+
+def talk(turns: str):
+    """The same conversation as dicts and as a Conversation of openai-harmony, thoughts named."""
+    dicts, messages, thoughts = [], [], 0
+    for kind in turns:
+        if kind == "U":
+            dicts.append({"role": "user", "content": "what?"})
+            messages.append(user("what?"))
+            continue
+        thoughts += 1
+        thinking = f"thought {thoughts}."
+        messages.append(assistant(thinking, "analysis"))
+        if kind == "A":
+            dicts.append({"role": "assistant", "thinking": thinking, "content": "that"})
+            messages.append(assistant("that"))
+        else:
+            calls = [{"name": "get_weather", "arguments": "{}"}]
+            dicts.append({"role": "assistant", "thinking": thinking, "tool_calls": calls})
+            dicts.append({"role": "tool", "name": "get_weather", "content": "sun"})
+            messages += [call("{}"), result("sun")]
+    return dicts, oh.Conversation(messages=messages)
+
+
+def thoughts_in(prompt) -> str:
+    return "".join(re.findall(r"thought (\d+)\.", load_encoding().decode(render(prompt))))
+
+
+@pytest.mark.parametrize("turns", TEMPLATE)
+def test_thinking_is_kept_as_the_chat_template_keeps_it(turns):
+    dicts, conversation = talk(turns)
+    assert thoughts_in(dicts) == TEMPLATE[turns]
+    # And where openai-harmony does otherwise, a Conversation is rendered as it would be there.
+    assert thoughts_in(conversation) == OPENAI_HARMONY.get(turns, TEMPLATE[turns])
+
+
+@pytest.mark.parametrize("turns", TEMPLATE)
+def test_a_prompt_begins_with_the_prompt_before_it(turns):
+    """Until an answer is given: so each round of a tool loop finds all of the last in its cache."""
+    dicts, _ = talk(turns)
+    asked = [n for n, m in enumerate(dicts) if m["role"] == "assistant"]
+    begin = 2  # after <|start|>assistant of the answer to come
+    for n in asked:
+        before, after = render(dicts[:n]), render(dicts[: n + 1])
+        if "tool_calls" in dicts[n] and not any(m.get("content") == "that" for m in dicts[n:]):
+            assert after[: len(before) - begin] == before[:-begin]
+
+
+def test_thinking_beside_a_call_of_a_built_in_tool():
+    """On analysis with a recipient, a tool is called: no thought, and its result stays, too."""
+    python = {"role": "assistant", "channel": "analysis", "recipient": "python", "content": "1+1"}
+    answer = {"role": "assistant", "content": "2", "thinking": "so"}
+    tool = {"role": "tool", "name": "python.", "content": "2"}
+    text = load_encoding().decode(render([USER, python, tool, answer, USER]))
+    assert "<|start|>assistant to=python<|channel|>analysis<|message|>1+1<|call|>" in text
+    assert "so<|end|>" not in text
+
+
+def test_what_is_said_beside_a_call_stays_as_commentary():
+    """The template makes it analysis; the Harmony guide shows such preambles to the user."""
+    text = load_encoding().decode(render([*ASKED, {"role": "assistant", "content": "Blue."}, USER]))
+    assert "<|channel|>commentary<|message|>One moment.<|end|>" in text
+    assert "Look it up." not in text
+
+
+def test_whoever_reads_along_is_not_called():
+    for reader in ("assistant", "user", "all"):
+        said = {"role": "assistant", "channel": "commentary", "content": "x", "recipient": reader}
+        assert render([USER, said]) == directly(
+            [system(), STRAWBERRY, assistant("x", "commentary")]
+        )
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_thinking_under_other_names(key):
+    calls = {"role": "assistant", "tool_calls": [TOOL_CALL]}
+    expected = render([USER, calls | {"thinking": "T"}])
+    assert render([USER, calls | {key: "T"}]) == expected
+    assert render([USER, calls | {key: "T", "thinking": "T"}]) == expected
+    with pytest.raises(ValueError, match=f"{key} and another thinking"):
+        render([USER, calls | {key: "T", "thinking": "S"}])
+    with pytest.raises(ValueError, match=f"{key} of message 1 is a dict"):
+        render([USER, calls | {key: {"effort": "high"}}])
+    with pytest.raises(ValueError, match=f"unknown entries {key}"):
+        render([USER | {key: "T"}])
+
+
 def test_goldens_are_what_openai_harmony_gives():
     golden = json.loads(GOLDEN.read_text())
     assert golden == {name: directly(messages) for name, (_, _, messages) in CASES.items()}
@@ -294,6 +405,31 @@ def parameters(**changes):
     return [WEATHER | {"parameters": WEATHER["parameters"] | changes}]
 
 
+def asking(arguments):
+    """A conversation in which the assistant called with these arguments."""
+    return [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}]
+
+
+def deep(levels=100_000):
+    value = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def nested(levels):
+    schema = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+def cyclic():
+    value = {}
+    value["a"] = value
+    return value
+
+
 ENDLESS = " " * 1_000_000
 REFUSED = {
     "": ({}, "text is empty"),
@@ -323,6 +459,25 @@ REFUSED = {
     "tool name": (([{"role": "tool", "content": "x"}],), "does not say which function"),
     "tool id": (([{"role": "tool", "tool_call_id": "zz", "content": "x"}],), "'zz', known ids"),
     "user name": (([USER | {"name": "a<|end|>"}],), "name of message 0 is .*one word"),
+    "array": (([{"role": "user", "content": np.array([1, 2])}],), "is a ndarray, but a str"),
+    "array role": (([{"role": np.array(["user", "x"]), "content": "x"}],), "has role array"),
+    "array name": (([USER | {"name": np.array(["a", "b"])}],), "name of message 0 is a ndarray"),
+    "array channel": (
+        ([{"role": "assistant", "content": "x", "channel": np.array(["final", "x"])}],),
+        "has channel array",
+    ),
+    "array part": (([USER | {"content": [{"type": np.zeros(2)}]}],), "has a part of type array"),
+    "arguments": ((asking({1, 2}),), "is a set, but a str"),
+    "arguments set": ((asking({"a": {1}}),), "cannot be written as JSON"),
+    "arguments bytes": ((asking({"a": b"x"}),), "arguments of .* cannot be written as JSON"),
+    "arguments float32": ((asking({"a": np.float32(1)}),), "cannot be written as JSON"),
+    "arguments key": ((asking({(1, 2): 1}),), "cannot be written as JSON"),
+    "arguments deep": ((asking({"a": deep()}),), "cannot be written as JSON"),
+    "arguments cyclic": ((asking(cyclic()),), "cannot be written as JSON"),
+    "arguments NaN": ((asking({"a": float("nan")}),), "cannot be written as JSON"),
+    "arguments endless": ((asking({"a": float("inf")}),), "cannot be written as JSON"),
+    "call cyclic": (([{"role": "assistant", "tool_calls": [cyclic()]}],), "tool call 0 of mess"),
+    "call deep": (([{"role": "assistant", "tool_calls": [deep()]}],), "tool call 0 of message 0"),
     "recipient": (([{"role": "assistant", "recipient": "a b", "content": "x"}],), "one word"),
 }
 KEYWORDS_REFUSED = {
@@ -357,6 +512,20 @@ KEYWORDS_REFUSED = {
     "required": ({"tools": parameters(required="city")}, "required is 'city', but a list"),
     "required list": ({"tools": parameters(required=[["city"]])}, r"\['city'\], which is not in"),
     "required name": ({"tools": parameters(required=["town"])}, "'town', which is not in"),
+    "required unhashable": ({"tools": parameters(required=[["a"]])}, "which is not in properties"),
+    "required dict": ({"tools": parameters(required=[{"a": 1}])}, "which is not in properties"),
+    "array tools": ({"tools": np.zeros(3)}, "tools is a ndarray, but a list"),
+    "array tool type": ({"tools": [NOW | {"type": np.zeros(3)}]}, "only 'function'"),
+    "array parameters": ({"tools": [NOW | {"parameters": np.zeros(3)}]}, "found array"),
+    "array name": ({"tools": [NOW | {"name": np.zeros(3)}]}, "has name array"),
+    "array effort": ({"reasoning_effort": np.array(["low", "x"])}, "reasoning_effort is array"),
+    "deep": ({"tools": parameters(properties={"city": deep()})}, "cannot be written as JSON"),
+    "half deep": (
+        {"tools": parameters(properties={"city": {"items": nested(800)}})},
+        "nested too deeply|cannot be written as JSON",
+    ),
+    "cyclic": ({"tools": parameters(properties={"city": cyclic()})}, "cannot be written as JSON"),
+    "cyclic tool": ({"tools": [cyclic()]}, "has an unknown entry 'a'"),
     "NaN": ({"tools": parameters(default=float("nan"))}, "cannot be written as JSON"),
     "object": ({"tools": parameters(default=object())}, "cannot be written as JSON"),
 }

@@ -1,5 +1,8 @@
 """Streams of ids: well formed ones as openai-harmony reads them, malformed ones without a loss."""
 
+import random
+import re
+
 import numpy as np
 import openai_harmony as oh
 import pytest
@@ -23,8 +26,8 @@ def ids_of(text: str) -> list[int]:
     return load_encoding().encode(text, allowed_special="all")
 
 
-def fed(ids) -> StreamParser:
-    parser = StreamParser()
+def fed(ids, functions=()) -> StreamParser:
+    parser = StreamParser(functions)
     for token in ids:
         parser.feed(token)
     return parser
@@ -146,6 +149,72 @@ MALFORMED = {
         ("commentary", "functions.f", "<|constrain|>json", "{}")
     ],
     "<|channel|>commentary json<|message|>{}<|call|>": [("commentary", None, "json", "{}")],
+    # words that stand alone where a header breaks off
+    "<|channel|>42<|return|>": [(None, None, None, "42")],
+    "<|channel|>finally<|return|>": [(None, None, None, "finally")],
+    "<|channel|>finalHello<|return|>": [("final", None, None, "Hello")],
+    "<|start|>Hello<|end|>": [(None, None, None, "Hello")],
+    "<|start|>assistant<|channel|>Paris<|return|>": [(None, None, None, "Paris")],
+    "<|start|>assistant Paris<|return|>": [(None, None, None, "Paris")],
+    "user manual<|return|>": [(None, None, None, "user manual")],
+    "to=Paris<|return|>": [(None, "Paris", None, "")],
+    "<|channel|>commentary to=functions.f Paris<|return|>": [
+        ("commentary", "functions.f", None, "Paris")
+    ],
+    # a recipient ends where a name ends
+    '<|channel|>commentary to=functions.f{"a":1}<|call|>': [
+        ("commentary", "functions.f", None, '{"a":1}')
+    ],
+    '<|channel|>commentary to=functions.f{"city": "New York"}<|call|>': [
+        ("commentary", "functions.f", None, '{"city": "New York"}')
+    ],
+    '<|channel|>commentary to=functions.f\n{"a":1}<|call|>': [
+        ("commentary", "functions.f", None, '{"a":1}')
+    ],
+    '<|channel|>commentary to=functions.f["a"]<|call|>': [
+        ("commentary", "functions.f", None, '["a"]')
+    ],
+    '<|channel|>commentary to=functions.f json{"a":1}<|call|>': [
+        ("commentary", "functions.f", "json", '{"a":1}')
+    ],
+    '<|channel|>commentary json to=functions.f{"a":1}<|call|>': [
+        ("commentary", "functions.f", "json", '{"a":1}')
+    ],
+    '<|channel|>commentary functions.f{"a":1}<|call|>': [
+        ("commentary", "functions.f", None, '{"a":1}')
+    ],
+    ' to=functions.f{"a":1}<|call|>': [(None, "functions.f", None, '{"a":1}')],
+    '<|channel|>commentary to=functions.f{"a":1}<|message|><|call|>': [
+        ("commentary", "functions.f", None, '{"a":1}')
+    ],
+    '<|channel|>commentaryto=functions.f json<|message|>{"a":1}<|call|>': [
+        ("commentary", "functions.f", "json", '{"a":1}')
+    ],
+    "<|channel|>analysis to=python code print(1)<|call|>": [
+        ("analysis", "python", "code", "print(1)")
+    ],
+    "<|channel|>analysis to=python print(1)<|call|>": [("analysis", "python", None, "print(1)")],
+    # a header begun anew, with and without a text before
+    "<|channel|>commentary to=functions.f<|channel|>commentary json<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "json", "{}")
+    ],
+    '<|channel|>commentary to=functions.f {"a":1}<|channel|>final<|message|>x<|return|>': [
+        ("commentary", "functions.f", None, '{"a":1}'),
+        ("final", None, None, "x"),
+    ],
+    " to=functions.f<|channel|>commentary to=functions.g json<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "to=functions.g json", "{}")
+    ],
+    # a channel in the place of who speaks
+    "<|start|>final<|message|>x<|return|>": [("final", None, None, "x")],
+    "<|start|>assistantfinal<|message|>x<|return|>": [("final", None, None, "x")],
+    "<|start|>assistant final<|message|>x<|return|>": [("final", None, None, "x")],
+    "<|start|>assistantanalysis hm<|end|><|start|>assistantfinal x<|return|>": [
+        ("analysis", None, None, "hm"),
+        ("final", None, None, "x"),
+    ],
+    "final<|message|>x<|return|>": [("final", None, None, "x")],
+    "<|start|>Bob<|channel|>final<|message|>x<|return|>": [("final", None, None, "x")],
     # messages that do not end, or do not begin
     "<|channel|>analysis<|message|>hm<|start|>assistant<|channel|>final<|message|>x": [
         ("analysis", None, None, "hm"),
@@ -169,15 +238,23 @@ MALFORMED = {
     "<|channel|>final<|message|>x<|endoftext|>": [("final", None, None, "x")],
     "<|channel|><|message|>x<|end|>": [(None, None, None, "x")],
     "<|channel|><|channel|>final<|message|>x<|end|>": [("final", None, None, "x")],
-    # cut short within a header: no message, so no text either
+    # cut short within a header: no message, unless it says something that a header need not say
     "": [],
     "<|channel|>": [],
     "<|channel|>fin": [],
     "<|channel|>final": [],
-    "<|channel|>commentary to=functions.": [],
-    "<|channel|>commentary to=functions.f <|constrain|>": [],
-    "<|channel|>commentary to=functions.f <|constrain|>json": [],
-    " to=functions.f<|channel|>commentary json": [],
+    "<|start|>assist": [],
+    "<|channel|>commentary to=": [],
+    "<|channel|>commentary <|constrain|>": [],
+    "<|channel|>commentary <|constrain|>json": [],
+    "<|channel|>commentary to=functions.": [("commentary", "functions.", None, "")],
+    "<|channel|>commentary to=functions.f <|constrain|>": [
+        ("commentary", "functions.f", "<|constrain|>", "")
+    ],
+    "<|channel|>commentary to=functions.f <|constrain|>js": [
+        ("commentary", "functions.f", "<|constrain|>", "")
+    ],
+    " to=functions.f<|channel|>commentary json": [("commentary", "functions.f", "json", "")],
     "<|channel|>analysis<|message|>hm<|end|><|start|>": [("analysis", None, None, "hm")],
     "<|channel|>analysis<|message|>hm<|end|><|start|>assistant": [("analysis", None, None, "hm")],
     # other control tokens, and markers spelled in letters, are text
@@ -244,3 +321,119 @@ def test_an_id_outside_the_vocabulary_is_a_replacement(token):
 def test_what_is_no_id_is_refused():
     with pytest.raises(TypeError):
         StreamParser().feed(1.5)
+
+
+# ------------------------------------------------------------------------------ nothing gets lost
+
+HEADER_WORDS = "assistant|user|system|developer|analysis|commentary|final|to=|json|code"
+
+
+def found_again(text: str, messages) -> list[str]:
+    """The words of a stream that are in no field of any message."""
+    fields = [(m.role, m.name, m.channel, m.recipient, m.content_type, m.text) for m in messages]
+    kept = " ".join(word for field in fields for word in field if word)
+    words = re.sub(rf"<\|\w+\|>|{HEADER_WORDS}", " ", text)
+    return [word for word in re.findall(r"\w+", words) if word not in kept]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_no_word_of_a_malformed_stream_is_lost(text):
+    broken = {"fin", "assist", "js"}  # cut short in the middle of a word that a header has
+    assert set(found_again(text, parse(ids_of(text))[1])) <= broken
+
+
+def test_no_word_is_lost_wherever_a_header_breaks_off():
+    draw = random.Random(5)
+    control = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>"]
+    control += ["<|return|>", "<|channel|>", "<|start|>assistant<|channel|>"]
+    header = ["assistant", " to=functions.f", "to=python", "commentary", "analysis", "final"]
+    header += [
+        "json",
+        " json",
+        " code",
+        "final.",
+        "functions.g",
+        ' {"a":',
+        "user",
+        ":",
+        "(",
+        " to=",
+    ]
+    for _ in range(1500):
+        parts = [
+            draw.choice([control, header, header, ["w"]]) for _ in range(draw.randrange(1, 14))
+        ]
+        drawn = [draw.choice(part) for part in parts]
+        spaced = [
+            f"{draw.choice(['', ' '])}q{draw.randrange(9999)}z" if d == "w" else d for d in drawn
+        ]
+        text = "".join(spaced) + draw.choice(["<|return|>", "<|end|>", "<|call|>", "<|start|>"])
+        assert not found_again(text, parse(ids_of(text))[1]), text
+
+
+# ------------------------------------------------------- recipients that can only mean one function
+
+FUNCTIONS = ("get_weather", "web-search", "f", "mcp__files__read", "search")
+MEANT = {
+    "get_weather": "get_weather",
+    "web-search": "web-search",
+    "web_search": "web-search",
+    "Get_Weather": "get_weather",
+    "function.get_weather": "get_weather",
+    "functions.ns.f": "f",
+    "functions/f": "f",
+    "functions:f": "f",
+    "tools.f": "f",
+    "tool:get_weather": "get_weather",
+    "mcp__server.f": "f",
+    "mcp__server__f": "f",
+    "mcp__files.read": "mcp__files__read",
+    "functions.mcp__files__read": "mcp__files__read",
+    "functions.get_weatherjson": "get_weather",
+    "functions.get_weathercommentary": "get_weather",
+    "get_weatherjson": "get_weather",
+    "functions.other": "other",  # of a function that is not there, but a call
+}
+NOT_MEANT = ["python", "browser.search", "browser.f", "container.f", "user", "assistant", "all"]
+NOT_MEANT += ["weather", "get_weather_now", "other"]
+
+
+@pytest.mark.parametrize("recipient", MEANT)
+def test_a_recipient_that_can_only_mean_one_function_is_its_call(recipient):
+    text = f'<|channel|>commentary to={recipient} <|constrain|>json<|message|>{{"a":1}}<|call|>'
+    (message,) = fed(ids_of(text), FUNCTIONS).messages
+    assert (message.function, message.text) == (MEANT[recipient], '{"a":1}')
+    (message,) = fed(ids_of(text.replace(" <|constrain|>json<|message|>", "")), FUNCTIONS).messages
+    assert (message.function, message.text) == (MEANT[recipient], '{"a":1}')
+
+
+@pytest.mark.parametrize("recipient", NOT_MEANT)
+def test_a_recipient_that_means_somebody_else_is_no_function(recipient):
+    text = f"<|channel|>commentary to={recipient} <|constrain|>json<|message|>{{}}<|call|>"
+    (message,) = fed(ids_of(text), FUNCTIONS).messages
+    assert (message.recipient, message.function) == (recipient, None)
+
+
+def test_a_function_may_have_the_name_of_a_built_in_tool():
+    """Whoever gives the model a function `python` means it; without one it is OpenAI's."""
+    text = "<|channel|>commentary to=python json<|message|>{}<|call|>"
+    assert fed(ids_of(text)).messages[0].function is None
+    assert fed(ids_of(text), ["python"]).messages[0].function == "python"
+    assert fed(ids_of(text.replace("python", "user")), ["user"]).messages[0].function is None
+
+
+def test_two_functions_that_a_name_could_mean_are_none():
+    text = "<|channel|>commentary to=web.search json<|message|>{}<|call|>"
+    functions = ["web-search", "web_search"]
+    assert fed(ids_of(text), functions).messages[0].recipient == "web.search"
+
+
+def test_a_function_named_without_to():
+    for kind in (" json<|message|>", "<|message|>", " <|constrain|>json<|message|>", ""):
+        text = f'<|channel|>commentary get_weather{kind}{{"a":1}}<|call|>'
+        (message,) = fed(ids_of(text), FUNCTIONS).messages
+        assert (message.function, message.text) == ("get_weather", '{"a":1}'), text
+    for text in ("search", "<|channel|>commentary search it<|end|>", "f {x}"):  # a word is no call
+        parser = fed(ids_of(text), FUNCTIONS)
+        parser.finish()
+        assert parser.messages[0].function is None

@@ -21,9 +21,9 @@ from test_parser import fed, ids_of, parse
 
 from gptoss_edu import reply as reply_module
 from gptoss_edu.harmony import render
-from gptoss_edu.parser import Message
+from gptoss_edu.parser import READERS, Message
 from gptoss_edu.reply import Reply, Stats, make_reply
-from gptoss_edu.tokenizer import CALL, CHANNEL, END, MESSAGE, RETURN, START
+from gptoss_edu.tokenizer import CALL, CHANNEL, END, MESSAGE, RETURN, START, load_encoding
 
 
 def reply_to(text: str, finish_reason="stop", **more) -> Reply:
@@ -79,7 +79,110 @@ def test_text_without_a_channel_is_the_answer_only_when_there_is_no_other():
     assert reply_to("Three.").final == "Three."
     assert reply_to("Well<|channel|>final<|message|>Three.<|return|>").final == "Three."
     assert reply_to("<|start|>user<|message|>me<|end|>").final == ""
-    assert reply_to("<|channel|>commentary<|message|>Wait.<|end|>").final == ""
+    assert reply_to("<|channel|>commentary<|message|>Wait.<|end|>", "length").final == ""
+
+
+# Where the answer stands -> what is `final`. The Harmony guide: commentary is shown to the user.
+ANSWERS = {
+    "<|channel|>final<|message|>4<|return|>": "4",
+    "4": "4",
+    "<|channel|>4<|return|>": "4",
+    "<|channel|>final 4<|return|>": "4",
+    "<|channel|>final to=user<|message|>4<|return|>": "4",
+    "<|channel|>final to=assistant<|message|>4<|return|>": "4",
+    "<|channel|>final to=all<|message|>4<|return|>": "4",
+    "<|channel|>final.<|message|>4<|return|>": "4",
+    "<|channel|>Final:<|message|>4<|return|>": "4",
+    "<|channel|>final_answer<|message|>4<|return|>": "4",
+    "<|channel|>answer<|message|>4<|return|>": "4",
+    "<|start|>final<|message|>4<|return|>": "4",
+    "<|start|>assistantfinal<|message|>4<|return|>": "4",
+    "<|start|>assistant final<|message|>4<|return|>": "4",
+    "<|channel|>commentary<|message|>4<|return|>": "4",
+    "<|channel|>commentary to=assistant<|message|>4<|return|>": "4",
+    "<|channel|>commentary<|message|>Let me see.<|end|><|channel|>final<|message|>4": "4",
+    "<|channel|>?<|message|>??<|end|><|channel|>final<|message|>4<|return|>": "4",
+    "<|channel|>analysis<|message|>hm<|end|><|channel|>commentary<|message|>4<|return|>": "4",
+}
+NO_ANSWER = {
+    "<|channel|>analysis<|message|>4<|return|>": "ended without a final answer",
+    "<|channel|>analysis.<|message|>4<|return|>": "ended without a final answer",
+    "<|channel|>final<|message|><|return|>": "ended without a final answer",
+    "<|channel|>analysis to=python code<|message|>2+2<|call|>": "python was asked, which is no fu",
+    "<|channel|>final to=browser.open<|message|>x<|return|>": "browser.open was asked",
+    "<|channel|>commentary to=get_weather<|message|>{}<|call|>": "get_weather was asked",
+    "<|start|>user<|message|>me<|end|>": "ended without a final answer",
+    "": "ended without a final answer",
+}
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_what_is_meant_for_the_user_is_final(text):
+    reply = reply_to(text)
+    assert (reply.final, str(reply), reply.note) == (ANSWERS[text], ANSWERS[text], None)
+    assert "finished" in Reader(reply._repr_html_()).text
+    (message,) = [m for m in reply.to_messages() if m["content"] == "4"]
+    assert message.get("recipient") in READERS
+    assert load_encoding().decode(render([USER, message])).count("<|call|>") == 0
+
+
+@pytest.mark.parametrize("text", NO_ANSWER)
+def test_a_reply_without_an_answer_says_so(text):
+    reply = reply_to(text)
+    assert (reply.final, reply.finish_reason) == ("", "stop")
+    assert NO_ANSWER[text] in reply.note
+    assert str(reply) == f"({reply.note})"
+    assert reply.note in Reader(reply._repr_html_()).text
+
+
+def test_a_reply_that_was_cut_says_so():
+    cut = reply_to("<|channel|>final<|message|>Thr", "length")
+    assert (str(cut), cut.note) == ("Thr", "stopped at the token limit, after 4 tokens")
+    cut = reply_to("<|channel|>analysis<|message|>Thr", "length")
+    assert "token limit before any answer, after 4 tokens" in str(cut)
+    cut = reply_to("<|channel|>commentary<|message|>I will", "length")
+    assert cut.final == ""  # what would have followed is not known
+
+
+@pytest.mark.parametrize(
+    "text, given, reason, calls",
+    [
+        (f"{CALLING}", "tool_call", "tool_call", 1),
+        (CALLING.replace("<|call|>", "<|return|>"), "stop", "tool_call", 1),
+        (CALLING.replace("<|call|>", "<|endoftext|>"), "stop", "tool_call", 1),
+        (CALLING.replace("<|call|>", "<|end|>") + ANSWER, "stop", "tool_call", 1),
+        (CALLING.replace("<|call|>", "<|end|>") + "<|channel|>final<|message|>T", "length",
+         "tool_call", 1),
+        (CALLING.replace("<|call|>", ""), "length", "length", 0),
+        (CALLING.replace("functions.now", "now"), "tool_call", "stop", 0),
+        (CALLING.replace("to=functions.now", ""), "tool_call", "stop", 0),
+        ("<|channel|>analysis to=python code<|message|>1<|call|>", "tool_call", "stop", 0),
+        ("<|call|>", "tool_call", "stop", 0),
+        ('<|channel|>commentary to=functions.f{"a":1}<|call|>', "tool_call", "tool_call", 1),
+        ("<|channel|>commentary to=functions.f<|call|>", "tool_call", "tool_call", 1),
+        ("<|channel|>commentary to=functions.f<|return|>", "stop", "stop", 0),
+    ],
+)  # fmt: skip
+def test_finish_reason_and_calls_agree(text, given, reason, calls):
+    reply = reply_to(text, given)
+    assert (reply.finish_reason, len(reply.tool_calls)) == (reason, calls)
+
+
+def test_junk_between_two_headers_is_not_history():
+    """What llama.cpp#27720 saw: `??` and the like, then a proper answer. It is kept, but not told."""
+    final = "<|channel|>final<|message|>4<|return|>"
+    for junk in (
+        "<|channel|>commentary??",
+        "<|channel|>commentary 2?<|end|><|start|>assistant",
+        "<|channel|>??<|message|>?<|end|><|start|>assistant",
+        "<|channel|>2?commentary?<|message|>2?commentary?<|end|><|start|>assistant",
+        "<|channel|>commentary ?? Well then, 4",
+    ):
+        reply = reply_to(junk + final)
+        assert [m["content"] for m in reply.to_messages()] == ["4"], junk
+        assert len(reply.messages) == 2
+    said = "<|channel|>commentary<|message|>I will look.<|end|><|start|>assistant"
+    assert [m["content"] for m in reply_to(said + final).to_messages()] == ["I will look.", "4"]
 
 
 def test_a_reply_is_history():
@@ -217,6 +320,12 @@ def test_no_ids_at_all_raise():
             fed(ids), prompt_ids=[], token_ids=ids, finish_reason="length", stats=None
         )
         Reader(reply._repr_html_())
+        for given in ("stop", "tool_call", "length"):
+            reply = make_reply(
+                fed(ids), prompt_ids=[], token_ids=ids, finish_reason=given, stats=None
+            )
+            assert bool(reply.tool_calls) == (reply.finish_reason == "tool_call")
+            assert reply.final or reply.note
         for analysis in (True, False, None):  # whatever was sampled, the conversation goes on
             render([USER, *reply.to_messages(analysis=analysis), USER])
         # Text comes message by message, in order: what was shown is what is kept.

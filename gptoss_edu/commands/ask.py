@@ -12,13 +12,23 @@ from gptoss_edu.commands.flags import (
     load,
     read_options,
 )
-from gptoss_edu.commands.terminal import UsageError, as_json, make_screen, show, waiting
+from gptoss_edu.commands.terminal import (
+    UsageError,
+    as_json,
+    complain,
+    ending,
+    make_screen,
+    show,
+    status,
+    waiting,
+)
 from gptoss_edu.generation import generate, stream
 from gptoss_edu.options import Options
 
 HELP = "answer one question"
 EPILOG = """\
 In a pipe only the answer is written; --json gives analysis and statistics as well.
+Exit status 1: there is no answer; standard error says why.
 NO_COLOR=1 turns colors off."""
 
 
@@ -42,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
         with waiting("answering"):
             reply = generate(model, params, prompt, **options)
         print(as_json(reply), flush=True)
-        return 0
-    show(stream(model, params, prompt, **options), make_screen())
-    return 0
+        if status(reply):
+            complain(ending(reply))
+        return status(reply)
+    return status(show(stream(model, params, prompt, **options), make_screen()))
 
 
 def read_prompt(given: str | None) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from gptoss_edu.generation import Stream
-from gptoss_edu.parser import Piece
+from gptoss_edu.parser import Piece, is_spoken, meant_channel
 from gptoss_edu.reply import Reply, Stats
 
 NAME = "gptoss_edu"
@@ -60,12 +60,12 @@ class Terminal:
             label += f" → {piece.recipient}"
         if label != self._label:
             start = "" if self._label is None else "\n\n"
-            color = LABEL_COLORS.get(piece.channel or "final")
+            color = LABEL_COLORS.get(meant_channel(piece) or piece.channel or "final")
             self._print(start + self.styled(f"[{label.translate(HARMLESS)}]", color) + "\n")
             self._label = label
-        if piece.channel == "final":
+        if is_answer(piece):
             self.said.append(piece.text)
-        style = DIM if piece.channel == "analysis" else None
+        style = DIM if meant_channel(piece) == "analysis" else None
         self._print(self.styled(piece.text.translate(HARMLESS), style))
 
     def end(self, reply: Reply) -> None:
@@ -84,7 +84,9 @@ class Terminal:
 
 
 class Pipe:
-    """Writes the final channel (`said`) as it comes, and tool calls as lines of JSON; no more."""
+    """Writes the final channel (`said`) as it comes, tool calls as lines of JSON, and no more; an
+    answer on another channel when it is known to be one, at the end.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -92,13 +94,14 @@ class Pipe:
 
     def write(self, piece: Piece) -> None:
         """One piece of the answer."""
-        if piece.channel == "final" and piece.recipient is None:
+        if is_answer(piece):
             print(piece.text, end="", file=self._out, flush=True)
             self.said.append(piece.text)
 
     def end(self, reply: Reply) -> None:
         """What is only known at the end."""
-        print("" if self.said else reply.final, file=self._out)
+        if reply.final:
+            print("" if self.said else reply.final, file=self._out)
         for call in reply.tool_calls:
             print(json.dumps({"name": call.name, "arguments": call.arguments}), file=self._out)
         self._out.flush()
@@ -111,14 +114,22 @@ class Pipe:
         complain(note)
 
 
+def is_answer(piece: Piece) -> bool:
+    """Is this for the user, on the final channel?"""
+    return is_spoken(piece) and meant_channel(piece) == "final"
+
+
 def ending(reply: Reply) -> str | None:
     """Why an answer is not whole, or what it waits for; None after a proper end."""
     if reply.finish_reason == "length":
-        return f"cut at {len(reply.token_ids)} tokens (--max-tokens, or the model's context)"
-    if reply.finish_reason == "tool_call":
-        names = ", ".join(call.name for call in reply.tool_calls)
-        return f"the model waits for the result of {names or 'a call that names no function'}"
-    return None
+        none = "" if reply.final else "; no final answer yet"
+        return f"cut at {len(reply.token_ids)} tokens (--max-tokens, or the model's context){none}"
+    return reply.note and f"the model {reply.note}"
+
+
+def status(reply: Reply) -> int:
+    """Exit status: 0 where there is an answer, or part of one, or a call; 1 where there is none."""
+    return 0 if reply.final or reply.tool_calls else 1
 
 
 def describe_stats(stats: Stats) -> list[str]:
