@@ -7,11 +7,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import typing
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from gptoss_edu.harmony import Prompt
 from gptoss_edu.model import Model, Params
 from gptoss_edu.options import Options
 from gptoss_edu.weights.checkpoint import DENSE, PRECISIONS, load_model
+from gptoss_edu.weights.files import read_json
 
 
 def add_model_flags(command: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def read_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `generate` that were given, checked. Raises UsageError."""
     names = [field.name for field in dataclasses.fields(Options)]
     found = {name: vars(args)[name] for name in names if name != "tools" and name in vars(args)}
-    if vars(args).get("tools"):
+    if vars(args).get("tools") is not None:
         found["tools"] = read_tools(args.tools)
     try:
         Options(**found).seeds(1)
@@ -77,14 +78,9 @@ def read_options(args: argparse.Namespace) -> dict[str, Any]:
 def read_tools(path: str) -> list[Any]:
     """The schemas in a JSON file; a single one may stand without a list."""
     try:
-        with open(path, encoding="utf-8") as file:
-            tools = json.load(file)
-    except OSError as error:
-        raise UsageError(f"--tools {path}: {error.strerror}; expected a JSON file") from error
-    except ValueError as error:
-        raise UsageError(
-            f"--tools {path} is not JSON ({error}); expected a list of function schemas"
-        ) from error
+        tools = read_json(Path(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--tools: {error}; expected a list of function schemas") from error
     return tools if isinstance(tools, list) else [tools]
 
 

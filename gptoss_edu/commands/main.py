@@ -16,12 +16,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
 
 from gptoss_edu import __version__
 from gptoss_edu.commands import ask, chat, convert, doctor, fit, verify
 from gptoss_edu.commands.terminal import INTERRUPTED, NAME, UsageError, complain
+from gptoss_edu.weights.files import visible
 
 COMMANDS = {
     "ask": ask, "chat": chat, "doctor": doctor, "fit": fit, "verify": verify, "convert": convert,
@@ -31,11 +33,17 @@ FORESEEN = (UsageError, ValueError, OSError, ImportError, MemoryError, RuntimeEr
 UNFORESEEN = (RecursionError, NotImplementedError)  # kinds of RuntimeError
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what was wrong without sending it to the terminal as commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit status 2."""
+        super().error(visible(message))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All commands with their flags."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {NAME}", description="GPT-OSS in pure JAX.", epilog=ask.EPILOG
-    )
+    parser = Parser(prog=f"python -m {NAME}", description="GPT-OSS in pure JAX.", epilog=ask.EPILOG)
     parser.add_argument("--version", action="version", version=f"gptoss-edu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):  # standard error may be full, too
             if args.traceback:
                 traceback.print_exc()
-            complain(explain(error))
+            complain(visible(explain(error), 4000))
         return 2 if isinstance(error, UsageError) else 1 if foreseen(error) else BUG
 
 

@@ -1,6 +1,7 @@
 """Flags made from `Options`, and the model that they choose."""
 
 import dataclasses
+import os
 
 import jax
 import pytest
@@ -28,7 +29,10 @@ pytestmark = pytest.mark.usefixtures("quick_load")
         (["ask", "hi", "--top-k", "0"], "top_k is 0"),
         (["ask", "hi", "--seed", "-1"], "seed is -1"),
         (["ask", "hi", "--date", "tomorrow"], "current_date is 'tomorrow'"),
-        (["ask", "hi", "--tools", "no/such.json"], "--tools no/such.json: No such file"),
+        (["ask", "hi", "--tools", "no/such.json"], "--tools: no/such.json cannot be read (No such"),
+        (["ask", "hi", "--tools", "/dev/zero"], "/dev/zero is a device, expected a file"),
+        (["ask", "hi", "--tools", "."], ". is a folder, expected a file"),
+        (["ask", "hi", "--tools", ""], "is a folder, expected a file"),
         (["ask", "hi", "--tools", __file__], "is not JSON"),
         (["ask", ""], "text is empty"),
         (["ask"], "text is empty"),
@@ -93,3 +97,20 @@ def test_model_flags_reach_the_loader(monkeypatch):
     named = {"precision": "bf16", "dense": "int8", "backend": "cpu", "revision": "abc"}
     named["needs_text"] = True  # refused before 13.8 GB are read
     assert given == [(("x",), named)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_who_opens_a_named_pipe_waits_for_ever_and_nobody_does(failing, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, err = failing("ask", "hi", "--tools", str(tmp_path / "pipe"))
+    assert status == 2
+    assert "is a named pipe, expected a file" in err
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"1" * 10_000, b"\xff\xfe", b"", b"x" * 2**25])
+def test_schemas_that_are_none_are_refused_in_a_line(failing, tmp_path, content):
+    (tmp_path / "tools.json").write_bytes(content)
+    status, err = failing("ask", "hi", "--tools", str(tmp_path / "tools.json"))
+    assert status == 2
+    assert len(err) < 1000
+    assert "expected a list of function schemas" in err

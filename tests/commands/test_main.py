@@ -99,6 +99,27 @@ def test_a_typo_in_a_flag_is_answered_with_the_nearest(failing, flag, meant):
     assert f"; did you mean {meant}?" in err
 
 
+@pytest.mark.parametrize(
+    "argv", [["doctor", "--x\x1b[2J"], ["\x1b]0;evil\x07"], ["ask", "hi", "--effort", "\x1b[31m"]]
+)
+def test_what_was_typed_is_shown_and_not_obeyed(failing, argv):
+    status, err = failing(*argv)
+    assert status == 2
+    assert "\\x1b" in err
+    assert "\x1b" not in err
+
+
+def test_an_error_from_a_file_is_shown_and_not_obeyed(monkeypatch, failing):
+    def fail(*_, **__):
+        raise ValueError("\x1b]0;evil\x07" + "x" * 10**6)
+
+    monkeypatch.setattr(flags, "load_model", fail)
+    status, err = failing("ask", "hi")
+    assert status == 1
+    assert "\x1b" not in err
+    assert len(err) < 5000
+
+
 def test_a_flag_like_none_of_ours_is_refused_without_a_guess(failing):
     status, err = failing("doctor", "--zzzz")
     assert status == 2
