@@ -146,6 +146,9 @@ MALFORMED = {
         ("commentary", "functions.f", "<|constrain|>json", "{}")
     ],
     "<|channel|>commentary json<|message|>{}<|call|>": [("commentary", None, "json", "{}")],
+    "<|channel|>commentary functions.f to=functions.g<|message|>{}<|call|>": [
+        ("commentary", "functions.f", "to=functions.g", "{}")
+    ],
     # messages that do not end, or do not begin
     "<|channel|>analysis<|message|>hm<|start|>assistant<|channel|>final<|message|>x": [
         ("analysis", None, None, "hm"),
@@ -198,6 +201,16 @@ def test_plain_text_shows_before_it_ends():
     assert not messages
     assert len("".join(piece.text for piece in pieces)) > 600
     assert brief(parse(ids)[1]) == [(None, None, None, "word " * 200)]
+
+
+def test_a_header_that_grows_too_long_is_text():
+    """64 ids may be one; with the next it is shown as it is, and goes on being shown."""
+    parser = StreamParser()
+    (word,) = ids_of(" word")
+    assert [parser.feed(word) for _ in range(StreamParser.MAX_HEADER)] == [[]] * 64
+    (piece,) = parser.feed(word)
+    assert piece.text == " word" * 65
+    assert [piece.text for piece in parser.feed(word)] == [" word"]
 
 
 def single(data: bytes) -> list[int]:
