@@ -92,6 +92,14 @@ def test_no_two_keys_of_a_chunk_get_one_slot(length):
     assert (slot_BT[1] == WINDOW).all(), "padding is dropped"
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_single_token_looks_at_the_ring_alone(length):
+    """Every later step would otherwise copy the ring, to lay the one new key beside it."""
+    _, k_BSKH, v_BSKH, position_BS = feed(empty(RingKV, WINDOW), [list(range(length))] * 2)
+    room = WINDOW if length == 1 else WINDOW + length
+    assert k_BSKH.shape[1] == v_BSKH.shape[1] == position_BS.shape[1] == room
+
+
 @pytest.fixture
 def x64():
     jax.config.update("jax_enable_x64", True)

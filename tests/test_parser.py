@@ -146,9 +146,6 @@ MALFORMED = {
         ("commentary", "functions.f", "<|constrain|>json", "{}")
     ],
     "<|channel|>commentary json<|message|>{}<|call|>": [("commentary", None, "json", "{}")],
-    "<|channel|>commentary functions.f to=functions.g<|message|>{}<|call|>": [
-        ("commentary", "functions.f", "to=functions.g", "{}")
-    ],
     # messages that do not end, or do not begin
     "<|channel|>analysis<|message|>hm<|start|>assistant<|channel|>final<|message|>x": [
         ("analysis", None, None, "hm"),
@@ -193,6 +190,19 @@ MALFORMED = {
 @pytest.mark.parametrize("text", MALFORMED)
 def test_malformed_streams(text):
     assert brief(parse(ids_of(text))[1]) == MALFORMED[text]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "<|channel|>commentary functions.f to=functions.g",
+        " to=functions.f json<|channel|>commentary",
+        " to=functions.f a<|channel|>commentary json",
+    ],
+)
+def test_the_first_recipient_counts_wherever_other_words_stand(header):
+    (message,) = parse(ids_of(f"{header}<|message|>{{}}<|call|>"))[1]
+    assert (message.channel, message.function, message.text) == ("commentary", "f", "{}")
 
 
 def test_plain_text_shows_before_it_ends():

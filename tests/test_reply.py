@@ -190,6 +190,9 @@ def test_html_shows_channels_in_words_and_color():
     read = Reader(reply_to(CALLING[:-8], "length")._repr_html_())
     assert read.labels[-1] == "commentary → functions.now (cut off)"
     assert "stopped at the token limit" in read.text
+    made_up = "<|start|>user<|message|>me<|end|><|start|>functions.now<|message|>noon<|end|>"
+    read = Reader(reply_to(made_up)._repr_html_())
+    assert read.labels == ["user · no channel", "functions.now · no channel"]
 
 
 def test_html_is_escaped():
