@@ -17,7 +17,7 @@ import pytest
 from models import CONFIG, MODEL, following, random_params
 
 from gptoss_edu import cache as cache_module
-from gptoss_edu.cache import TurnCache, empty_cache, with_room
+from gptoss_edu.cache import TurnCache, empty_cache, new_cache, with_room
 from gptoss_edu.chat import Chat
 from gptoss_edu.generation import decode_step, generate, generate_tokens, prefill, stream
 from gptoss_edu.model import forward
@@ -108,8 +108,12 @@ def test_prompts_without_tokens_are_refused(nothing_runs, params):
 
 def test_a_cache_that_does_not_fit_in_memory_is_refused(nothing_runs, params, monkeypatch):
     monkeypatch.setattr(cache_module, "available_memory", lambda: (100_000, "this machine"))
-    with pytest.raises(MemoryError, match=r"too little memory: keys and values of 2 x 512 tokens"):
+    with pytest.raises(MemoryError, match=r"keys and values of 2 x 512 .*0.00 GiB available"):
         generate(MODEL, params, ["hi", "ho"])
+    monkeypatch.setattr(cache_module, "available_memory", lambda: (3 * 2**28, "this machine"))
+    with pytest.raises(MemoryError, match=r"1.18 GiB, this machine has 0.75 GiB available"):
+        new_cache(CONFIG, 4096, 512, jnp.float32)
+    monkeypatch.setattr(cache_module, "available_memory", lambda: (100_000, "this machine"))
     state = empty_cache(CONFIG, 1, 16)
     with pytest.raises(MemoryError, match=r"1 x 1,024 .*shorten the prompt, lower max_tokens"):
         with_room(state, 1000, CONFIG)

@@ -11,10 +11,12 @@ from gptoss_edu.attention import visible
 from gptoss_edu.cache import (
     FullKV,
     RingKV,
+    TurnCache,
     capacity_for,
     copy_rings,
     empty_cache,
     grow,
+    to_host,
 )
 from gptoss_edu.config import FULL, TINY
 
@@ -90,6 +92,14 @@ def test_no_two_keys_of_a_chunk_get_one_slot(length):
     assert (slot_BT[1] == WINDOW).all(), "padding is dropped"
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_single_token_looks_at_the_ring_alone(length):
+    """Every later step would otherwise copy the ring, to lay the one new key beside it."""
+    _, k_BSKH, v_BSKH, position_BS = feed(empty(RingKV, WINDOW), [list(range(length))] * 2)
+    room = WINDOW if length == 1 else WINDOW + length
+    assert k_BSKH.shape[1] == v_BSKH.shape[1] == position_BS.shape[1] == room
+
+
 @pytest.fixture
 def x64():
     jax.config.update("jax_enable_x64", True)
@@ -149,6 +159,19 @@ def test_a_model_that_only_slides_never_fills_up():
     assert empty_cache(slides, 1, 64).capacity is None
     everything = dataclasses.replace(TINY, layer_types=(FULL,) * 4)
     assert copy_rings(empty_cache(everything, 1, 64)) == (None,) * 4
+
+
+def test_what_lies_here_is_not_gathered(monkeypatch):
+    """Gathering is a program that all machines have to run."""
+    gather = "gptoss_edu.cache.multihost_utils.process_allgather"
+    monkeypatch.setattr(gather, lambda *_, **__: pytest.fail("gathered"))
+    assert to_host(jnp.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_a_turn_is_a_value():
+    turn = TurnCache((1, 2), 1, (), empty_cache(TINY, 1, 16))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        turn.prompt_length = 2
 
 
 def test_a_cache_passes_through_jit_as_a_tree():

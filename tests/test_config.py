@@ -75,6 +75,32 @@ def test_tiny_has_pairwise_different_sizes():
         assert x != y, f"{a} and {b} are both {x}: swapping them would go unseen"
 
 
+def test_the_sizes_of_the_20b():
+    assert GPT_OSS_20B.sizes == {
+        "N": 64, "K": 8, "G": 8, "H": 64, "C": 32, "D": 2880, "F": 2880, "P": 5760,
+        "E": 32, "X": 4, "V": 201088, "U": 16,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "below", "most", "above"),
+    [
+        ("hidden_size", 1, 0, 2**24, 2**24 + 1),
+        ("num_layers", 1, 0, 10_000, 10_001),
+        ("swiglu_alpha", 0.001, 0.0009, 1e6, 1e6 + 1),
+        ("rope_theta", 2.0, 1.99, 1e12, 2e12),
+        ("rope_factor", 1.0, 0.99, 1e6, 1e6 + 1),
+        ("rms_eps", 1e-20, 1e-21, 0.1, 0.11),
+    ],
+)
+def test_a_number_may_be_anything_in_its_range(field, least, below, most, above):
+    for fine in (least, most):
+        assert getattr(dataclasses.replace(TINY, layer_types=(), **{field: fine}), field) == fine
+    for wrong in (below, above):
+        with pytest.raises(ValueError, match=rf"{field} is .* at least {least} and at most {most}"):
+            dataclasses.replace(TINY, **{field: wrong})
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -85,6 +111,7 @@ def test_tiny_has_pairwise_different_sizes():
         ({"initial_context_length": 2048}, "contradicts itself about initial_context"),
         ({"model_type": "llama"}, "'llama', expected model_type 'gpt_oss'"),
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"model_type": "llama", "architectures": ["MixtralForCausalLM"]}, "describes 'llama'"),
         ({"hidden_size": "2880"}, "hidden_size is '2880', expected int"),
         ({"hidden_size": 2880.5}, "expected int"),
         ({"hidden_size": -1}, "hidden_size is -1"),
@@ -151,6 +178,7 @@ def with_rope(**changes):
     "changes",
     [
         {"attention_factor": 1.0},
+        {"attention_factor": 1.3466},
         {"mscale": 2.0},
         {"mscale_all_dim": 1.0},
         {"partial_rotary_factor": 0.5},
@@ -170,13 +198,16 @@ def test_what_changes_yarn_is_refused_by_name(changes):
 
 
 def test_keys_that_say_what_is_computed_anyway_are_accepted():
-    same = {"attention_factor": 1.3465735902799727, "mscale": 1, "mscale_all_dim": 0}
+    same = {"attention_factor": 1.34657359, "mscale": 1, "mscale_all_dim": 0}
     same |= {"type": "yarn", "partial_rotary_factor": 1.0, "long_factor": None}
     found = {**with_rope(**same), "hidden_act": "silu", "architectures": "GptOssForCausalLM"}
     found |= {"use_sliding_window": True, "mlp_only_layers": [], "routed_scaling_factor": 1.0}
     found |= {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["x"]}}
     found |= {"attention_dropout": 0.1, "initializer_range": 9.0, "torch_dtype": "float16"}
     assert Config.from_dict(found) == GPT_OSS_20B
+    stretched_little = with_rope(factor=1.5, attention_factor=1.0405465)
+    stretched_little["max_position_embeddings"] = 6144
+    assert Config.from_dict(stretched_little).rope_factor == 1.5
 
 
 def test_row_24_the_context_before_yarn_must_fit_what_it_reaches():

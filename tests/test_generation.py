@@ -251,6 +251,35 @@ def test_a_row_that_stops_waits_without_disturbing_the_others(params, short_chun
     assert max(map(len, expected)) == 7
 
 
+def test_a_row_that_has_stopped_is_fed_no_more(params, short_chunks, monkeypatch):
+    fed, decode = [], generate_module.decode
+
+    def noted(params, token_B, cache, **options):
+        fed.append(np.asarray(token_B).tolist())
+        return decode(params, token_B, cache, **options)
+
+    monkeypatch.setattr(generate_module, "decode", noted)
+    free = list(generate_tokens(MODEL, params, PROMPTS, max_tokens=3))
+    assert fed == [token_B.tolist() for token_B in free[:2]]
+    fed.clear()
+    stop = int(free[0][0])
+    list(generate_tokens(MODEL, params, PROMPTS, max_tokens=3, stop_rows=[stop]))
+    assert fed[0] == [-1 if token == stop else token for token in free[0].tolist()]
+
+
+def test_a_chunk_is_as_wide_as_the_next_power_of_two(params, monkeypatch):
+    widths = []
+
+    def noted(params, token_BT, cache, last_BD, **options):
+        widths.append(token_BT.shape[1])
+        return cache, last_BD
+
+    monkeypatch.setattr(generate_module, "read_chunk", noted)
+    for length in (1, 16, 17, 32, 256, 257, 300):
+        read(params, [[7] * length])
+    assert widths == [16, 16, 32, 32, 256, 256, 16, 256, 64]
+
+
 def test_growing_in_the_middle_changes_nothing(params, monkeypatch):
     prompt = draw_rows(11, ROOM - 9)
     expected = rows_of(generate_tokens(MODEL, params, [prompt], max_tokens=20))
@@ -306,7 +335,7 @@ def test_max_tokens_cuts_and_says_so(params):
 
 
 def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
-    dictate(monkeypatch, say("2 + 2: vier → 4", "four ✓"))
+    dictate(monkeypatch, say("2 + 2: vier → 4", "four ✓!"))
     pieces = stream(MODEL, params, "2 + 2?")
     assert pieces.reply is None
     text = {"analysis": "", "final": ""}
@@ -314,7 +343,7 @@ def test_streamed_pieces_join_to_the_reply(params, monkeypatch):
         text[piece.channel] += piece.text
     reply = pieces.reply
     assert (reply.analysis, reply.final) == (text["analysis"], text["final"])
-    assert (reply.analysis, str(reply)) == ("2 + 2: vier → 4", "four ✓")
+    assert (reply.analysis, str(reply)) == ("2 + 2: vier → 4", "four ✓!")
     assert reply.finish_reason == "stop"
     assert list(reply.prompt_ids) == TOKENIZER.fit(render("2 + 2?"))
     again = generate(MODEL, params, "2 + 2?")
@@ -535,6 +564,7 @@ def turn(params):
     "agreeing, new, held",
     [
         (349, 60, 349),  # all of it, and more
+        (349, 1, 349),
         (200, 60, 200),  # the prompt
         (210, 50, 200),  # the prompt and a little: back to the prompt
         (349, 0, 200),  # the same once more: the last token must be read for its logits

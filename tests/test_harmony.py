@@ -447,6 +447,8 @@ REFUSED = {
     "content": (([USER, {"role": "user", "content": 7}],), "message 1 is a int, but a str"),
     "content dict": (([{"role": "tool", "name": "f", "content": {"a": 1}}],), "json.dumps"),
     "image": (([{"role": "user", "content": [{"type": "image_url"}]}],), "reads text only"),
+    "no part": (([{"role": "user", "content": [{"text": "Hi"}]}],), "a part of type None"),
+    "video": (([{"role": "user", "content": [{"type": "video"}]}],), "type 'video', but only"),
     "part": (([{"role": "user", "content": [{"type": "text"}]}],), "is a NoneType, but a str"),
     "surrogate": (("\ud800",), "content of message 0 has a lone surrogate"),
     "unknown key": (([USER | {"chanel": "final"}],), r"unknown entries chanel; known are"),

@@ -35,6 +35,15 @@ def test_observing_changes_nothing_and_shows_every_block(params):
     assert seen[3].routing.expert_BTX.shape == (2, 7, TINY.experts_per_token)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, np.dtype("float32"), jnp.bfloat16])
+def test_products_of_float32_are_exact_on_every_device(params, dtype):
+    """TPUs and GPUs would round its operands; those of bfloat16 need no such care."""
+    tokens_BT = jnp.arange(7)[None]
+    program = str(jax.make_jaxpr(lambda p: forward(p, tokens_BT, TINY, dtype))(params))
+    exact = program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert exact == (program.count("dot_general[") if dtype != jnp.bfloat16 else 0)
+
+
 def test_rms_norm_multiplies_by_the_scale_before_it_rounds():
     x_BTD = jax.random.normal(jax.random.key(1), (2, 5, 64)).astype(jnp.bfloat16)
     scale_D = 1 + jax.random.normal(jax.random.key(2), (64,)) / 10

@@ -61,6 +61,12 @@ def test_the_obvious_twin_agrees():
     assert np.isnan(dequantize_obvious(blocks, scales)[:, 255]).all()
 
 
+def test_the_table_of_values_is_the_format():
+    format_ = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    np.testing.assert_array_equal(VALUES, format_)
+    np.testing.assert_array_equal(np.signbit(VALUES), np.signbit(format_))
+
+
 def test_low_nibble_comes_first():
     blocks_1U1 = jnp.zeros((1, 16, 1), jnp.uint8).at[0, 0, 0].set(0x72)  # 2 -> 1.0, then 7 -> 6.0
     w_IO = dequantize(blocks_1U1, jnp.full((1, 1), 127, jnp.uint8))

@@ -271,12 +271,35 @@ def test_malformed_streams(text):
     assert brief(parse(ids_of(text))[1]) == MALFORMED[text]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "<|channel|>commentary functions.f to=functions.g",
+        " to=functions.f json<|channel|>commentary",
+        " to=functions.f a<|channel|>commentary json",
+    ],
+)
+def test_the_first_recipient_counts_wherever_other_words_stand(header):
+    (message,) = parse(ids_of(f"{header}<|message|>{{}}<|call|>"))[1]
+    assert (message.channel, message.function, message.text) == ("commentary", "f", "{}")
+
+
 def test_plain_text_shows_before_it_ends():
     ids = ids_of("word " * 200)
     pieces, messages = parse(ids, finish=False)
     assert not messages
     assert len("".join(piece.text for piece in pieces)) > 600
     assert brief(parse(ids)[1]) == [(None, None, None, "word " * 200)]
+
+
+def test_a_header_that_grows_too_long_is_text():
+    """64 ids may be one; with the next it is shown as it is, and goes on being shown."""
+    parser = StreamParser()
+    (word,) = ids_of(" word")
+    assert [parser.feed(word) for _ in range(StreamParser.MAX_HEADER)] == [[]] * 64
+    (piece,) = parser.feed(word)
+    assert piece.text == " word" * 65
+    assert [piece.text for piece in parser.feed(word)] == [" word"]
 
 
 def single(data: bytes) -> list[int]:

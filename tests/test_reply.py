@@ -59,6 +59,24 @@ def test_a_reply_with_a_tool_call():
     assert reply.analysis == "s-t-r"
 
 
+def test_ids_of_calls_are_unique_in_a_conversation():
+    """In one reply, and from one turn to the next: each prompt holds more than the one before."""
+    now = "<|channel|>commentary to=functions.now json<|message|>{}<|call|>"
+    twice = f"{now}<|start|>assistant{now}"
+    calls = [
+        call
+        for prompt_ids in ([1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5])
+        for call in reply_to(twice, "tool_call", prompt_ids=prompt_ids).tool_calls
+    ]
+    assert len({call.id for call in calls}) == len(calls) == 6
+
+
+def test_what_was_said_is_a_value():
+    for value in (reply_to(CALLING, "tool_call").tool_calls[0], Stats(3, 12, 0.25, 100.0, 20.5, 1)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            value.name = "changed"
+
+
 def test_a_call_cut_short_is_none():
     text = ids_of(CALLING)[:-3]
     parser = fed(text)
@@ -275,6 +293,9 @@ def test_html_shows_channels_in_words_and_color():
     read = Reader(reply_to(CALLING[:-8], "length")._repr_html_())
     assert read.labels[-1] == "commentary → functions.now (cut off)"
     assert "stopped at the token limit" in read.text
+    made_up = "<|start|>user<|message|>me<|end|><|start|>functions.now<|message|>noon<|end|>"
+    read = Reader(reply_to(made_up)._repr_html_())
+    assert read.labels == ["user · no channel", "functions.now · no channel"]
 
 
 def test_html_is_escaped():

@@ -86,6 +86,11 @@ def test_angles_stay_in_float32_in_a_bf16_model():
     assert rotate(x_1111, *cos_sin(jnp.array([[257]]), inv_C, 1.0)).dtype == jnp.bfloat16
 
 
-def test_a_ramp_outside_the_head_is_refused():
-    with pytest.raises(ValueError, match=r"YaRN's ramp runs from pair .* check beta_fast"):
-        inverse_frequencies(20, **{**YARN_20B, "beta_fast": 5000.0})
+@pytest.mark.parametrize(
+    "wrong", [{"beta_fast": 5000.0}, {"beta_fast": 1.0}, {"beta_slow": 1e-3}, {"beta_fast": 0.5}]
+)
+def test_a_ramp_outside_the_head_is_refused(wrong):
+    """Below pair 0, without length, beyond the last pair, and backwards."""
+    message = r"YaRN's ramp runs from pair .* between 0 and 9.0, in this order; check beta_fast"
+    with pytest.raises(ValueError, match=message):
+        inverse_frequencies(20, **(YARN_20B | wrong))

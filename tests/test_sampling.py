@@ -55,6 +55,7 @@ def test_filters_by_hand():
 
 
 def test_what_is_off_is_not_computed():
+    assert Sampling() == Sampling(0.0, None, 1.0, 0.0, 1.0) == GREEDY
     assert Sampling(1.0).active == {"temperature": 1.0}
     assert Sampling(1.0, min_p=0.1).active == {"temperature": 1.0, "min_p": 0.1}
     assert Sampling(0.0, 5, 0.9, 0.1, 2.0).active == {"repetition_penalty": 2.0}

@@ -15,6 +15,12 @@ root = pytest.mark.skipif(
 )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is held to some cores only there")
+def test_cores_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
+    assert system.cores() == 3
+
+
 def test_available_memory_is_a_plausible_number():
     available, where = system.available_memory()
     assert where == "this machine"
@@ -145,6 +151,15 @@ def test_a_folder_of_another_user_is_not_used(cache, which):
     cache.mkdir(mode=0o700, parents=True)
     os.chown(cache if which == "folder" else cache.parent, 12345, 12345)
     refused(cache)
+
+
+@root
+def test_what_root_owns_above_is_no_danger(cache, monkeypatch):
+    """As for every ordinary user: / and /home are root's."""
+    cache.mkdir(mode=0o700, parents=True)
+    os.chown(cache, 12345, 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert system.why_shared(cache.resolve()) is None
 
 
 @root

@@ -135,6 +135,8 @@ def test_only_endless_stretches_are_cut():
     digits = "123" * 2_000  # digits are never merged beyond three
     for text in [prose, code, digits, "", " " * tk.MAX_RUN]:
         assert list(tk.bounded(text)) == [text]
+    for one_more in (" " * (tk.MAX_RUN + 1), "x" * (tk.MAX_RUN + 1)):
+        assert [len(piece) for piece in tk.bounded(one_more)] == [tk.MAX_RUN, 1]
     pieces = list(tk.bounded("ab " + "-" * (2 * tk.MAX_RUN + 5) + " cd"))
     assert [len(piece) for piece in pieces] == [3 + tk.MAX_RUN, tk.MAX_RUN, 5 + 3]
     mixed = ("x" * 5_000 + " " * 5_000 + "é" * 5_000 + "!" * 5_000) * 2

@@ -60,10 +60,10 @@ def test_what_fits_where(chip, config, name, fits):
 
 def test_what_fits_to_the_last_byte():
     """Weights, cache and room to work, each rounded up on each device: not one byte less does."""
-    chip = fit.Chip("v2-8", 8, 10**12, 1e9, 1e12)
+    chip = fit.Chip("seven", 7, 10**12, 1e9, 1e12)
     needed = fit.ledger(chip, GPT_OSS_20B, "bf16", CONTEXT)
-    assert needed.weights == -(-precision.weight_bytes(GPT_OSS_20B, "bf16") // 8)
-    assert needed.cache == -(-precision.cache_bytes(GPT_OSS_20B, CONTEXT) // 8)
+    assert needed.weights == -(-precision.weight_bytes(GPT_OSS_20B, "bf16") // 7)
+    assert needed.cache == -(-precision.cache_bytes(GPT_OSS_20B, CONTEXT) // 7)
     total = needed.weights + needed.cache + precision.WORKSPACE
     for memory, fits in ((total, True), (total - 1, False)):
         chip = dataclasses.replace(chip, memory_bytes=memory)
@@ -74,6 +74,8 @@ def test_long_contexts_need_room():
     short, long = (fit.ledger(fit.CHIPS["v5e-1"], GPT_OSS_20B, "mxfp4", n) for n in (32768, 131072))
     assert short.fits
     assert not long.fits
+    assert long.total == long.weights + long.cache + long.workspace
+    assert long.cache > long.workspace
 
 
 def test_the_roofline_is_bandwidth_over_bytes():
@@ -84,6 +86,18 @@ def test_the_roofline_is_bandwidth_over_bytes():
     assert 200 < expected < 220
     many = fit.roofline(chip, GPT_OSS_20B, "mxfp4", batch=4096)
     assert many.tokens_per_second == many.arithmetic < many.memory
+    eight = fit.roofline(fit.CHIPS["v5e-8"], GPT_OSS_20B, "mxfp4")
+    assert eight.memory == 8 * 819e9 / fit.read_bytes(GPT_OSS_20B, "mxfp4")
+    assert eight.arithmetic == 8 * 197e12 / fit.token_flops(GPT_OSS_20B)
+
+
+def test_a_slice_is_so_many_of_its_chip():
+    for name, chip in fit.CHIPS.items():
+        assert chip.devices == (8 if name.endswith("-8") else 1)
+        assert chip.dtype == jnp.bfloat16
+        one = fit.CHIPS.get(name.replace("-8", "-1"), chip)
+        for what in ("memory_bytes", "bytes_per_second", "flops"):
+            assert getattr(one, what) == getattr(chip, what), name
 
 
 def test_on_a_cpu_keys_and_values_are_float32():
@@ -103,6 +117,21 @@ def test_this_machine_is_measured():
     assert 1e8 < chip.flops < 1e15
     assert chip.memory_bytes > 2**28
     assert fit.find_chip("cpu").devices == 1
+
+
+def test_speeds_are_bytes_and_operations_by_seconds(monkeypatch):
+    """On a chip one program reads; a product of matrices of side n takes 2 n^3 operations."""
+    read = {}
+
+    def two_seconds(function, *arrays):
+        read[function] = sum(array.nbytes for array in arrays)
+        return 2.0
+
+    monkeypatch.setattr(fit, "_fastest", two_seconds)
+    monkeypatch.setattr(fit.jax, "default_backend", lambda: "gpu")
+    chip = fit.this_machine(size=2**20)
+    assert (read[jnp.sum], chip.bytes_per_second) == (2**20, 2**19)
+    assert (read[jnp.matmul], chip.flops) == (2 * 4 * 1024**2, 1024**3)
 
 
 def test_every_core_reads(monkeypatch):
