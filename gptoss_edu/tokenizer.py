@@ -7,27 +7,22 @@ one shown to people; a *row* is a line of a model's embedding matrix. For GPT-OS
 small model keeps a few thousand ids, and row r stands for id kept_ids[r].
 
 Source: openai-harmony 0.0.8, which does the encoding, and its vocabulary `o200k_base.tiktoken`,
-which ships in this package, compressed: nothing is downloaded.
+which ships in this package: nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import lzma
 import operator
 import os
 import re
-import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-
-from gptoss_edu.system import cache_folders
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
@@ -44,7 +39,6 @@ FULL_VOCAB = 201088
 FIRST_CONTROL = 199998
 
 VOCABULARY_FILE = "o200k_base.tiktoken"
-VOCABULARY_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 VOCABULARY_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
 _ENVIRONMENT = threading.Lock()
 
@@ -53,72 +47,26 @@ _ENVIRONMENT = threading.Lock()
 MAX_RUN = 2048
 
 
-def _is_vocabulary(path: Path) -> bool:
-    try:
-        small = path.is_file() and path.stat().st_size < 2**24  # not a pipe, nor all of memory
-        return small and hashlib.sha256(path.read_bytes()).hexdigest() == VOCABULARY_SHA256
-    except OSError:
-        return False
-
-
-def _shipped() -> bytes:
-    """The vocabulary that comes with this package."""
-    path = Path(__file__).parent / "data" / f"{VOCABULARY_FILE}.xz"
-    try:
-        return lzma.decompress(path.read_bytes())
-    except (OSError, lzma.LZMAError) as error:
-        raise FileNotFoundError(
-            f"{path} is missing or damaged ({error}); it belongs to this package: install it again"
-        ) from error
-
-
-def _unpack(data: bytes, folder: Path) -> None:
-    """Write the vocabulary aside, then move it into place: readers see all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as aside:
-        (Path(aside) / VOCABULARY_FILE).write_bytes(data)
-        os.replace(Path(aside) / VOCABULARY_FILE, folder / VOCABULARY_FILE)
-
-
-def vocabulary_folder() -> Path:
-    """The folder that holds the verified vocabulary file, unpacked now if it is not there yet.
-
-    Respects `TIKTOKEN_ENCODINGS_BASE` when that folder has the file. Raises ValueError when the
-    user's own file is damaged, OSError when no folder can be written to.
-    """
-    chosen = os.environ.get(VOCABULARY_VARIABLE)
-    if chosen and (file := Path(chosen) / VOCABULARY_FILE).exists():
-        if _is_vocabulary(file):
-            return file.parent
-        raise ValueError(
-            f"{file} (named by {VOCABULARY_VARIABLE}) is not the o200k vocabulary: its sha256"
-            f" differs from {VOCABULARY_SHA256}. Unset {VOCABULARY_VARIABLE} to use the copy that"
-            " ships with this package."
-        )
-    failures = []
-    for folder in cache_folders():
-        try:
-            if not _is_vocabulary(folder / VOCABULARY_FILE):
-                _unpack(_shipped(), folder)
-            return folder
-        except OSError as error:
-            failures.append(f"{folder}: {error}")
-    raise OSError(
-        f"no folder to unpack the vocabulary ({VOCABULARY_FILE}, 3.6 MB) into; tried "
-        f"{'; '.join(failures) or 'none'}. Set XDG_CACHE_HOME to a folder that can be written."
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def load_encoding() -> HarmonyEncoding:
-    """The openai-harmony encoding of GPT-OSS, loaded once per process (0.4 s) without a network."""
+    """The openai-harmony encoding of GPT-OSS, loaded once per process (0.4 s) without a network.
+
+    Raises FileNotFoundError where the vocabulary that ships with this package is missing or
+    damaged: its sha256 is looked at whenever it is loaded.
+    """
     import openai_harmony
 
+    folder = Path(__file__).parent / "data"
     with _ENVIRONMENT:
         before = os.environ.get(VOCABULARY_VARIABLE)
-        os.environ[VOCABULARY_VARIABLE] = str(vocabulary_folder())
+        os.environ[VOCABULARY_VARIABLE] = str(folder)
         try:
             return openai_harmony.load_harmony_encoding("HarmonyGptOss")
+        except openai_harmony.HarmonyError as error:
+            raise FileNotFoundError(
+                f"{folder / VOCABULARY_FILE} is missing or damaged ({error}); it belongs to this"
+                " package: install it again"
+            ) from error
         finally:
             del os.environ[VOCABULARY_VARIABLE]
             if before is not None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import os
 import pickle
 import random
@@ -15,7 +16,6 @@ import numpy as np
 import openai_harmony
 import pytest
 
-from gptoss_edu import system
 from gptoss_edu import tokenizer as tk
 from gptoss_edu.tokenizer import Tokenizer
 
@@ -266,76 +266,31 @@ def test_bad_kept_ids_are_refused(kept, message):
 # ------------------------------------------------------------------------- finding the vocabulary
 
 
-def test_the_packed_vocabulary_is_the_official_one(tmp_path):
-    tk._unpack(tk._shipped(), tmp_path)
-    assert tk._is_vocabulary(tmp_path / tk.VOCABULARY_FILE)
-    assert [file.name for file in tmp_path.iterdir()] == [tk.VOCABULARY_FILE]
-    assert (tmp_path / tk.VOCABULARY_FILE).stat().st_size == 3_613_922
+def test_the_vocabulary_is_the_official_one_byte_for_byte():
+    data = (ROOT / "gptoss_edu" / "data" / tk.VOCABULARY_FILE).read_bytes()
+    assert len(data) == 3_613_922
+    official = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+    assert hashlib.sha256(data).hexdigest() == official
 
 
-def test_a_broken_installation_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [None, b"", b"garbage", "cut"])
+def test_a_broken_installation_is_said(damage, tmp_path, monkeypatch):
     monkeypatch.setattr(tk, "__file__", str(tmp_path / "tokenizer.py"))
+    if damage is not None:
+        (tmp_path / "data").mkdir()
+        whole = (ROOT / "gptoss_edu" / "data" / tk.VOCABULARY_FILE).read_bytes()
+        (tmp_path / "data" / tk.VOCABULARY_FILE).write_bytes(
+            whole[:9999] if damage == "cut" else damage
+        )
+    # No network to mend it from: a proxy that leads nowhere.
+    for name in ("http_proxy", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(FileNotFoundError, match=r"o200k.*is missing or damaged.*install it again"):
-        tk._shipped()
-    (tmp_path / "data").mkdir()
-    packed = (ROOT / "gptoss_edu" / "data" / f"{tk.VOCABULARY_FILE}.xz").read_bytes()
-    (tmp_path / "data" / f"{tk.VOCABULARY_FILE}.xz").write_bytes(packed[:9999])
-    with pytest.raises(FileNotFoundError, match="is missing or damaged"):
-        tk._shipped()
-
-
-def test_unpacks_into_the_cache_once(tmp_path, monkeypatch):
-    monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tk.vocabulary_folder()
-    assert folder == tmp_path / "gptoss_edu"
-    before = (folder / tk.VOCABULARY_FILE).stat()
-    assert tk.vocabulary_folder() == folder
-    assert (folder / tk.VOCABULARY_FILE).stat().st_ino == before.st_ino
-
-
-@pytest.mark.parametrize("damage", [b"", b"garbage", None], ids=["empty", "garbage", "folder"])
-def test_a_damaged_cache_is_replaced(damage, tmp_path, monkeypatch):
-    monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tk.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    system._process_folder.cache_clear()
-    file = tmp_path / "cache" / "gptoss_edu" / tk.VOCABULARY_FILE
-    file.parent.mkdir(parents=True)
-    file.mkdir() if damage is None else file.write_bytes(damage)
-    folder = tk.vocabulary_folder()
-    # A folder in the file's place cannot be replaced: then one of this process serves.
-    assert (folder == file.parent) == (damage is not None)
-    system._process_folder.cache_clear()
-    assert tk._is_vocabulary(folder / tk.VOCABULARY_FILE)
-    assert [entry.name for entry in folder.iterdir()] == [tk.VOCABULARY_FILE]
-
-
-def test_no_place_to_write_is_said(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tk.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
-    system._process_folder.cache_clear()
-    with pytest.raises(OSError, match=r"no folder to unpack .* Set XDG_CACHE_HOME"):
-        tk.vocabulary_folder()
-
-
-def test_the_users_own_folder_is_respected(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(tk.VOCABULARY_VARIABLE, str(tmp_path / "own"))
-    assert tk.vocabulary_folder() == tmp_path / "cache" / "gptoss_edu"  # nothing there: ours
-    tk._unpack(tk._shipped(), tmp_path / "own")
-    assert tk.vocabulary_folder() == tmp_path / "own"
-    (tmp_path / "own" / tk.VOCABULARY_FILE).write_bytes(b"garbage")
-    with pytest.raises(ValueError, match=r"is not the o200k vocabulary.*Unset TIKTOKEN"):
-        tk.vocabulary_folder()
+        tk.load_encoding.__wrapped__()
 
 
 @pytest.mark.parametrize("before", [None, "/nowhere"])
-def test_loading_leaves_the_environment_as_it_was(before, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_loading_leaves_the_environment_as_it_was(before, monkeypatch):
     monkeypatch.delenv(tk.VOCABULARY_VARIABLE, raising=False)
     if before:
         monkeypatch.setenv(tk.VOCABULARY_VARIABLE, before)
@@ -348,7 +303,7 @@ def test_loading_leaves_the_environment_as_it_was(before, tmp_path, monkeypatch)
     monkeypatch.setattr(openai_harmony, "load_harmony_encoding", load)
     with pytest.raises(RuntimeError, match="even when"):
         tk.load_encoding.__wrapped__()
-    assert seen == [str(tmp_path / "gptoss_edu")]
+    assert seen == [str(ROOT / "gptoss_edu" / "data")]
     assert os.environ.get(tk.VOCABULARY_VARIABLE) == before
 
 
@@ -359,14 +314,13 @@ def test_importing_loads_nothing():
     assert child.communicate(timeout=600)[0].strip() == "[]"
 
 
-def test_two_processes_at_once(tmp_path):
+def test_the_network_is_not_asked_and_nothing_is_written(tmp_path):
     # Proxies that lead nowhere: the vocabulary must not come over the network.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     code = "print(tk.Tokenizer().encode('How are you?'))"
-    children = [start_python(code, XDG_CACHE_HOME=str(tmp_path), **nowhere) for _ in range(2)]
-    answers = {child.communicate(timeout=600)[0].strip() for child in children}
-    assert answers == {str(official("How are you?"))}
-    assert [file.name for file in (tmp_path / "gptoss_edu").iterdir()] == [tk.VOCABULARY_FILE]
+    child = start_python(code, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path), **nowhere)
+    assert child.communicate(timeout=600)[0].strip() == str(official("How are you?"))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_vocabulary_without_text_says_so_wherever_it_is_used():
