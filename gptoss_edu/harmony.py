@@ -65,15 +65,12 @@ def render(
       "reasoning_content", "reasoning") goes to analysis, "tool_calls" to commentary; tool: "name"
       or "tool_call_id" says which function.
     `tools` are OpenAI function schemas. `current_date` is "YYYY-MM-DD", a date, or None: left out.
-    Analysis before a final message is left out, as the model's own chat template does it: a call's
-    thinking stays until the answer is given, an answer's own is gone at once, and so each prompt of
-    a tool loop begins with the one before. openai-harmony, and so a Conversation, differs: it drops
-    what is before the *first* final, and nothing while the last word is not final. The template
-    differs in what is said beside tool calls: to it that is thinking, here and in the Harmony guide
-    it is commentary, and stays.
+    Analysis before a final message is left out, as the model's own chat template does it, so each
+    prompt of a tool loop begins with the one before. openai-harmony, and so a Conversation, drops
+    what is before the *first* final, if the last word is final. Text beside tool calls is thinking
+    to the template; here, as in the Harmony guide, it is commentary, and stays.
     Raises ValueError with what was found, what was expected and what to do.
-    Source: openai-harmony 0.0.8, `render_conversation_for_completion`; of openai/gpt-oss-20b its
-    chat_template.jinja.
+    Source: openai-harmony 0.0.8; the chat_template.jinja of openai/gpt-oss-20b.
     """
     if isinstance(prompt, oh.Conversation):
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
@@ -97,9 +94,8 @@ def render(
         rendered += _harmony_messages(message, names)
     last = max((at for at, each in enumerate(rendered) if each.channel == "final"), default=0)
     # Thoughts have no recipient: on analysis with one, a tool like python is called.
-    earlier = [m for m in rendered[:last] if m.channel != "analysis" or m.recipient]
-    whole = oh.Conversation.from_messages(earlier + rendered[last:])
-    return _render_conversation(whole, drop_analysis=False)
+    kept = [m for m in rendered[:last] if m.channel != "analysis" or m.recipient] + rendered[last:]
+    return _render_conversation(oh.Conversation.from_messages(kept), drop_analysis=False)
 
 
 def _as_dicts(prompt: Any) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class Piece:
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One parsed message. `complete` is False when it broke off: the ids ended, or another message
-    began before its text; `announced` when no `<|message|>` stood before the text.
+    began before its text; `announced` is False when no `<|message|>` stood before the text.
     """
 
     role: str
@@ -74,7 +74,8 @@ class Message:
         fields = {"role": self.role, "content": self.text}
         for key in keys.get(self.role, "").split():
             word = (meant_channel(self) if key == "channel" else getattr(self, key)) or ""
-            if HEADER_WORD.fullmatch(word.removeprefix("<|constrain|>")):
+            prefix = "<|constrain|>" if key == "content_type" else ""
+            if HEADER_WORD.fullmatch(word.removeprefix(prefix)):
                 fields[key] = word
         return fields
 
@@ -261,23 +262,22 @@ class StreamParser:
 def function_meant(recipient: str, functions: Sequence[str]) -> str:
     """functions.NAME where a recipient can only mean that one of `functions`; else itself.
 
-    Models write the name alone, behind another prefix (`tools.f`, `function.f`, `functions.ns.f`,
-    `mcp__server.f`), with other signs in it (`web-search`), or glued to the next word
-    (`functions.fjson`). A tool of OpenAI's, like `python` or `browser.open`, is itself, unless a
-    function has just that name; so is whoever reads along.
+    Models write it alone, behind another prefix (`tools.f`, `functions.ns.f`, `mcp__server.f`),
+    with other signs in it (`web-search`), or glued to the next word (`functions.fjson`). OpenAI's
+    own tools, like `browser.open`, stay, unless a function has just that name; so do readers.
     """
-    if recipient in READERS or (
-        recipient.partition(".")[0] in BUILT_IN and recipient not in functions
-    ):
+    built_in = recipient.partition(".")[0] in BUILT_IN and recipient not in functions
+    if built_in or recipient in READERS:
         return recipient
     tails = [recipient[match.end() :] for match in re.finditer(r"^|[.:/]|__", recipient)]
-    glued = [tail.removesuffix(word) for tail in tails for word in (*CHANNELS, "json", "code")]
-    for likeness in (str, lambda name: re.sub(r"[\W_]+", "_", name.lower())):
-        for name in (*tails, *(glued if likeness is str else ())):
-            alike = [each for each in functions if likeness(each) == likeness(name)]
-            if len(alike) == 1:
-                return f"functions.{alike[0]}"
-    return recipient
+    glued = [tail.removesuffix(word) for tail in tails for word in HEADER_WORDS]
+    alike = [[each for each in functions if each == name] for name in (*tails, *glued)]
+    alike += [[each for each in functions if _same(each) == _same(tail)] for tail in tails]
+    return next((f"functions.{each[0]}" for each in alike if len(each) == 1), recipient)
+
+
+def _same(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.lower())
 
 
 def _header_text(ids: Iterable[int]) -> str:

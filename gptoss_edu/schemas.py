@@ -28,10 +28,8 @@ FUNCTION_KEYS = ("name", "description", *SCHEMA_KEYS)
 IGNORED_KEYS = ("type", "strict", "title", "annotations", "outputSchema", "_meta", "cache_control")
 # What openai-harmony writes beside a type, and what says nothing about a value.
 BESIDE = ("title", "description", "default", "examples")
-SILENT = {"$schema", "$id", "$comment", "$defs", "definitions", "title"}
-KINDS = ("string", "number", "integer", "boolean", "object", "array")
-PLAIN = {*BESIDE, *SILENT, "type", "properties", "required", "items", "enum", "nullable"}
-TOLD = ("description", "default", "examples", "required")  # inside a type: in its comment
+SILENT = ("title", "type", "$schema", "$id", "$comment", "$defs", "definitions")
+WHOLE, PARTS = ("properties", "required"), {"$ref", "allOf", "anyOf", "oneOf"}
 MAX_TYPE = 200_000  # characters; definitions that name each other twice grow without end
 
 
@@ -65,11 +63,6 @@ def as_json(value: Any, what: str) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} cannot be written as JSON: {error}") from None
-
-
-def tool_names(tools: Sequence[Mapping[str, Any]] | None) -> list[str]:
-    """The names of the functions. Raises as `tool_descriptions` does."""
-    return [tool.name for tool in tool_descriptions(tools)]
 
 
 def tool_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[Any]:
@@ -137,7 +130,7 @@ def _parameters(given: Any, where: str) -> dict[str, Any]:
     """The JSON schema of an object, checked, so that openai-harmony can write all of it."""
     keys = {*given} if isinstance(given, Mapping) else set()
     found = given.get("type") if keys else given
-    implied = found is None and keys & {"properties", "$ref", "allOf", "anyOf", "oneOf"}
+    implied = found is None and keys & {"properties", *PARTS}
     if not implied and not (isinstance(found, str) and found == "object"):
         wanted = 'a schema {"type": "object", "properties": …}'
         raise expected(f"{where}: found {reprlib.repr(found)}", wanted)
@@ -149,33 +142,23 @@ def _parameters(given: Any, where: str) -> dict[str, Any]:
             raise expected(f"{where}: property {name!r} has schema {schema!r}", "a dict")
     if not isinstance(required, list):
         raise expected(f"{where}: required is {required!r}", "a list of names")
-    if _more(root):
+    if [key for key in root if _says(key, root[key]) and key not in (*BESIDE, *WHOLE)]:
         return {"type": [_typescript(root, root)]}
     if unknown := [name for name in required if name not in [*properties]]:
         raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
     for name, schema in properties.items():
-        if not _is_plain(schema):
-            beside = {key: schema.pop(key) for key in BESIDE if key in schema}
-            properties[name] = beside | {"type": [_typescript(schema, root)]}
+        beside = {key: schema.pop(key) for key in BESIDE if key in schema}
+        quoted = (
+            {"enum": schema["enum"]} if "enum" in schema else {}
+        )  # says how a default is written
+        properties[name] = beside | quoted | {"type": [_typescript(schema, root)]}
     return root | {"type": "object"}
 
 
-def _more(schema: dict[str, Any]) -> set[str]:
-    """The keywords that openai-harmony leaves out, but for those without content."""
-    said = {key for key, value in schema.items() if value is not None or key == "const"} - PLAIN
-    flag = isinstance(schema.get("additionalProperties"), bool)
-    return said - {"additionalProperties"} if flag else said
-
-
-def _is_plain(schema: Any) -> bool:
-    """Does openai-harmony say all of this?"""
-    if not isinstance(schema, dict) or _more(schema) - {"oneOf"}:
-        return False
-    kind, enum, variants = schema.get("type"), schema.get("enum") or (), schema.get("oneOf") or []
-    inner = [*(schema.get("properties") or {}).values(), *filter(None, [schema.get("items")])]
-    named = not variants if kind in KINDS else kind is None and not inner
-    strings = not enum or (kind == "string" and all(isinstance(each, str) for each in enum))
-    return named and strings and all(map(_is_plain, inner + variants))
+def _says(key: str, value: Any) -> bool:
+    """Does a keyword say something of a value, beside its type?"""
+    flag = key == "additionalProperties" and isinstance(value, bool)
+    return key not in SILENT and value is not None and not flag
 
 
 def _typescript(schema: Any, root: dict[str, Any], trail: tuple[str, ...] = ()) -> str:
@@ -203,7 +186,8 @@ def _typescript(schema: Any, root: dict[str, Any], trail: tuple[str, ...] = ()) 
     if isinstance(left.get("additionalProperties"), dict):
         objects.append(f"Record<string, {inner(left.pop('additionalProperties'))}>")
     own = {"integer": "number", "object": " & ".join(objects) or "object"}
-    own["array"] = f"Array<{inner(left.pop('items', True))}>"
+    items = inner(left.pop("items", True))
+    own["array"] = f"{items}[]" if items.isalpha() and "items" in schema else f"Array<{items}>"
     kinds = left.pop("type", None) or ("object" if objects else ["array"] * ("items" in schema))
     values = [left.pop("const")] if "const" in left else left.pop("enum", None)
     if values is None:
@@ -215,7 +199,7 @@ def _typescript(schema: Any, root: dict[str, Any], trail: tuple[str, ...] = ()) 
         parts = [f"({part})" if " | " in part else part for part in dict.fromkeys(parts)]
     text = " & ".join(parts) or "any"
     text += " | null" if left.pop("nullable", False) and "null" not in text else ""
-    told = [f"{key}: {as_json(left[key], key)}" for key in left if key in {*_more(left), *TOLD}]
+    told = [f"{key}: {as_json(left[key], key)}" for key in left if _says(key, left[key])]
     text += f" /* {'; '.join(told)} */" if told else ""
     if len(text) > MAX_TYPE:
         raise RecursionError

@@ -239,6 +239,12 @@ def test_a_malformed_header_does_not_end_the_conversation():
         assert render([USER, message, USER])
 
 
+def test_a_marker_in_a_name_does_not_end_the_conversation():
+    for start in ("<|start|><|constrain|>Bob<|channel|>final", "<|start|>assistant:<|constrain|>b"):
+        for message in reply_to(f"{start}<|message|>x<|end|>").to_messages(analysis=True):
+            assert render([USER, message, USER])
+
+
 def test_pieces_tell_who_speaks():
     text = f"{THOUGHT[:-9]}user<|message|>me<|end|><|start|>functions.f<|message|>made up"
     pieces, messages = parse(ids_of(text))

@@ -10,7 +10,7 @@ import openai_harmony as oh
 import pytest
 
 from gptoss_edu.harmony import render
-from gptoss_edu.schemas import as_text, tool_descriptions, tool_names
+from gptoss_edu.schemas import as_text, tool_descriptions
 from gptoss_edu.tokenizer import load_encoding
 
 NOW = {"name": "now", "description": "the time", "parameters": {"type": "object"}}
@@ -57,6 +57,7 @@ def typed(parameters, **tool) -> str:
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SAID_CITY = CITY | {"properties": {"city": {"type": ["string"]}}}
 
 
 @pytest.mark.parametrize("key", ["parameters", "inputSchema", "input_schema"])
@@ -64,10 +65,10 @@ def test_a_schema_under_the_key_of_another_program_is_the_same(key):
     """freebuff#450, worldmonitor#3677: MCP and Anthropic; the model saw a function without any."""
     for wrap in (lambda tool: tool, lambda tool: {"type": "function", "function": tool}):
         tool = wrap({"name": "f", "description": "d", key: CITY})
-        assert tool_descriptions([tool])[0].parameters == CITY
+        assert tool_descriptions([tool])[0].parameters == SAID_CITY
     ignored = {"strict": True, "title": "F", "annotations": {"readOnlyHint": True}, "_meta": {}}
     ignored |= {"outputSchema": CITY, "cache_control": {"type": "ephemeral"}}
-    assert tool_descriptions([{"name": "f", key: CITY} | ignored])[0].parameters == CITY
+    assert tool_descriptions([{"name": "f", key: CITY} | ignored])[0].parameters == SAID_CITY
     assert tool_descriptions([{"type": "custom", "name": "f", "input_schema": CITY}])
 
 
@@ -122,7 +123,7 @@ SAID = {
     "Union": ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "number | string"),
     "of lists": (
         {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]},
-        "Array<number> | null",
+        "number[] | null",
     ),
     "list of Optional": (
         {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
@@ -160,7 +161,7 @@ SAID = {
     "pattern": ({"type": "string", "pattern": "^a"}, 'string /* pattern: "^a" */'),
     "null": ({"type": "null"}, "null"),
     "types with items": ({"type": ["array", "null"], "items": {"type": "string"}},
-                         "Array<string> | null"),
+                         "string[] | null"),
     "oneOf and type": (
         {"type": "string", "oneOf": [{"format": "date"}, {"format": "time"}]},
         '(any /* format: "date" */ | any /* format: "time" */) & string',
@@ -178,7 +179,7 @@ SAID = {
     "nullable": ({"type": "string", "nullable": True, "minLength": 1},
                  "string | null /* minLength: 1 */"),
     "unknown type": ({"type": "date"}, "date"),
-    "true": ({"type": "array", "items": True}, "Array<any>"),
+    "true": ({"type": "array", "items": True}, "any[]"),
     "nonsense": ({"type": "array", "items": "string"}, 'Array<any /* "string" */>'),
 }  # fmt: skip
 
@@ -213,9 +214,8 @@ PLAIN = {
         "t": {"type": ["string", "null"]},
         "i": {"type": ["integer", "null"], "description": "n"},
         "n": {"type": "number", "nullable": True, "examples": ["1"]},
-        "l": {"type": "array", "items": {"type": "object", "properties": {"x": {}}}},
-        "o": {"type": "object", "properties": {"y": {"type": "boolean"}}, "required": ["y"]},
-        "u": {"oneOf": [{"type": "string", "description": "v"}, {"type": "number"}]},
+        "l": {"type": "array", "items": {"type": "boolean"}},
+        "f": {"type": "string", "enum": ["c"], "default": "c", "nullable": True},
         "a": {"description": "anything"},
         "b": {"type": "array"},
     },
@@ -224,7 +224,8 @@ PLAIN = {
 }
 
 
-def test_what_openai_harmony_understands_is_left_to_it():
+def test_what_is_flat_is_written_as_openai_harmony_writes_it():
+    """A property within a property stands in one line, as the model's own chat template has it."""
     tool = oh.ToolDescription.new("f", "d", parameters=PLAIN)
     content = oh.DeveloperContent().with_function_tools([tool])
     author = oh.Author(role=oh.Role.DEVELOPER)
@@ -260,8 +261,3 @@ def test_definitions_that_multiply_are_refused_soon():
     with pytest.raises(ValueError, match=r"of tools\[0\] \(f\) cannot .* too deep or too long"):
         typed({"$defs": defs, "type": "object", "properties": {"a": {"$ref": "#/$defs/D0"}}})
     assert time.perf_counter() - begin < 60
-
-
-def test_names_are_those_of_the_functions():
-    assert tool_names([{"function": NOW}, {"name": "f", "input_schema": CITY}]) == ["now", "f"]
-    assert tool_names(None) == []
