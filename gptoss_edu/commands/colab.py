@@ -171,7 +171,7 @@ def load(plan: Plan) -> tuple[Model, Params]:
     mesh = None if plan.chip.name == "cpu" else sharding.make_mesh(plan.chip.devices)
     precision = "auto" if plan.precision == "mxfp4" else plan.precision  # packed is as stored
     try:
-        model, params = load_model(plan.model, precision=precision, mesh=mesh, needs_text=True)
+        model, params = load_model(plan.model, precision=precision, mesh=mesh)
     except BaseException as error:
         # A notebook keeps the last error, its frames, and so the layers that were read by then.
         traceback.clear_frames(error.__traceback__)

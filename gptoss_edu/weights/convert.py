@@ -55,7 +55,7 @@ from gptoss_edu.weights.mapped import (
     stamp,
 )
 from gptoss_edu.weights.reading import Form, transposed
-from gptoss_edu.weights.shards import Pending, Tensor, check_numbers, write_file
+from gptoss_edu.weights.shards import Pending, Tensor, check_numbers, map_array, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
@@ -191,10 +191,11 @@ def slabs(
     than NumPy does, in small squares and on all cores.
     """
     num_rows, begin = shape[0], 0
-    joined = transposed(tensor, field, entry, config) if tensor.parts else None  # a copy: make one
+    joined = map_array(tensor) if tensor.parts else None  # a copy: make one
     while begin < num_rows:
         # Mapped anew, to let go of the pages that were touched.
-        view = transposed(tensor, field, entry, config) if joined is None else joined
+        stored = map_array(tensor) if joined is None else joined
+        view = transposed(stored, field, entry, config)
         view = view if view.shape == shape else to_tiles(view, shape)
         step = max(1, SLAB * num_rows // view.nbytes)
         part = view[begin : begin + step]

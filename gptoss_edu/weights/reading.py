@@ -146,21 +146,20 @@ def read_fields(
     arrays = {}
     for field, entry in places(layout, layer):
         tensor = tensors[entry.name]
-        look_at(tensor, field, entry)
         arrays[field] = read(tensor, field, entry, config, form)
         bar.update(math.prod(arrays[field].shape) * DTYPES[tensor.dtype].itemsize)
     return arrays
 
 
-def look_at(tensor: Tensor, field: Field, entry: Entry) -> None:
-    """Refuse numbers that are none where looking costs nothing: in norms, biases, sinks and router,
-    and in the scales, which lie in a sixteenth of the bytes. Of a conversion all are looked at when
-    it is written.
+def looked_at(tensor: Tensor, field: Field, entry: Entry) -> np.ndarray:
+    """A tensor, mapped. Refuses numbers that are none where looking costs nothing: in norms,
+    biases, sinks and router, and in the scales, which lie in a sixteenth of the bytes. Of a
+    conversion all were looked at when it was written.
     """
-    scales = field.half == "scales"
+    stored, scales = map_array(tensor), field.half == "scales"
     if not entry.own and (scales or tensor.num_bytes <= LOOKED_AT):
-        kind = "scales" if scales else tensor.dtype
-        check_numbers(map_array(tensor), kind, entry.name, tensor.path)
+        check_numbers(stored, "scales" if scales else tensor.dtype, entry.name, tensor.path)
+    return stored
 
 
 def read(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form) -> Any:
@@ -176,7 +175,7 @@ def read(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form)
         if not tiles:
             view = aligned_copy(view.swapaxes(-3, -2)).reshape(field.shape(config))
     else:
-        view = transposed(tensor, field, entry, config)
+        view = transposed(looked_at(tensor, field, entry), field, entry, config)
         if tiles:
             view = aligned_copy(to_tiles(view, tiles))
         elif view.flags.c_contiguous and not entry.own:
@@ -191,11 +190,10 @@ def read(tensor: Tensor, field: Field, entry: Entry, config: Config, form: Form)
     return ready(round_to_int8(tiled)) if form.rounds(field) else tiled
 
 
-def transposed(tensor: Tensor, field: Field, entry: Entry, config: Config) -> np.ndarray:
-    """A view of the file with the field's axes in the order that they have in memory."""
+def transposed(view: np.ndarray, field: Field, entry: Entry, config: Config) -> np.ndarray:
+    """A view of a mapped tensor with the field's axes in the order that they have in memory."""
     sizes, on_disk = field.sizes(config), "".join(entry.axes)
     lengths = [math.prod(sizes[letter] for letter in axis) for axis in entry.stack]
-    view = map_array(tensor)
     if lengths:
         begin = sum(lengths[: entry.part])
         view = view[begin : begin + lengths[entry.part]]
