@@ -65,18 +65,18 @@ class Chat:
         """Nothing of the chat is changed before the last piece has come."""
         messages, cache = [*self.messages, {"role": "user", "content": text}], self.cache
         tools = [description for _, description in self.functions.values()] or None
-        rows, rings = (), ()  # of the first prompt
+        rows: tuple[int, ...] = ()  # of the first prompt
         for _ in range(ROUNDS):
             asked = dataclasses.replace(options, tools=tools, cache=cache, keep_cache=True)
             reply = yield from answer_one(self.model, self.params, messages, asked)
             messages, cache = messages + reply.to_messages(), reply.cache
-            if not rows:
+            if not rows and cache:
                 rows, rings = cache.rows[: cache.prompt_length], cache.prompt_rings
             if not reply.tool_calls:
                 break
             messages += [self._result(call) for call in reply.tool_calls]
         # The next prompt lacks this turn's thoughts: it agrees with the first, so resume there.
-        if cache.rows[: len(rows)] == rows and not reply.tool_calls:
+        if cache and cache.rows[: len(rows)] == rows and not reply.tool_calls:
             cache = dataclasses.replace(cache, prompt_length=len(rows), prompt_rings=rings)
         self.messages, self.cache = messages, cache
         return dataclasses.replace(reply, cache=None)

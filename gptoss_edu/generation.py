@@ -25,7 +25,7 @@ from gptoss_edu.options import Options, changed, lists_options
 from gptoss_edu.parser import Message, Piece, StreamParser
 from gptoss_edu.reply import Clock, Reply, make_reply
 from gptoss_edu.sampling import GREEDY, Sampling, sample
-from gptoss_edu.schemas import tool_names
+from gptoss_edu.schemas import tool_descriptions
 from gptoss_edu.tokenizer import CALL, STOP_TOKENS
 
 Rows = Sequence[Sequence[int]]  # tokens of each prompt, as the model numbers them
@@ -302,7 +302,8 @@ def answer(
         stop_rows=tokenizer.stop_rows, cache=options.cache, keep_cache=options.keep_cache,
         clock=clock,
     )  # fmt: skip
-    parsers = [StreamParser(tool_names(options.tools)) for _ in prompts]
+    functions = [tool.name for tool in tool_descriptions(options.tools)]
+    parsers = [StreamParser(functions) for _ in prompts]
     token_ids: list[list[int]] = [[] for _ in prompts]
     for token_B in (tokens := Stream(steps)):
         for index in np.flatnonzero(token_B >= 0).tolist():

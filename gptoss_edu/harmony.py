@@ -120,7 +120,7 @@ def _as_dict(given: Any, where: str) -> dict[str, Any]:
     check_kind(given, Mapping, where, wanted)
     role = given.get("role")
     if not (isinstance(role, str) and role in ENTRIES):
-        raise expected(f"{where} has role {reprlib.repr(role)}", f"one of {', '.join(ENTRIES)}")
+        raise expected(f"{where} has role {role!r}", f"one of {', '.join(ENTRIES)}")
     known = ["role", "content", *ENTRIES[role].split()]
     message = {key: value for key, value in given.items() if not is_empty(value)}
     for other in THINKING if role == "assistant" else ():
@@ -148,16 +148,14 @@ def _text(message: dict[str, Any]) -> str:
         found = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if not isinstance(found, str) or found != "text":
             wanted = 'only {"type": "text", "text": …} (GPT-OSS reads text only)'
-            raise expected(f"{what} has a part of type {reprlib.repr(found)}", wanted)
+            raise expected(f"{what} has a part of type {found!r}", wanted)
     return "".join(as_text(part.get("text"), what) for part in content)
 
 
 def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> oh.Message:
     """OpenAI's system message: identity, knowledge cutoff, date, effort, channels."""
     if not (isinstance(reasoning_effort, str) and reasoning_effort in EFFORTS):
-        raise expected(
-            f"reasoning_effort is {reprlib.repr(reasoning_effort)}", f"one of {', '.join(EFFORTS)}"
-        )
+        raise expected(f"reasoning_effort is {reasoning_effort!r}", f"one of {', '.join(EFFORTS)}")
     effort, date = oh.ReasoningEffort(reasoning_effort.capitalize()), _date(current_date)
     return _say("system", oh.SystemContent(reasoning_effort=effort, conversation_start_date=date))
 
@@ -169,9 +167,7 @@ def _date(given: str | datetime.date | None) -> str | None:
         # fromisoformat alone also takes 20250628 and 2025-W26-6, which the model has not seen.
         if datetime.date.fromisoformat(given).isoformat() == given:
             return given
-    raise expected(
-        f"current_date is {reprlib.repr(given)}", "'YYYY-MM-DD', a datetime.date or None"
-    )
+    raise expected(f"current_date is {given!r}", "'YYYY-MM-DD', a datetime.date or None")
 
 
 def _developer(instructions: str | None, functions: list[Any]) -> oh.Message:
@@ -215,9 +211,7 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
     calls = list(_tool_calls(message.get("tool_calls", ()), where))
     channel = message.get("channel", "commentary" if calls else "final")
     if not (isinstance(channel, str) and channel in CHANNELS):
-        raise expected(
-            f"{where} has channel {reprlib.repr(channel)}", f"one of {', '.join(CHANNELS)}"
-        )
+        raise expected(f"{where} has channel {channel!r}", f"one of {', '.join(CHANNELS)}")
     messages = []
     if thinking := as_text(message.get("thinking", ""), f"thinking of {where}"):
         messages.append(say(thinking, channel="analysis"))

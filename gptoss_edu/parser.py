@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import itertools
 import operator
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,6 @@ CHANNELS = ("analysis", "commentary", "final")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_WORD = re.compile(r"[^\s<>]{1,128}")
 NAME = r"[\w.-]+(?:[:/@][\w.-]+)*"  # of a recipient
-TO = rf"to=({NAME})"
 READERS = (None, "user", "assistant", "all")  # recipients that are no tool: they read along
 BUILT_IN = ("python", "browser", "container")  # tools of OpenAI's own, which nobody runs here
 
@@ -45,7 +45,7 @@ class Piece:
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One parsed message. `complete` is False when it broke off: the ids ended, or another message
-    began before its text; `announced` when no `<|message|>` stood before the text.
+    began before its text; `announced` is False when no `<|message|>` stood before the text.
     """
 
     role: str
@@ -74,26 +74,32 @@ class Message:
         fields = {"role": self.role, "content": self.text}
         for key in keys.get(self.role, "").split():
             word = (meant_channel(self) if key == "channel" else getattr(self, key)) or ""
-            if HEADER_WORD.fullmatch(word.removeprefix("<|constrain|>")):
+            prefix = "<|constrain|>" if key == "content_type" else ""
+            if HEADER_WORD.fullmatch(word.removeprefix(prefix)):
                 fields[key] = word
         return fields
 
 
-# Where text may follow, a channel is one that is known, not the beginning of another word.
-_KNOWN = "(" + "|".join(CHANNELS) + ")"
-SURE_CHANNEL = rf"{_KNOWN}(?=to=|[^a-z]|$)"
-SURE_KIND = r"(<\|constrain\|>)\s*(?:(json|code)(?!\w))?|(json|code)(?!\w)"
-ANY_CHANNEL = r"(?!to=|functions\.)([^\s<]+?)(?=to=|\s|<|$)"
-# `<|start|>final`, `<|start|>assistantfinal`: a channel in the place of who speaks.
-CHANNEL_AS_AUTHOR = rf"assistant{_KNOWN}(?![a-z])|(?:assistant\s+)?{_KNOWN}(?=\s*(?:$|to=|<\|c))"
+MARK = "\ud800"  # in the text of a header: `<|channel|>` itself, not its name in letters
+_KNOWN = "|".join(CHANNELS)
+# Who speaks, after <|start|> also a tool under its own name: `functions.f to=assistant`.
+AUTHOR = rf"""\s*(?:(?P<role>assistant|user|system|developer)(?::(?P<name>[^\s{MARK}]+))?
+    (?=\s|{MARK}|$|{_KNOWN})|(?!to=|(?:{_KNOWN})(?!\w))(?P<tool>[^\s{MARK}]+)(?=\s+to=|\s*{MARK}"""
+RECIPIENT = rf"to=(?P<recipient>{NAME})"
+# What a whole header says: a channel may stand in the place of who speaks, any word may follow.
+WHOLE = rf"""{MARK}\s*(?P<channel>(?!to=|functions\.)[^\s<{MARK}]+?(?=to=|[\s<{MARK}]|$))?
+    |(?P<channel2>{_KNOWN})(?!\w)|{RECIPIENT}|(?P<recipient2>functions\.{NAME}%s)(?![\w.-])
+    |(?P<word>(?:<\|constrain\|>)?[^\s<{MARK}]+|<\|constrain\|>|<)"""
+# What is certainly a header where text may follow.
+SURE = rf"""{MARK}\s*(?P<channel>(?:{_KNOWN})(?=to=|[^a-z]|$))?|(?P<channel2>{_KNOWN})(?![a-z])
+    |{RECIPIENT}|(?P<recipient2>functions\.{NAME}%s)(?=\s*(?:[{{<]|json\b|$))
+    |(?P<kind><\|constrain\|>\s*(?:(?:json|code)(?!\w))?)|(?P<kind2>(?:json|code)(?!\w))"""
 HEADER_WORDS = (*CHANNELS, "assistant", "to=", "json", "code")
 
 
 def meant_channel(part: Piece | Message) -> str | None:
-    """The channel that is meant: "final" also where the model wrote "final." or "Final"; None for
-    any other word, and for none.
-    """
-    match = re.match(r"\W*(analysis|commentary|final)(?![a-z])", part.channel or "", re.IGNORECASE)
+    """The channel that is meant, "final" also by "final." and "Final"; None by any other word."""
+    match = re.match(rf"\W*({_KNOWN})(?![a-z])", part.channel or "", re.IGNORECASE)
     return match and match[1].lower()
 
 
@@ -125,8 +131,10 @@ class StreamParser:
 
     def __init__(self, functions: Iterable[str] = ()) -> None:
         self._functions = tuple(functions)
-        bare = "|".join([rf"functions\.{NAME}", *map(re.escape, self._functions)])
-        self._recipient = rf"{TO}|({bare})(?=\s*(?:[{{<]|json\b|$))"
+        names = "".join("|" + re.escape(name) for name in self._functions)
+        self._sure, self._whole = (
+            re.compile(rf"\s*(?:{each % names})", re.X) for each in (SURE, WHOLE)
+        )
         self._messages: list[Message] = []
         self._begin(None)
 
@@ -214,108 +222,70 @@ class StreamParser:
         With `<|message|>` (announced) every word has its place: role, channel, to=recipient,
         content type. Without it only what is certain is taken, and the rest is text.
         """
-        first, *parts = _split(ids)
-        role, name, channel, rest = self._parse_author(first, announced, bool(parts))
-        recipient, rest = _take(self._recipient if announced or parts else TO, rest)
-        for part in parts:
-            word, part = _take(ANY_CHANNEL if announced else SURE_CHANNEL, part)
-            late, part = _take(self._recipient, part)
-            if recipient and late and late != recipient:
-                part = f" to={late}{part}"
-            recipient, channel = recipient or late, word or channel
-            rest = f"{rest} {part}" if rest.strip() else part
-        if announced:
-            recipient, kind, text = self._parse_words(recipient, rest)
+        text = header = _header_text(ids)
+        role, name, pattern = "assistant", None, self._whole if announced else self._sure
+        end = "|$))" if announced else "))"
+        author = re.match(AUTHOR + end, header, re.X)
+        if not (announced or self._explicit or MARK in header):
+            pattern = re.compile(rf"\s*{RECIPIENT}")  # no header in sight
+        elif author and (author["role"] or self._explicit):
+            role, name = author["role"] or "tool", author["name"] or author["tool"]
+            text = text[author.end() :]
+        fields: dict[str, str | None] = dict.fromkeys(("channel", "recipient", "kind"))
+        words: list[str] = []
+        while match := pattern.match(text):
+            group = match.lastgroup or "channel"
+            key, word, known = group.rstrip("2"), match[group], fields.get(group.rstrip("2"), "")
+            if group == "kind2" and not (fields["recipient"] or "to=" in text):
+                break  # a word like any other
+            if group == "channel" or known is None or (known == word and group != "channel2"):
+                fields[key] = word or known
+            elif announced:
+                words.append(match[0].strip())
+            else:
+                break
+            text = text[match.end() :]
+            if announced and key == "recipient" and text[:1] in [*"{[("]:
+                break  # arguments, glued to it
         else:
-            kind, text = _take(SURE_KIND, rest)
-            if recipient is None:
-                recipient, text = _take(TO, text)
-            if kind and not (recipient or kind.startswith("<")):
-                kind, text = None, rest
-            text = text.lstrip() if parts or text != first else text
+            text = "" if announced else text
+        channel, recipient = fields["channel"], fields["recipient"]
         if role == "tool" and recipient is None and channel in ("analysis", "final"):
             role = "assistant"  # under another name: no tool thinks or answers
         recipient = recipient and function_meant(recipient, self._functions)
+        kind = " ".join(words) or "".join((fields["kind"] or "").split()) or None
         name, channel, kind = map(_shown, (name, channel, kind))
+        text = (text if text == header else text.lstrip()).replace(MARK, "<|channel|>")
         return Message(role, channel, recipient, kind, "", name, announced=announced), text
-
-    def _parse_words(self, recipient: str | None, rest: str) -> tuple[str | None, str | None, str]:
-        """What a whole header says after its channel -> recipient, content type, text."""
-        text = ""
-        if recipient and rest[:1] in [*"{[("]:  # arguments, glued to it
-            rest, text = "", rest
-        words = rest.replace("<|constrain|>", " <|constrain|>").split()
-        for index, word in enumerate(words if recipient is None else ()):
-            # `functions.f` is a call even without "to=", or after the type; `json` alone is a type.
-            if word.startswith(("to=", "functions.")) or word in self._functions:
-                recipient, glued = _take(rf"(?:to=)?({NAME})", word)
-                words[index : index + 1] = [glued] if glued else []
-                break
-        words = [word for word in words if word != f"to={recipient}"]
-        return recipient, " ".join(words) or None, text
-
-    def _parse_author(
-        self, header: str, announced: bool, labeled: bool
-    ) -> tuple[str, str | None, str | None, str]:
-        """The part before the channel -> role, name of the author, a channel named there, rest."""
-        if not (announced or labeled or self._explicit):
-            return "assistant", None, None, header  # as it is: no header in sight
-        channel, rest = _take(CHANNEL_AS_AUTHOR, header)
-        if channel is not None:
-            return "assistant", None, channel, rest
-        author, rest = _take(r"((?:assistant|user|system|developer)(?::\S+)?)(?=\s|$)", header)
-        if author is not None:
-            role, _, name = author.partition(":")
-            return role, name or None, None, rest
-        # After <|start|> a tool speaks under its own name: `functions.f to=assistant`.
-        sure = rf"({NAME})(?=\s+to=)" if not labeled else rf"({NAME})(?=\s+to=|\s*$)"
-        tool, rest = _take(r"(?!to=)(\S+)" if announced else sure, header)
-        if tool is None or not self._explicit:
-            return "assistant", None, None, header
-        return "tool", tool, None, rest
 
 
 def function_meant(recipient: str, functions: Sequence[str]) -> str:
     """functions.NAME where a recipient can only mean that one of `functions`; else itself.
 
-    Models write the name alone, behind another prefix (`tools.f`, `function.f`, `functions.ns.f`,
-    `mcp__server.f`), with other signs in it (`web-search`), or glued to the next word
-    (`functions.fjson`). A tool of OpenAI's, like `python` or `browser.open`, is itself, unless a
-    function has just that name; so is whoever reads along.
+    Models write it alone, behind another prefix (`tools.f`, `functions.ns.f`, `mcp__server.f`),
+    with other signs in it (`web-search`), or glued to the next word (`functions.fjson`). OpenAI's
+    own tools, like `browser.open`, stay, unless a function has just that name; so do readers.
     """
-    if recipient in READERS or (
-        recipient.partition(".")[0] in BUILT_IN and recipient not in functions
-    ):
+    built_in = recipient.partition(".")[0] in BUILT_IN and recipient not in functions
+    if built_in or recipient in READERS:
         return recipient
     tails = [recipient[match.end() :] for match in re.finditer(r"^|[.:/]|__", recipient)]
-    glued = [tail.removesuffix(word) for tail in tails for word in (*CHANNELS, "json", "code")]
-    for likeness in (str, lambda name: re.sub(r"[\W_]+", "_", name.lower())):
-        for name in (*tails, *(glued if likeness is str else ())):
-            alike = [each for each in functions if likeness(each) == likeness(name)]
-            if len(alike) == 1:
-                return f"functions.{alike[0]}"
-    return recipient
+    glued = [tail.removesuffix(word) for tail in tails for word in HEADER_WORDS]
+    alike = [[each for each in functions if each == name] for name in (*tails, *glued)]
+    alike += [[each for each in functions if _same(each) == _same(tail)] for tail in tails]
+    return next((f"functions.{each[0]}" for each in alike if len(each) == 1), recipient)
 
 
-def _take(pattern: str, header: str) -> tuple[str | None, str]:
-    """What the groups of `pattern` match at the start of `header`, if it is there; and the rest."""
-    match = re.match(rf"\s*(?:{pattern})", header)
-    return (
-        ("".join(filter(None, match.groups())), header[match.end() :]) if match else (None, header)
-    )
+def _same(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.lower())
 
 
-def _split(ids: Iterable[int]) -> list[str]:
-    """The parts of a header before, between and after `<|channel|>`; a byte that is no UTF-8 is a
-    surrogate, and so survives.
-    """
-    parts: list[list[int]] = [[]]
-    for token in ids:
-        if token == CHANNEL:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return [_bytes(part).decode("utf-8", "surrogateescape") for part in parts]
+def _header_text(ids: Iterable[int]) -> str:
+    """Text of a header, with MARK; a byte that is no UTF-8 is a surrogate, and so survives."""
+    runs = [[*run] for _, run in itertools.groupby(ids, lambda token: token == CHANNEL)]
+    texts = [_bytes(run).decode("utf-8", "surrogateescape") for run in runs]
+    marks = [MARK * len(run) if CHANNEL in run else "" for run in runs]
+    return "".join(mark or text for mark, text in zip(marks, texts, strict=True))
 
 
 def _shown(word: str | None) -> str | None:

@@ -10,6 +10,7 @@ Source: OpenAI's function calling format; openai-harmony 0.0.8 for what becomes 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,17 +26,16 @@ SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema")
 FUNCTION_KEYS = ("name", "description", *SCHEMA_KEYS)
 # No loss to the model: how the caller checks, shows and stores a tool, and what it gives back.
 IGNORED_KEYS = ("type", "strict", "title", "annotations", "outputSchema", "_meta", "cache_control")
-# What openai-harmony writes beside a type; what it understands; what says nothing about a value.
+# What openai-harmony writes beside a type, and what says nothing about a value.
 BESIDE = ("title", "description", "default", "examples")
-PLAIN = (*BESIDE, "type", "properties", "required", "items", "enum", "oneOf", "nullable")
-KINDS = ("string", "number", "integer", "boolean", "object", "array")
-SILENT = ("$schema", "$id", "$comment", "$defs", "definitions", "title")
+SILENT = ("title", "type", "$schema", "$id", "$comment", "$defs", "definitions")
+WHOLE, PARTS = ("properties", "required"), {"$ref", "allOf", "anyOf", "oneOf"}
 MAX_TYPE = 200_000  # characters; definitions that name each other twice grow without end
 
 
 def expected(found: str, wanted: str) -> ValueError:
     """The error of every check of a prompt: what was found, and what was expected."""
-    return ValueError(f"{found}, but {wanted} was expected")
+    return ValueError(f"{found[:500]}, but {wanted} was expected")
 
 
 def check_kind(value: object, kinds: type | tuple[type, ...], what: str, wanted: str) -> None:
@@ -63,11 +63,6 @@ def as_json(value: Any, what: str) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} cannot be written as JSON: {error}") from None
-
-
-def tool_names(tools: Sequence[Mapping[str, Any]] | None) -> list[str]:
-    """The names of the functions. Raises as `tool_descriptions` does."""
-    return [tool.name for tool in tool_descriptions(tools)]
 
 
 def tool_descriptions(tools: Sequence[Mapping[str, Any]] | None) -> list[Any]:
@@ -116,8 +111,10 @@ def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | N
     where = f"{given[0]} of {where} ({name})"
     try:
         return name, description, _parameters(parameters, where)
-    except RecursionError:
-        raise ValueError(f"{where} cannot be written as a type: it is nested too deeply") from None
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:  # it may be anything
+        why = {KeyError: "a $ref leads nowhere", RecursionError: "it is too deep or too long"}
+        reason = why.get(type(error), str(error))
+        raise ValueError(f"{where} cannot be written as a type: {reason}") from None
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -131,11 +128,10 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> N
 
 def _parameters(given: Any, where: str) -> dict[str, Any]:
     """The JSON schema of an object, checked, so that openai-harmony can write all of it."""
-    found = given.get("type") if isinstance(given, Mapping) else given
-    named = isinstance(given, Mapping) and {"properties", "$ref", "allOf", "anyOf", "oneOf"} & {
-        *given
-    }
-    if not (isinstance(found, str) and found == "object") and not (found is None and named):
+    keys = {*given} if isinstance(given, Mapping) else set()
+    found = given.get("type") if keys else given
+    implied = found is None and keys & {"properties", *PARTS}
+    if not implied and not (isinstance(found, str) and found == "object"):
         wanted = 'a schema {"type": "object", "properties": …}'
         raise expected(f"{where}: found {reprlib.repr(found)}", wanted)
     root: dict[str, Any] = json.loads(as_json(dict(given), where))
@@ -146,108 +142,65 @@ def _parameters(given: Any, where: str) -> dict[str, Any]:
             raise expected(f"{where}: property {name!r} has schema {schema!r}", "a dict")
     if not isinstance(required, list):
         raise expected(f"{where}: required is {required!r}", "a list of names")
-    whole = isinstance(named, set) and bool(named - {"properties"})  # said in parts
-    if not whole and (unknown := [name for name in required if name not in [*properties]]):
+    if [key for key in root if _says(key, root[key]) and key not in (*BESIDE, *WHOLE)]:
+        return {"type": [_typescript(root, root)]}
+    if unknown := [name for name in required if name not in [*properties]]:
         raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
-    try:
-        if whole:
-            return {"type": [_typescript(root, root)]}
-        said = {name: _said(each, root) for name, each in properties.items()}
-    except (ValueError, TypeError, AttributeError) as error:  # a schema may be anything
-        raise ValueError(f"{where} cannot be written as a type: {error}") from None
-    if told := _told(root, PLAIN):
-        root["description"] = "; ".join(filter(None, [root.get("description"), *told]))
-    return root | {"type": "object"} | ({"properties": said} if said else {})
+    for name, schema in properties.items():
+        beside = {key: schema.pop(key) for key in BESIDE if key in schema}
+        quoted = (
+            {"enum": schema["enum"]} if "enum" in schema else {}
+        )  # says how a default is written
+        properties[name] = beside | quoted | {"type": [_typescript(schema, root)]}
+    return root | {"type": "object"}
 
 
-def _said(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """A property, as it is or with TypeScript for its type."""
-    if _is_plain(schema):
-        return schema
-    beside = {key: schema[key] for key in BESIDE if key in schema}
-    bare = {key: value for key, value in schema.items() if key not in BESIDE}
-    return beside | {"type": [_typescript(bare, root)]}
-
-
-def _is_plain(schema: dict[str, Any]) -> bool:
-    """Does openai-harmony say all of this?"""
-    kind, enum, variants = schema.get("type"), schema.get("enum"), schema.get("oneOf") or []
-    inner = [*(schema.get("properties") or {}).values(), *filter(None, [schema.get("items")])]
-    strings = enum is None or (kind == "string" and all(isinstance(each, str) for each in enum))
-    one = not variants if kind in KINDS else kind is None and not inner
-    return one and strings and not _told(schema, PLAIN) and all(map(_is_plain, inner + variants))
-
-
-def _told(schema: dict[str, Any], known: Sequence[str]) -> list[str]:
-    """What a schema says in other words than these, for a comment."""
-    said = {key: value for key, value in schema.items() if key not in (*known, *SILENT)}
-    if isinstance(said.get("additionalProperties"), bool):
-        del said["additionalProperties"]
-    return [f"{key}: {as_json(each, key)}" for key, each in said.items() if each is not None]
+def _says(key: str, value: Any) -> bool:
+    """Does a keyword say something of a value, beside its type?"""
+    flag = key == "additionalProperties" and isinstance(value, bool)
+    return key not in SILENT and value is not None and not flag
 
 
 def _typescript(schema: Any, root: dict[str, Any], trail: tuple[str, ...] = ()) -> str:
-    """A schema as a type; what types cannot say stands in a comment. `trail`: references so far.
-
-    Raises ValueError, and whatever a malformed schema runs into.
-    """
+    """A schema as a type; what types cannot say stands in a comment. `trail`: references so far."""
     if not isinstance(schema, dict):
         return "any" if schema is True else f"any /* {as_json(schema, 'schema')} */"
+    left, parts = dict(schema), []
 
     def inner(each: Any, *via: str) -> str:
         return _typescript(each, root, (*trail, *via))
 
-    def one(kind: Any) -> str:
-        if kind == "array" and isinstance(parts := schema.get("prefixItems"), list):
-            return f"[{', '.join(map(inner, parts))}]"
-        if kind == "array":
-            return f"Array<{inner(schema.get('items', True))}>"
-        if kind == "object" and (fields or record):
-            return _joined(" & ", [f"{{ {', '.join(fields)} }}" if fields else "", record])
-        return "number" if kind == "integer" else str(kind)
+    def union(types: Iterable[str]) -> str:
+        return " | ".join(dict.fromkeys(types))
 
-    more = schema.get("additionalProperties")
-    record = f"Record<string, {inner(more)}>" if isinstance(more, dict) else ""
-    fields = [
-        f"{name}{'' if name in (schema.get('required') or ()) else '?'}: {inner(each)}"
-        for name, each in (schema.get("properties") or {}).items()
-    ]
-    ref, kinds = schema.get("$ref") or "", schema.get("type")
-    used = "type properties items prefixItems anyOf oneOf allOf const enum nullable".split()
-    used += ["required"] * bool(fields) + ["additionalProperties"] * bool(record)
-    parts = [inner(each) for each in schema.get("allOf") or ()]
+    ref = left.get("$ref") or ""
     if ref.startswith("#") and ref not in trail:
-        parts.append(inner(_target(ref, root), ref))
-        used.append("$ref")
-    for key in ("anyOf", "oneOf"):
-        parts.append(_joined(" | ", map(inner, schema.get(key) or ())))
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values:
-        parts.append(_joined(" | ", (as_json(value, "enum") for value in values)))
-    elif kinds or fields or record or {"items", "prefixItems"} & {*schema}:
-        kinds = kinds or ("object" if fields or record else "array")
-        parts.append(_joined(" | ", map(one, kinds if isinstance(kinds, list) else [kinds])))
-    text = _joined(" & ", parts) or "any"
-    text += " | null" if schema.get("nullable") and "null" not in text else ""
-    if told := _told(schema, used):
-        text += f" /* {'; '.join(told)} */"
+        target = functools.reduce(lambda at, step: at[step], left.pop("$ref").split("/")[1:], root)
+        parts.append(inner(target, ref))
+    parts += map(inner, left.pop("allOf", None) or ())
+    parts += [union(map(inner, left.pop(key) or ())) for key in ("anyOf", "oneOf") if key in left]
+    fields = (left.pop("properties", None) or {}).items()
+    needed = (left.pop("required", None) or ()) if fields else ()
+    named = [f"{name}{'' if name in needed else '?'}: {inner(each)}" for name, each in fields]
+    objects = [f"{{ {', '.join(named)} }}"] if fields else []
+    if isinstance(left.get("additionalProperties"), dict):
+        objects.append(f"Record<string, {inner(left.pop('additionalProperties'))}>")
+    own = {"integer": "number", "object": " & ".join(objects) or "object"}
+    items = inner(left.pop("items", True))
+    own["array"] = f"{items}[]" if items.isalpha() and "items" in schema else f"Array<{items}>"
+    kinds = left.pop("type", None) or ("object" if objects else ["array"] * ("items" in schema))
+    values = [left.pop("const")] if "const" in left else left.pop("enum", None)
+    if values is None:
+        values = [own.get(kind, kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
+    else:
+        values = [as_json(value, "enum") for value in values]
+    parts += [union(values)] if values else []
+    if parts[1:]:
+        parts = [f"({part})" if " | " in part else part for part in dict.fromkeys(parts)]
+    text = " & ".join(parts) or "any"
+    text += " | null" if left.pop("nullable", False) and "null" not in text else ""
+    told = [f"{key}: {as_json(left[key], key)}" for key in left if _says(key, left[key])]
+    text += f" /* {'; '.join(told)} */" if told else ""
     if len(text) > MAX_TYPE:
-        raise ValueError(f"it grows beyond {MAX_TYPE:,} characters")
+        raise RecursionError
     return text
-
-
-def _joined(sign: str, types: Iterable[str]) -> str:
-    """Types with a sign between, each once."""
-    each = [*dict.fromkeys(filter(None, types))]
-    unions = [f"({one})" if " | " in one and sign == " & " and each[1:] else one for one in each]
-    return sign.join(unions)
-
-
-def _target(ref: str, root: Any) -> Any:
-    """What a reference leads to: `#/$defs/City` are two steps from the root."""
-    for step in filter(None, ref[1:].split("/")):
-        step = step.replace("~1", "/").replace("~0", "~")
-        root = root.get(step) if isinstance(root, dict) else None
-    if root is None:
-        raise ValueError(f"$ref {ref} leads nowhere")
-    return root

@@ -217,7 +217,8 @@ def test_a_chat_calls_functions_and_goes_on(pocket):
 
 def shared(one, other):
     """Ids at the beginning of both."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def test_a_tool_loop_reads_on_from_its_first_prompt(params, monkeypatch):
@@ -256,7 +257,7 @@ def test_a_tool_loop_reads_on_from_its_first_prompt(params, monkeypatch):
 
 
 def test_a_cache_is_not_rewound_to_a_prompt_that_is_none_of_its_own(params, monkeypatch):
-    """A call and an answer in one reply: the answer takes thoughts out of the prompt already read."""
+    """A call and an answer in one reply: the answer takes thoughts out of what was read already."""
     spell = TOKENIZER.encode
     thought = [CHANNEL, *spell("analysis"), MESSAGE, *spell("hm"), CALL]
     dictate(monkeypatch, thought)

@@ -487,6 +487,7 @@ KEYWORDS_REFUSED = {
     "date": ({"current_date": "28.6.2025"}, "current_date is '28.6.2025', but 'YYYY-MM-DD'"),
     "date digits": ({"current_date": "20250628"}, "YYYY-MM-DD"),
     "no such day": ({"current_date": "2025-02-30"}, "YYYY-MM-DD"),
+    "endless date": ({"current_date": "x" * 5_000}, "^.{,700}$"),
     "date type": ({"current_date": 20250628}, "YYYY-MM-DD"),
     "instructions": ({"instructions": ["Be kind."]}, "instructions is a list, but a str"),
     "surrogate": ({"instructions": "\udfff"}, "instructions has a lone surrogate"),
@@ -522,7 +523,7 @@ KEYWORDS_REFUSED = {
     "deep": ({"tools": parameters(properties={"city": deep()})}, "cannot be written as JSON"),
     "half deep": (
         {"tools": parameters(properties={"city": {"items": nested(800)}})},
-        "nested too deeply|cannot be written as JSON",
+        "too deep or too long|cannot be written as JSON",
     ),
     "cyclic": ({"tools": parameters(properties={"city": cyclic()})}, "cannot be written as JSON"),
     "cyclic tool": ({"tools": [cyclic()]}, "has an unknown entry 'a'"),
@@ -547,7 +548,7 @@ def test_bad_keywords_are_refused(name):
 
 def test_a_schema_of_endless_depth_is_refused():
     schema = {"type": "object", "properties": {}}
-    for _ in range(300):
+    for _ in range(3_000):
         schema = {"type": "object", "properties": {"deeper": schema}}
     with pytest.raises(ValueError, match="cannot"):
         render("Hi", tools=[NOW | {"parameters": schema}])

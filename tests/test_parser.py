@@ -153,6 +153,8 @@ MALFORMED = {
     "<|channel|>42<|return|>": [(None, None, None, "42")],
     "<|channel|>finally<|return|>": [(None, None, None, "finally")],
     "<|channel|>finalHello<|return|>": [("final", None, None, "Hello")],
+    "<|channel|>final final words<|return|>": [("final", None, None, "final words")],
+    "<|channel|>final json<|return|>": [("final", None, None, "json")],
     "<|start|>Hello<|end|>": [(None, None, None, "Hello")],
     "<|start|>assistant<|channel|>Paris<|return|>": [(None, None, None, "Paris")],
     "<|start|>assistant Paris<|return|>": [(None, None, None, "Paris")],

@@ -169,7 +169,7 @@ def test_finish_reason_and_calls_agree(text, given, reason, calls):
 
 
 def test_junk_between_two_headers_is_not_history():
-    """What llama.cpp#27720 saw: `??` and the like, then a proper answer. It is kept, but not told."""
+    """What llama.cpp#27720 saw: `??` and the like, then a proper answer. Kept, but not told."""
     final = "<|channel|>final<|message|>4<|return|>"
     for junk in (
         "<|channel|>commentary??",
@@ -219,6 +219,12 @@ def test_a_malformed_header_does_not_end_the_conversation():
         (message,) = reply_to(f"<|channel|>odd {header}<|message|>x<|end|>").to_messages()
         assert "channel" not in message
         assert render([USER, message, USER])
+
+
+def test_a_marker_in_a_name_does_not_end_the_conversation():
+    for start in ("<|start|><|constrain|>Bob<|channel|>final", "<|start|>assistant:<|constrain|>b"):
+        for message in reply_to(f"{start}<|message|>x<|end|>").to_messages(analysis=True):
+            assert render([USER, message, USER])
 
 
 def test_pieces_tell_who_speaks():

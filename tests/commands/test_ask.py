@@ -9,7 +9,8 @@ from models import TOKENIZER, dictate, say
 from commands.console import FakeTerminal, run_python, typed
 from gptoss_edu.commands import ask
 from gptoss_edu.commands.main import main
-from gptoss_edu.tokenizer import CALL, CHANNEL, CONSTRAIN, MESSAGE
+from gptoss_edu.reply import Reply
+from gptoss_edu.tokenizer import CALL, CHANNEL, CONSTRAIN, MESSAGE, load_encoding
 
 pytestmark = pytest.mark.usefixtures("quick_load")
 
@@ -38,6 +39,58 @@ def test_json_is_one_object_with_everything(monkeypatch, capsys, folder):
     assert reply["stats"]["completion_tokens"] == len(say("let me think", "four ✓"))
     assert reply["stats"]["decode_tokens_per_s"] > 0
     assert err == ""
+
+
+ANSWERED = Reply("four", "", (), "stop")
+
+
+def spelled(text):
+    """Ids of a text, with control tokens written by name."""
+    return TOKENIZER.fit(load_encoding().encode(text, allowed_special="all"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>commentary<|message|>four<|return|>",
+        "<|channel|>final to=assistant<|message|>four<|return|>",
+        "<|channel|>final.<|message|>four<|return|>",
+        "<|start|>assistantfinal<|message|>four<|return|>",
+        "<|channel|>final<|message|>four<|return|>",
+    ],
+)
+def test_the_answer_is_written_wherever_it_stands(monkeypatch, capsys, folder, text):
+    dictate(monkeypatch, spelled(text))
+    assert main(["ask", "2 + 2?", "--model", folder]) == 0
+    assert capsys.readouterr() == ("four\n", "")
+
+
+NOTHING = "<|channel|>analysis<|message|>hm<|return|>"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_no_answer_is_said_and_is_an_exit_status(monkeypatch, capsys, folder, flags):
+    dictate(monkeypatch, spelled(NOTHING))
+    assert main(["ask", "2 + 2?", "--model", folder, *flags]) == 1
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["final"] == "") if flags else (out == "")
+    assert err == "gptoss_edu: the model ended without a final answer\n"
+
+
+def test_a_call_of_what_is_no_function_is_said(monkeypatch, capsys, folder):
+    dictate(monkeypatch, spelled("<|channel|>analysis to=python code<|message|>2+2<|call|>"))
+    assert main(["ask", "2 + 2?", "--model", folder]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "without a final answer: python was asked, which is no function here" in err
+
+
+def test_an_answer_cut_before_it_began_is_said(monkeypatch, capsys, folder):
+    dictate(monkeypatch, spelled("<|channel|>analysis<|message|>hm, let me think of it"))
+    assert main(["ask", "2 + 2?", "--model", folder, "--max-tokens", "5"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "cut at 5 tokens (--max-tokens, or the model's context); no final answer yet" in err
 
 
 WEATHER = {
@@ -70,7 +123,7 @@ def test_the_question_may_come_from_standard_input(monkeypatch, capsys, folder, 
     typed(monkeypatch, "from a\nfile\n")
     asked = []
     monkeypatch.setattr(ask, "stream", lambda m, p, prompt, **_: asked.append(prompt) or iter(()))
-    monkeypatch.setattr(ask, "show", lambda pieces, screen: None)
+    monkeypatch.setattr(ask, "show", lambda pieces, screen: ANSWERED)
     assert main(["ask", *prompt, "--model", folder]) == 0
     assert asked == ["from a\nfile"]
 
@@ -78,7 +131,7 @@ def test_the_question_may_come_from_standard_input(monkeypatch, capsys, folder, 
 def test_every_option_reaches_generate(monkeypatch, folder, tmp_path):
     given = {}
     monkeypatch.setattr(ask, "stream", lambda m, p, prompt, **settings: given.update(settings))
-    monkeypatch.setattr(ask, "show", lambda pieces, screen: None)
+    monkeypatch.setattr(ask, "show", lambda pieces, screen: ANSWERED)
     (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
     line = "ask hi --max-tokens 7 --temperature .5 --top-k 3 --top-p .9 --min-p .1 --seed 4"
     line += " --repetition-penalty 1.1 --effort high --instructions brief --date 2026-01-02"

@@ -3,10 +3,11 @@
 import sys
 
 import pytest
-from models import dictate, say
+from models import TOKENIZER, dictate, say
 
 from commands.console import open_terminal
 from gptoss_edu.commands.main import main
+from gptoss_edu.tokenizer import CHANNEL, MESSAGE, RETURN
 
 pytestmark = pytest.mark.usefixtures("quick_load")
 
@@ -43,3 +44,20 @@ def test_an_answer_gives_no_commands_to_the_terminal(monkeypatch, folder):
     dictate(monkeypatch, say("", "a\x1b[31mb\x07\r\x7f\x9bc\td\ne"))
     assert main(["ask", "hi", "--model", folder]) == 0
     assert "a␛[31mb␇␍␡\ufffdc\td\ne" in terminal.getvalue()
+
+
+def test_a_terminal_says_that_there_is_no_answer(monkeypatch, folder):
+    terminal = open_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    dictate(monkeypatch, [*say("hm", "")[:3], RETURN])
+    assert main(["ask", "2 + 2?", "--model", folder]) == 1
+    assert "[analysis]\n" not in terminal.getvalue()  # nothing came
+    assert "the model ended without a final answer · " in terminal.getvalue()
+
+
+def test_a_channel_that_is_misspelled_looks_like_the_one_that_is_meant(monkeypatch, folder):
+    terminal = open_terminal(monkeypatch)
+    header = [CHANNEL, *TOKENIZER.encode("final."), MESSAGE]
+    dictate(monkeypatch, [*header, *TOKENIZER.encode("x"), RETURN])
+    assert main(["ask", "hi", "--model", folder]) == 0
+    assert terminal.getvalue().startswith("\x1b[1;32m[final.]\x1b[0m\nx\n\n")
