@@ -16,7 +16,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test subset parity oldest mutants notebooks format lint clean as-asked
+.PHONY: help lab test subset parity oldest mutants fuzz notebooks format lint clean as-asked
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,7 +26,7 @@ lab: $(VENV)/.installed-course ## set up, ask the pocket model a question, open 
 	$(RUN) -m jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 # Tests and committed outputs are of the CPU.
-test subset parity notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
+test subset parity fuzz notebooks: export JAX_PLATFORMS := $(or $(JAX_PLATFORMS),cpu)
 
 # Times and memory, as just measured, go into the notebooks and the README.
 test: $(VENV)/.tpu ## set up, check style and types, run every test and every notebook
@@ -45,6 +45,9 @@ oldest: $(VENV)/.installed-test ## one click as on Colab, where JAX is as old as
 
 mutants: $(VENV)/.installed-mutants ## change the code in 300 places: do the tests notice? (ALL=1: in all)
 	$(RUN) tools/mutants.py $(if $(ALL),--all)
+
+fuzz: $(VENV)/.installed-test ## bad input, new each time (MINUTES=10); what fails comes first next time
+	PYTHONPATH=tests $(RUN) -m fuzz $(or $(MINUTES),10)
 
 notebooks: $(VENV)/.installed-test ## execute the notebooks again and write their outputs
 	$(RUN) tools/notebooks.py run $(NOTEBOOKS)

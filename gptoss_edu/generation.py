@@ -144,7 +144,8 @@ def decode_step(
 
 def check_prompts(prompts: Rows, vocab_size: int) -> list[list[int]]:
     """Prompts as lists. Raises ValueError where there is none, and for what holds no tokens."""
-    given = enumerate(prompts if isinstance(prompts, Iterable) else [prompts])
+    several = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) != 0
+    given = enumerate(prompts if several else [prompts])
     found = [check_tokens(f"prompt {i}", tokens, vocab_size).tolist() for i, tokens in given]
     if not found:
         raise ValueError("no prompts found, expected at least one")

@@ -11,6 +11,7 @@ import datetime
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from reprlib import repr as brief
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,7 +59,7 @@ class Options(Sampling):
         seeds = whole_numbers(self.seed)
         if seeds is None or seeds.shape not in ((), (batch,)) or (seeds >> 32).any():
             raise ValueError(
-                f"seed is {self.seed!r}, expected a whole number from 0 to 2**32 - 1,"
+                f"seed is {brief(self.seed)}, expected a whole number from 0 to 2**32 - 1,"
                 f" or one for each of the {batch} prompts"
             )
         return list(np.broadcast_to(seeds, batch).tolist())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from reprlib import repr as brief
 from typing import TypeVar
 
 import jax
@@ -52,7 +53,7 @@ class Sampling:
         kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
         number = isinstance(value, kinds) and not isinstance(value, bool)
         if not (number and low <= value <= high):
-            raise ValueError(f"{name} is {value!r}, expected {expected}")
+            raise ValueError(f"{name} is {brief(value)}, expected {expected}")
 
     @property
     def active(self) -> dict[str, float]:

@@ -116,7 +116,7 @@ def check_options(precision: str, dense: str, backend: str, mesh: jax.sharding.M
     known = {"precision": PRECISIONS, "dense": DENSE, "backend": BACKENDS}
     for (name, choices), found in zip(known.items(), (precision, dense, backend), strict=True):
         if found not in choices:
-            raise ValueError(f"{name} is {found!r}, expected one of {', '.join(choices)}")
+            raise ValueError(f"{name} is {found!r:.80}, expected one of {', '.join(choices)}")
     against = {"backend='jax'": backend == "jax", "precision='f32'": precision == "f32"}
     against |= {"a mesh": mesh is not None}
     if dense == "int8" and any(against.values()):
