@@ -183,6 +183,20 @@ def changed(function: Callable[..., Any], *pieces: str) -> Callable[..., Any]:
     return found[function.__name__]  # type: ignore[no-any-return]
 
 
+def mistakes_in(
+    function: Callable[..., Any], table: Mapping[str, tuple[Any, ...]]
+) -> dict[str, tuple[str, Callable[..., Any]]]:
+    """The mistakes of an exercise: name -> (sentence, wrong version).
+
+    In the table a sentence is followed by a wrong function, or by pieces of `function` and what a
+    reader might write instead of them, as `changed` takes them.
+    """
+    return {
+        name: (sentence, wrong[0] if callable(wrong[0]) else changed(function, *wrong))
+        for name, (sentence, *wrong) in table.items()
+    }
+
+
 def form(name: str, got: Any, want: Any) -> str | None:
     """A sentence if `got` has not the type, shape or dtype of `want`; None if it has."""
     if isinstance(want, str | bytes | bool) or want is None or dataclasses.is_dataclass(want):

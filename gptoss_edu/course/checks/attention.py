@@ -18,7 +18,7 @@ import numpy as np
 
 from gptoss_edu.attention import grouped_scores, sink_softmax, visible
 from gptoss_edu.config import Config
-from gptoss_edu.course.checks import Exercise, Verdict, changed
+from gptoss_edu.course.checks import Exercise, Verdict, mistakes_in
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -44,24 +44,23 @@ def _keys(layer: int, position: int, window: int) -> int:
 
 keys_read = Exercise(
     "keys_read", right_keys_read, ("the number of keys",), keys_cases,
-    {
+    mistakes_in(_keys, {
         "odd layers slide": ("your odd layers slide. In GPT-OSS it is the even ones: 0, 2, 4 and"
-            " so on.", changed(_keys, "== 0", "== 1")),
+            " so on.", "== 0", "== 1"),
         "every layer slides": ("your odd layers slide, too. They see everything up to their own"
-            " position.", changed(_keys, " if layer % 2 == 0 else keys", "")),
+            " position.", " if layer % 2 == 0 else keys", ""),
         "no layer slides": ("your even layers see everything. On them at most `window` keys are"
-            " read.", changed(_keys, "min(keys, window) if layer % 2 == 0 else ", "")),
+            " read.", "min(keys, window) if layer % 2 == 0 else ", ""),
         "a window of one too many": ("a sliding layer reads `window` keys, the query's own among"
             " them. You count one more: this is the window of 129 that real implementations"
-            " shipped.", changed(_keys, "(keys, window)", "(keys, window + 1)")),
+            " shipped.", "(keys, window)", "(keys, window + 1)"),
         "a window of one too few": ("a sliding layer reads `window` keys, the query's own among"
-            " them. You count one less.", changed(_keys, "(keys, window)", "(keys, window - 1)")),
+            " them. You count one less.", "(keys, window)", "(keys, window - 1)"),
         "the own key is forgotten": ("positions count from 0, and a query sees its own key, too:"
-            " at position 0 that makes one key, not none.",
-            changed(_keys, "position + 1", "position")),
+            " at position 0 that makes one key, not none.", "position + 1", "position"),
         "the sink is counted": ("you count the sink as a key. It has a logit in the softmax, but"
             " there is no key that could be read, and no value.", lambda *case: _keys(*case) + 1),
-    },
+    }),
     praise="Right on sliding and full layers, before and after the window is full.",
 )  # fmt: skip
 
@@ -122,21 +121,21 @@ def _kept_column(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array
 
 stable_softmax = Exercise(
     "stable_softmax", sink_softmax, ("weights_BNTS", "sink_mass_BNT"), softmax_cases,
-    {
+    mistakes_in(_softmax, {
         "no maximum is subtracted": ("exp overflows: above 88 float32 has only infinity left."
             " Subtract the largest of scores and sink before every exp; top and bottom shrink"
-            " alike.", changed(_softmax, " - max_BNT1", "")),
+            " alike.", " - max_BNT1", ""),
         "the maximum without the sink": ("you subtract the largest score, but the sink can be"
             " larger still, and a query that sees no key has no largest score at all. Take the"
             " maximum of scores and sink.",
-            changed(_softmax, "jnp.maximum(masked_BNTS.max(axis=-1, keepdims=True), sink_1N11)",
-                    "masked_BNTS.max(axis=-1, keepdims=True)")),
+            "jnp.maximum(masked_BNTS.max(axis=-1, keepdims=True), sink_1N11)",
+            "masked_BNTS.max(axis=-1, keepdims=True)"),
         "the maximum includes hidden keys": ("your maximum looks at hidden keys, too. When one of"
             " them is far above the rest, all exps become 0, and 0 / 0 is NaN. Mask first, then"
-            " take the maximum.", changed(_softmax, "masked_BNTS.max(", "scores_BNTS.max(")),
+            " take the maximum.", "masked_BNTS.max(", "scores_BNTS.max("),
         "one maximum for all rows": ("you subtract one maximum from all rows. A row far below it"
             " becomes 0 / 0. Each query of each head has its own: max(axis=-1, keepdims=True).",
-            changed(_softmax, "max(axis=-1, keepdims=True), sink_1N11)", "max(), sinks_N.max())")),
+            "max(axis=-1, keepdims=True), sink_1N11)", "max(), sinks_N.max())"),
         "the sink after the softmax": ("you run softmax over the keys, and add the sink"
             " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
             " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
@@ -149,24 +148,22 @@ stable_softmax = Exercise(
             " for it to be multiplied with: leave the column out, and return it as the sink mass.",
             _kept_column),
         "the sink is added without exp": ("you add the sink itself to the sum. It is a logit, like"
-            " a score: add its exp.",
-            changed(_softmax, "+ exp_sink_BNT1", "+ (sink_1N11 - max_BNT1)")),
+            " a score: add its exp.", "+ exp_sink_BNT1", "+ (sink_1N11 - max_BNT1)"),
         "one sink for all heads": ("all heads use the sink of the first. Each has its own:"
             " sinks_N[None, :, None, None].",
-            changed(_softmax, "sinks_N[None, :, None, None]", "sinks_N[None, :1, None, None]")),
+            "sinks_N[None, :, None, None]", "sinks_N[None, :1, None, None]"),
         "masked after the softmax": ("you hide keys after the softmax. They get nothing then, but"
             " they have taken their share of the sum. Set their scores to minus infinity before.",
-            changed(_softmax, "jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf)", "scores_BNTS",
-                    "exp_BNTS / total_BNT1,",
-                    "jnp.where(mask_BTS[:, None], exp_BNTS / total_BNT1, 0),")),
+            "jnp.where(mask_BTS[:, None], scores_BNTS, -jnp.inf)", "scores_BNTS",
+            "exp_BNTS / total_BNT1,", "jnp.where(mask_BTS[:, None], exp_BNTS / total_BNT1, 0),"),
         "hidden keys score zero": ("your hidden keys have the score 0, and exp(0) is 1. Minus"
-            " infinity hides them.", changed(_softmax, "-jnp.inf", "0.0")),
+            " infinity hides them.", "-jnp.inf", "0.0"),
         "the mask is upside down": ("you hide the keys that should be visible. mask_BTS is True"
-            " where a query may look.", changed(_softmax, "mask_BTS[", "~mask_BTS[")),
+            " where a query may look.", "mask_BTS[", "~mask_BTS["),
         "the sink mass is not divided": ("the weights are right, but the sink mass is a share,"
             " too: divide exp(sink - m) by the same sum.",
-            changed(_softmax, "exp_sink_BNT1 / total_BNT1,", "exp_sink_BNT1,")),
-    },
+            "exp_sink_BNT1 / total_BNT1,", "exp_sink_BNT1,"),
+    }),
     praise="Right for huge scores and huge sinks, and for queries that see no key.",
 )  # fmt: skip
 
@@ -200,35 +197,34 @@ def _slots(position_BT: jax.Array, position_BS: jax.Array, window: int | None) -
 
 window_mask = Exercise(
     "window_mask", visible, ("mask_BTS",), mask_cases,
-    {
+    mistakes_in(_mask, {
         "one key too many": ("a sliding query of yours sees window + 1 keys. Its own key is one of"
             " them, so the largest distance is window - 1: `<`, not `<=`. Real implementations"
-            " shipped this.", changed(_mask, "< window", "<= window")),
+            " shipped this.", "< window", "<= window"),
         "one key too few": ("a sliding query of yours sees window - 1 keys. Distances from 0 to"
-            " window - 1 are visible: these are `window` of them.",
-            changed(_mask, "< window", "< window - 1")),
+            " window - 1 are visible: these are `window` of them.", "< window", "< window - 1"),
         "the next token is visible": ("each query sees one token of the future. Distance 0 is the"
             " token itself; below that nothing may be seen.",
-            changed(_mask, "distance_BTS >= 0", "distance_BTS >= -1")),
+            "distance_BTS >= 0", "distance_BTS >= -1"),
         "the own key is hidden": ("no query sees its own key. It may: `distance >= 0`, not `> 0`.",
-            changed(_mask, "distance_BTS >= 0", "distance_BTS > 0")),
+            "distance_BTS >= 0", "distance_BTS > 0"),
         "the own key is hidden, and one more at the far end is seen": ("your window has the right"
             " size, but it ends before the query itself. Its own key belongs to it: distances 0 to"
             " window - 1, not 1 to window.",
-            changed(_mask, "distance_BTS >= 0", "distance_BTS > 0", "< window", "<= window")),
+            "distance_BTS >= 0", "distance_BTS > 0", "< window", "<= window"),
         "the future is visible": ("your mask has a window but lets a query see the future. Ask for"
-            " `distance >= 0`, too.", changed(_mask, "(distance_BTS >= 0) & ", "")),
+            " `distance >= 0`, too.", "(distance_BTS >= 0) & ", ""),
         "the window is ignored": ("every earlier key is visible. Where `window` is a number, only"
-            " the last `window` are.", changed(_mask, " & (distance_BTS < window)", "")),
+            " the last `window` are.", " & (distance_BTS < window)", ""),
         "empty slots are visible": ("a slot with position -1 is empty, and your mask lets queries"
             " look at it: its key would be noise. Ask for `position_BS >= 0`, too.",
-            changed(_mask, " & held_B1S", "")),
+            " & held_B1S", ""),
         "slots instead of positions": ("you compare the places in the array. In a ring the slot of"
             " a key says nothing about its position: compare position_BT with position_BS.",
             _slots),
         "the mask is upside down": ("your mask is True where a key is hidden. It should be True"
             " where it is visible.", lambda *arguments: ~visible(*arguments)),
-    },
+    }),
     praise="Right with and without a window, in a ring, and with empty slots.",
 )  # fmt: skip
 
@@ -298,21 +294,21 @@ class Frugal(Exercise):
 
 shared_scores = Frugal(
     "shared_scores", grouped_scores, ("scores_BNTS",), scores_cases,
-    {
+    mistakes_in(_wired, {
         "the keys are copied": COPIES,
         "key heads are tiled": ("query head n reads key head n % K. Neighbors share: head n reads"
-            " n // G. So N splits into [K, G], K first.", changed(_wired, "// (N // K)", "% K")),
+            " n // G. So N splits into [K, G], K first.", "// (N // K)", "% K"),
         "heads come back in another order": ("each score is right, but the heads are in another"
             " order. You split N into K, then G: join them in the same order, as BKGTS.",
             _joined_askew),
         "one key head for all": ("all query heads read the first key head. Each group has its own.",
-            changed(_wired, "np.arange(N) // (N // K)", "np.zeros(N, int)")),
+            "np.arange(N) // (N // K)", "np.zeros(N, int)"),
         "no scale": ("the scale is missing: divide by the square root of H, the numbers in a head.",
-            changed(_wired, " * H**-0.5", "")),
+            " * H**-0.5", ""),
         "divided by H": ("you divide by H. A sum of H random terms grows like the square root of"
-            " H: divide by that.", changed(_wired, "* H**-0.5", "/ H")),
+            " H: divide by that.", "* H**-0.5", "/ H"),
         "multiplied by the square root": ("you multiply by the square root of H. The scores should"
-            " become smaller: divide.", changed(_wired, "H**-0.5", "H**0.5")),
-    },
+            " become smaller: divide.", "H**-0.5", "H**0.5"),
+    }),
     praise="Right, and not a single key was copied.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.attention import visible
-from gptoss_edu.course.checks import Exercise, Verdict, attention, changed
+from gptoss_edu.course.checks import Exercise, Verdict, attention, mistakes_in
 from gptoss_edu.course.checks.patients import PATIENTS
 
 SUSPECTS = {
@@ -210,29 +210,26 @@ PAIRS = "enumerate(zip(right, wrong, strict=True))"
 
 first_difference = Exercise(
     "first_difference", right_first, ("the index",), stages_cases,
-    {
+    mistakes_in(right_first, {
         "the largest difference": ("you return the stage with the largest difference. Errors grow"
             " on their way through the layers, so that is often the last one. The culprit is the"
             " first.", _largest),
         "the last difference": ("you return the last stage that differs. After the first error"
-            " everything differs: go on with the first.",
-            changed(right_first, PAIRS, f"reversed(list({PAIRS}))")),
+            " everything differs: go on with the first.", PAIRS, f"reversed(list({PAIRS}))"),
         "counted from 1": ("your count begins at 1. An index begins at 0, like layers do.",
-            changed(right_first, "return index", "return index + 1")),
+            "return index", "return index + 1"),
         "NaN passes": ("a NaN went unnoticed: it is neither above nor below your tolerance. Ask"
             " `not gap <= atol` instead of `gap > atol`.",
-            changed(right_first, "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol")),
+            "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol"),
         "signed": ("a result that is too small went unnoticed. Take the absolute value of the"
-            " difference.", changed(right_first, "np.abs(a - b)", "(b - a)")),
+            " difference.", "np.abs(a - b)", "(b - a)"),
         "mean": ("one wrong number among many went unnoticed: you average. Take the maximum.",
-            changed(right_first, ".max()", ".mean()")),
+            ".max()", ".mean()"),
         "shapes are broadcast": ("arrays of different shapes passed, because NumPy repeated the"
-            " smaller one. Compare the shapes first.",
-            changed(right_first, "a.shape != b.shape or ", "")),
+            " smaller one. Compare the shapes first.", "a.shape != b.shape or ", ""),
         "no tolerance": ("you ask for equality to the last bit. Two right programs that add in"
-            " another order differ a little: allow `atol`.",
-            changed(right_first, "<= atol", "<= 0")),
-    },
+            " another order differ a little: allow `atol`.", "<= atol", "<= 0"),
+    }),
     praise="Right: it finds the first difference, also when it is small, negative or NaN.",
 )  # fmt: skip
 
@@ -274,22 +271,22 @@ def _strongest(weights_NTS: np.ndarray) -> int:
 
 reach = Exercise(
     "reach", right_reach, ("the number",), reach_cases,
-    {
+    mistakes_in(right_reach, {
         "the query itself is not counted": ("you return a distance. A window of 128 holds the"
             " query itself and 127 keys before it: add one. (This is the off-by-one that people"
-            " shipped.)", changed(right_reach, " + 1", "")),
+            " shipped.)", " + 1", ""),
         "keys are counted": ("you count the keys that have a weight. A head may skip some in"
             " between; count from the farthest one.",
             lambda weights_NTS: int((weights_NTS > 0).sum(axis=-1).max())),
         "the last query only": ("you look at the last query only. It need not be the one that"
-            " looks farthest.", changed(right_reach, "reach_NT.max", "reach_NT[:, -1].max")),
+            " looks farthest.", "reach_NT.max", "reach_NT[:, -1].max"),
         "the first head only": ("you look at one head only. Another one may look farther.",
             lambda weights_NTS: right_reach(weights_NTS[:1])),
         "all keys": ("you return how many keys there are, not how many are looked at.",
             lambda weights_NTS: weights_NTS.shape[-1]),
         "the strongest key": ("you go by the key with the largest weight. The farthest may have a"
             " small one; any weight above 0 counts.", _strongest),
-    },
+    }),
     praise="Right. On a sliding layer it gives the window, and 129 where somebody wrote <=.",
 )  # fmt: skip
 

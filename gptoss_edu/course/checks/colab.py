@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -28,18 +28,17 @@ def _range(size: int, have: int) -> str:
 
 next_range = Exercise(
     "next_range", _range, ("the range to ask for",), range_cases,
-    {
+    mistakes_in(_range, {
         "from the start": ("you ask for everything again. Half of a file of 5 GB is worth keeping:"
-            " begin where it ends.", changed(_range, "{have}", "0")),
+            " begin where it ends.", "{have}", "0"),
         "one too far": ("you skip a byte. Bytes are counted from 0, so the first one that is"
-            " missing has the number of those that are here.",
-            changed(_range, "{have}", "{have + 1}")),
+            " missing has the number of those that are here.", "{have}", "{have + 1}"),
         "whole and asked again": ("the file is whole, and you ask for what comes after its end. A"
             " server answers that with an error, 416: return an empty text.",
-            changed(_range, '""', 'f"bytes={size}-"')),
+            '""', 'f"bytes={size}-"'),
         "too long and kept": ("more is here than the file has. It cannot be this file: begin again"
-            " at 0.", changed(_range, '"bytes=0-"', '""')),
-    },
+            " at 0.", '"bytes=0-"', '""'),
+    }),
     praise="With this line a download survives any number of broken connections.",
 )  # fmt: skip
 
@@ -67,19 +66,19 @@ def _stalled(seconds: list[float], received: list[int], limit: float) -> float:
 
 stalled = Exercise(
     "stalled", _stalled, ("the second",), stall_cases,
-    {
+    mistakes_in(_stalled, {
         "since the beginning": ("you measure from the beginning. A long download is not a stalled"
             " one: measure from the last second at which the count grew.",
-            changed(_stalled, "since, most = now, count", "most = count")),
+            "since, most = now, count", "most = count"),
         "any report counts": ("you measure from the last look at the clock. A look brings no"
             " bytes: measure from the last second at which the count grew.",
-            changed(_stalled, "since, most = now, count", "most = count",
-                    "for now", "for since, now", "zip(", "zip(seconds[:1] + seconds[:-1], ")),
+            "since, most = now, count", "most = count", "for now", "for since, now", "zip(",
+            "zip(seconds[:1] + seconds[:-1], "),
         "one look late": ("you wait longer than `limit`. Give up as soon as `limit` seconds are"
-            " over: use >=.", changed(_stalled, ">=", ">")),
+            " over: use >=.", ">=", ">"),
         "the place": ("you return the place in the list; asked for is the second that stands"
-            " there.", changed(_stalled, "return now", "return seconds.index(now)")),
-    },
+            " there.", "return now", "return seconds.index(now)"),
+    }),
     praise="A socket's time-out does this for `gptoss_edu.weights.fetch`, after half a minute.",
 )  # fmt: skip
 
@@ -108,17 +107,16 @@ first_token = Exercise(
     _first,
     ("seconds of compiling", "seconds of prefill", "seconds per decoded token"),
     token_cases,
-    {
+    mistakes_in(_first, {
         "compiling counted as prefill": ("your prefill contains the compilation before the first"
-            " token. The next prompt will not pay that: take it out.",
-            changed(_first, "began - before", "began")),
+            " token. The next prompt will not pay that: take it out.", "began - before", "began"),
         "compiling counted as decode": ("your decode contains the compilation after the first"
             " token: the program that decodes is compiled when it is first needed. Take it out.",
-            changed(_first, "ticks[0] - after", "ticks[0]")),
+            "ticks[0] - after", "ticks[0]"),
         "only the first program": ("you counted what was compiled before the first token. The"
-            " decoding step is compiled after it.", changed(_first, "before + after", "before")),
+            " decoding step is compiled after it.", "before + after", "before"),
         "posts for gaps": ("you divided by the number of tokens. Between n tokens lie n − 1 steps.",
-            changed(_first, "len(ticks) - 1", "len(ticks)")),
-    },
+            "len(ticks) - 1", "len(ticks)"),
+    }),
     praise="`reply.stats` is made like this, from what JAX reports of its compiler.",
 )  # fmt: skip

@@ -21,7 +21,7 @@ from gptoss_edu import model
 from gptoss_edu.attention import KV, attention
 from gptoss_edu.cache import Cache, FullKV, empty_cache
 from gptoss_edu.config import TINY, Config
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 from gptoss_edu.course.checks.moe import softmax
 from gptoss_edu.model import Layer, Params, init_params, rms_norm, rope_tables, unembed
 from gptoss_edu.moe import moe
@@ -100,42 +100,41 @@ def _block(
 
 block = Exercise(
     "block", right_block, ("x_BTD", "kv"), block_cases,
-    {
+    mistakes_in(_block, {
         "no residual around attention": ("attention's answer replaces the residual stream. It"
             " should be added to it: x_BTD = x_BTD + y_BTD.",
-            changed(_block, "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD")),
+            "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD"),
         "no residual around the experts": ("the experts' answer replaces the residual stream. Add"
-            " it to what was there.", changed(_block, "return x_BTD + y_BTD", "return y_BTD")),
+            " it to what was there.", "return x_BTD + y_BTD", "return y_BTD"),
         "no norm before attention": ("attention reads the raw residual stream. It should read"
             " rms_norm of it, with the scale layer.attention.norm_D.",
-            changed(_block, "rms_norm(x_BTD, first, eps)", "x_BTD")),
+            "rms_norm(x_BTD, first, eps)", "x_BTD"),
         "no norm before the experts": ("the experts read the raw residual stream. They should read"
             " rms_norm of it, with the scale layer.moe.norm_D.",
-            changed(_block, "rms_norm(x_BTD, second, eps)", "x_BTD")),
+            "rms_norm(x_BTD, second, eps)", "x_BTD"),
         "the normed stream is kept": ("you add to the normed copy. The norm is only for reading:"
             " add the answer to the residual stream as it was before the norm.",
-            changed(_block, "h_BTD = rms_norm", "h_BTD = x_BTD = rms_norm")),
+            "h_BTD = rms_norm", "h_BTD = x_BTD = rms_norm"),
         "post-norm": ("you norm after adding, as the first transformers did. GPT-OSS norms before"
             " each half reads, and leaves the sum alone.",
-            changed(_block, "rms_norm(x_BTD, first, eps)", "x_BTD",
-                    "rms_norm(x_BTD, second, eps)", "x_BTD",
-                    "x_BTD = x_BTD + y_BTD", "x_BTD = rms_norm(x_BTD + y_BTD, first, eps)",
-                    "return x_BTD + y_BTD", "return rms_norm(x_BTD + y_BTD, second, eps)")),
+            "rms_norm(x_BTD, first, eps)", "x_BTD", "rms_norm(x_BTD, second, eps)", "x_BTD",
+            "x_BTD = x_BTD + y_BTD", "x_BTD = rms_norm(x_BTD + y_BTD, first, eps)",
+            "return x_BTD + y_BTD", "return rms_norm(x_BTD + y_BTD, second, eps)"),
         "one norm for both halves": ("both halves use attention's norm. The experts have their"
-            " own: layer.moe.norm_D.", changed(_block, "second, eps)", "first, eps)")),
+            " own: layer.moe.norm_D.", "second, eps)", "first, eps)"),
         "swapped norms": ("the two norms are swapped: layer.attention.norm_D belongs before"
             " attention, layer.moe.norm_D before the experts.",
-            changed(_block, "first, second, eps =", "second, first, eps =")),
+            "first, second, eps =", "second, first, eps ="),
         "both halves read the same stream": ("the experts read the stream from before attention."
             " They come second, and should read what attention has added to.",
-            changed(_block, "x_BTD = x_BTD + y_BTD", "before_BTD, x_BTD = x_BTD, x_BTD + y_BTD",
-                    "rms_norm(x_BTD, second", "rms_norm(before_BTD, second")),
+            "x_BTD = x_BTD + y_BTD", "before_BTD, x_BTD = x_BTD, x_BTD + y_BTD",
+            "rms_norm(x_BTD, second", "rms_norm(before_BTD, second"),
         "the window is ignored": ("every key is visible on the sliding layer too. Hand `window` on"
-            " to attention.", changed(_block, "kv, window)", "kv, None)")),
+            " to attention.", "kv, window)", "kv, None)"),
         "the old store is returned": ("the numbers are right, but you return the store that came"
             " in. Return the new one, which attention gave you: otherwise the next token will not"
-            " see this one.", changed(_block, "y_BTD, kv, _ =", "y_BTD, _, _ =")),
-    },
+            " see this one.", "y_BTD, kv, _ =", "y_BTD, _, _ ="),
+    }),
     praise="Right on a sliding and on a full layer, with keys already in the store.",
 )  # fmt: skip
 
@@ -184,39 +183,35 @@ NEXT = "cache.length_B[:, None]"
 
 decode_step = Exercise(
     "decode_step", right_decode_step, ("logits_BV", "cache"), decode_cases,
-    {
+    mistakes_in(right_decode_step, {
         "position one too late": ("the token sits one position too late. Positions begin at 0: the"
-            " first free one after n tokens is n, which is cache.length_B.",
-            changed(right_decode_step, NEXT, f"{NEXT} + 1")),
+            " first free one after n tokens is n, which is cache.length_B.", NEXT, f"{NEXT} + 1"),
         "position one too early": ("the token sits on the position of the one before it. n tokens"
-            " fill positions 0 to n - 1; the new one takes n.",
-            changed(right_decode_step, NEXT, f"{NEXT} - 1")),
+            " fill positions 0 to n - 1; the new one takes n.", NEXT, f"{NEXT} - 1"),
         "position zero": ("the token is rotated as if it were the first. Its position is"
-            " cache.length_B.", changed(right_decode_step, NEXT, f"0 * {NEXT}")),
+            " cache.length_B.", NEXT, f"0 * {NEXT}"),
         "one position for all prompts": ("both prompts use the position of the first. Each has its"
             " own length: take cache.length_B whole, as a column.",
-            changed(right_decode_step, NEXT, f"0 * {NEXT} + cache.length_B[0]")),
+            NEXT, f"0 * {NEXT} + cache.length_B[0]"),
         "the longest prompt's position for all": ("both prompts use the position of the longest."
             " Each has its own length: take cache.length_B whole, as a column.",
-            changed(right_decode_step, NEXT, f"0 * {NEXT} + cache.length_B.max()")),
+            NEXT, f"0 * {NEXT} + cache.length_B.max()"),
         "odd layers slide": ("a layer that should see everything has been given the window. In"
             " GPT-OSS the even layers slide, 0, 2, 4, …, and the odd ones see every key: ask"
-            " config.window(index).",
-            changed(right_decode_step, "window(index)", "window(index + 1 - 2 * (index % 2))")),
+            " config.window(index).", "window(index)", "window(index + 1 - 2 * (index % 2))"),
         "no last norm": ("the logits come from the raw residual stream. One norm is left before"
             " unembedding; `unembed` does both.",
-            changed(right_decode_step, "unembed(params, x_B1D, config.rms_eps)",
-                    "x_B1D @ params.unembedding_DV")),
+            "unembed(params, x_B1D, config.rms_eps)", "x_B1D @ params.unembedding_DV"),
         "the old cache is returned": ("the logits are right, but the cache that you return is the"
             " one that came in. Build a new Cache from the stores that the blocks gave back.",
-            changed(right_decode_step, "Cache(tuple(kvs), cache.length_B + 1)", "cache")),
+            "Cache(tuple(kvs), cache.length_B + 1)", "cache"),
         "the length does not grow": ("the logits are right, but the new cache says that it holds"
             " as many tokens as before: the next token would take this one's place. Add one to"
-            " cache.length_B.", changed(right_decode_step, "length_B + 1)", "length_B)")),
+            " cache.length_B.", "length_B + 1)", "length_B)"),
         "the stores are not kept": ("the logits are right and the length grows, but the stores are"
             " the old ones: the next token would look for this one's key and find an empty slot.",
-            changed(right_decode_step, "Cache(tuple(kvs)", "Cache(cache.layers")),
-    },
+            "Cache(tuple(kvs)", "Cache(cache.layers"),
+    }),
     praise="Right for two prompts of different lengths, and for the step after.",
 )  # fmt: skip
 
@@ -266,36 +261,33 @@ FILTERED = "np.where(allowed_V, logits_V, -np.inf)"
 
 top_p = Exercise(
     "top_p", right_top_p, ("logits_V",), top_p_cases,
-    {
+    mistakes_in(_top_p, {
         "the token that crosses p is dropped": ("the token with which the sum reaches p is"
             " missing. Ask for the sum *before* each token: it is kept while that is below p. (So"
-            " the likeliest is always kept.)", changed(_top_p, KEPT, "np.cumsum(p_V) <= p")),
+            " the likeliest is always kept.)", KEPT, "np.cumsum(p_V) <= p"),
         "sorted upward": ("you begin with the least likely tokens. Rank them from the likeliest"
-            " down.", changed(_top_p, "-logits_V)", "logits_V)")),
+            " down.", "-logits_V)", "logits_V)"),
         "the mask is left in sorted order": ("the right number of tokens is kept, but the wrong"
             " ones: your mask is in the order of rank, and the logits are in the order of the"
             " vocabulary. Send each verdict back to its token.",
-            changed(_top_p, FILTERED, "np.where(kept_V, logits_V, -np.inf)")),
+            FILTERED, "np.where(kept_V, logits_V, -np.inf)"),
         "the sorted logits are returned": ("you return the logits in the order of rank. Each"
             " belongs back in its own place.",
-            changed(_top_p, FILTERED, "np.where(kept_V, logits_V[order_V], -np.inf)")),
+            FILTERED, "np.where(kept_V, logits_V[order_V], -np.inf)"),
         "logits are added up": ("you add up logits. p is a probability: softmax first.",
-            changed(_top_p, "softmax", "", " | (p == 1)", "")),
+            "softmax", "", " | (p == 1)", ""),
         "each token is compared with p": ("you keep the tokens whose own probability reaches p. It"
-            " is the sum, from the likeliest down, that has to reach it.",
-            changed(_top_p, KEPT, "p_V >= p")),
+            " is the sum, from the likeliest down, that has to reach it.", KEPT, "p_V >= p"),
         "1 - p": ("you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
-            changed(_top_p, KEPT, "np.cumsum(p_V) - p_V < 1 - p")),
+            KEPT, "np.cumsum(p_V) - p_V < 1 - p"),
         "zero instead of minus infinity": ("tokens that are ruled out have the logit 0. exp(0) is"
-            " 1, so they may still be drawn: use minus infinity.",
-            changed(_top_p, "-np.inf", "0.0")),
+            " 1, so they may still be drawn: use minus infinity.", "-np.inf", "0.0"),
         "probabilities are returned": ("you return probabilities. Return logits: the draw will do"
             " its own softmax.",
-            changed(_top_p, FILTERED, "np.where(allowed_V, softmax(logits_V.astype(float)), 0)")),
+            FILTERED, "np.where(allowed_V, softmax(logits_V.astype(float)), 0)"),
         "renormalized probabilities are returned": ("you return probabilities that sum to one."
             " Return logits: the draw will do its own softmax.",
-            changed(_top_p, FILTERED,
-                    "softmax(np.where(allowed_V, logits_V.astype(float), -np.inf))")),
-    },
+            FILTERED, "softmax(np.where(allowed_V, logits_V.astype(float), -np.inf))"),
+    }),
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
 )  # fmt: skip

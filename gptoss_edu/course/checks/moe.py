@@ -20,7 +20,7 @@ import numpy as np
 
 from gptoss_edu import moe as library
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, changed, mistakes_in
 from gptoss_edu.model import init_params
 
 Array = np.ndarray
@@ -71,42 +71,40 @@ RIGHT = "softmax(np.where(chosen_TE, logits_TE, -np.inf))"
 
 route = Exercise(
     "route", right_route, ("weight_TE",), route_cases,
-    {
+    mistakes_in(_route, {
         "softmax over all experts": ("your weights do not sum to one: the softmax ran over all"
             " experts, and those that were not chosen kept their part. Choose first, then softmax"
-            " over the chosen ones only.",
-            changed(_route, RIGHT, "np.where(chosen_TE, softmax(logits_TE), 0)")),
+            " over the chosen ones only.", RIGHT, "np.where(chosen_TE, softmax(logits_TE), 0)"),
         "softmax twice": ("there are two softmaxes, one over all experts and one over the"
             " probabilities of the chosen ones. The second flattens what the first has said. One"
             " is enough, over the logits of the chosen.",
-            changed(_route, "logits_TE, -np.inf", "softmax(logits_TE), -np.inf")),
+            "logits_TE, -np.inf", "softmax(logits_TE), -np.inf"),
         "logits as weights": ("your weights are the logits themselves. They may be negative and do"
             " not sum to one: take the softmax of those that were chosen.",
-            changed(_route, RIGHT, "np.where(chosen_TE, logits_TE, 0)")),
+            RIGHT, "np.where(chosen_TE, logits_TE, 0)"),
         "logits divided by their sum": ("you divide the logits by their sum. Logits may be"
             " negative, and their sum may be zero: take exp first. That, together, is a softmax.",
-            changed(_route, RIGHT, "_divided(logits_TE, chosen_TE)")),
+            RIGHT, "_divided(logits_TE, chosen_TE)"),
         "sigmoid": ("you weigh by sigmoids, as some other models do. GPT-OSS takes a softmax over"
             " the logits of the chosen experts.",
-            changed(_route, RIGHT, "_divided(1 / (1 + np.exp(-logits_TE)), chosen_TE)")),
+            RIGHT, "_divided(1 / (1 + np.exp(-logits_TE)), chosen_TE)"),
         "a sigmoid for each": ("each weight is the sigmoid of its own logit, so they do not sum to"
             " one. The chosen experts share a softmax.",
-            changed(_route, RIGHT, "np.where(chosen_TE, 1 / (1 + np.exp(-logits_TE)), 0)")),
+            RIGHT, "np.where(chosen_TE, 1 / (1 + np.exp(-logits_TE)), 0)"),
         "even weights": ("the right experts, but all with the same weight. The router also says"
             " how much each one counts: softmax of their logits.",
-            changed(_route, RIGHT, "_divided(np.ones_like(logits_TE), chosen_TE)")),
+            RIGHT, "_divided(np.ones_like(logits_TE), chosen_TE)"),
         "the least likely experts": ("you chose the experts with the smallest logits. `np.argsort`"
-            " sorts upward: sort -logits_TE, or take the last k.",
-            changed(_route, "-logits_TE", "logits_TE")),
+            " sorts upward: sort -logits_TE, or take the last k.", "-logits_TE", "logits_TE"),
         "all tokens to the same experts": ("every token is sent to the experts that the first one"
             " chose. Choose for each token alone: sort along the last axis.",
-            changed(_route, "order_TE[:, :k]", "order_TE[:1, :k]")),
+            "order_TE[:, :k]", "order_TE[:1, :k]"),
         "no bias": ("the router's bias is missing. It can change who is chosen: add b_router_E"
-            " first.", changed(_route, " + b_router_E", "")),
+            " first.", " + b_router_E", ""),
         "zero for those not chosen": ("those that were not chosen went into the softmax with the"
             " logit 0. exp(0) is 1, so they get a weight, too: use minus infinity, or leave them"
-            " out.", changed(_route, "-np.inf", "0")),
-    },
+            " out.", "-np.inf", "0"),
+    }),
     praise="The weights of each token sum to one, and they sit where their experts are.",
 )  # fmt: skip
 
@@ -145,43 +143,39 @@ COLUMNS = "gate_up_P[..., 0::2], gate_up_P[..., 1::2]"
 
 swiglu = Exercise(
     "swiglu", right_swiglu, ("h_F",), swiglu_cases,
-    {
+    mistakes_in(_swiglu, {
         "halves instead of interleaved": ("you took the first half for gate and the second for up."
             " In GPT-OSS they alternate: gate sits in columns 0, 2, 4, …, up in 1, 3, 5, ….",
-            changed(_swiglu, COLUMNS, "np.split(gate_up_P, 2, axis=-1)")),
+            COLUMNS, "np.split(gate_up_P, 2, axis=-1)"),
         "gate and up swapped": ("gate and up are swapped: the even columns are the gate.",
-            changed(_swiglu, "gate_F, up_F =", "up_F, gate_F =")),
+            "gate_F, up_F =", "up_F, gate_F ="),
         "up is the gate, in halves": ("you took the second half for gate and the first for up."
             " They are not halves but alternate, and gate comes first: columns 0, 2, 4, …, of the"
-            " last axis.", changed(_swiglu, COLUMNS, "np.split(gate_up_P, 2, axis=-1)[::-1]")),
+            " last axis.", COLUMNS, "np.split(gate_up_P, 2, axis=-1)[::-1]"),
         "gate not clamped": ("the gate may grow without end. It is cut off at the limit, from"
-            " above.", changed(_swiglu, "np.minimum(gate_F, limit)", "gate_F")),
+            " above.", "np.minimum(gate_F, limit)", "gate_F"),
         "gate clamped on both sides": ("the gate is clamped from below, too. It should only be"
             " clamped from above. (You would hardly see it in a text: the sigmoid makes those"
-            " gates tiny anyway.)",
-            changed(_swiglu, "np.minimum(gate_F, limit)", "np.clip(gate_F, -limit, limit)")),
+            " gates tiny anyway.)", "np.minimum(gate_F, limit)", "np.clip(gate_F, -limit, limit)"),
         "up not clamped": ("up may grow without end. It is clamped between -limit and limit.",
-            changed(_swiglu, "np.clip(up_F, -limit, limit)", "up_F")),
+            "np.clip(up_F, -limit, limit)", "up_F"),
         "up clamped from above only": ("up is clamped from above only. Unlike the gate it is"
-            " clamped on both sides.",
-            changed(_swiglu, "np.clip(up_F, -limit, limit)", "np.minimum(up_F, limit)")),
+            " clamped on both sides.", "np.clip(up_F, -limit, limit)", "np.minimum(up_F, limit)"),
         "nothing clamped": ("nothing is clamped: the gate should stop at the limit, and up at both"
             " -limit and limit.",
-            changed(_swiglu, "np.minimum(gate_F, limit)", "gate_F",
-                    "np.clip(up_F, -limit, limit)", "up_F")),
+            "np.minimum(gate_F, limit)", "gate_F", "np.clip(up_F, -limit, limit)", "up_F"),
         "no + 1": ("one is missing: the second factor is up + 1, so that an up of zero lets the"
-            " gate through.", changed(_swiglu, "(up_F + 1)", "up_F")),
+            " gate through.", "(up_F + 1)", "up_F"),
         "+ 1 before the clamp": ("you add one before clamping up. Clamp first: the factor goes up"
-            " to limit + 1.",
-            changed(_swiglu, "(up_F + 1)", "up_F", "np.clip(up_F,", "np.clip(up_F + 1,")),
+            " to limit + 1.", "(up_F + 1)", "up_F", "np.clip(up_F,", "np.clip(up_F + 1,"),
         "alpha missing": ("alpha is missing: the sigmoid sees alpha * gate, not the gate itself.",
-            changed(_swiglu, "alpha * gate_F", "gate_F")),
+            "alpha * gate_F", "gate_F"),
         "alpha outside of the sigmoid": ("alpha multiplies the result. It belongs inside the"
             " sigmoid: sigmoid(alpha * gate).",
-            changed(_swiglu, "sigmoid(alpha * gate_F)", "alpha * sigmoid(gate_F)")),
+            "sigmoid(alpha * gate_F)", "alpha * sigmoid(gate_F)"),
         "only the sigmoid": ("the first factor is only the sigmoid. It is gate * sigmoid(alpha *"
-            " gate).", changed(_swiglu, "gate_F * sigmoid", "sigmoid")),
-    },
+            " gate).", "gate_F * sigmoid", "sigmoid"),
+    }),
     praise="Right inside and outside of the clamps, and for any number of axes in front.",
     atol=1e-6,
 )  # fmt: skip
@@ -235,32 +229,31 @@ def _sorted_order(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> 
 
 grouped = Exercise(
     "grouped", _grouped, ("y_TD", "asked"), grouped_cases,
-    {
+    mistakes_in(_grouped, {
         "weights forgotten": ("the answers are added up as if all counted the same. Multiply each"
-            " by the weight that the router gave it.", changed(_grouped, "weight * ask", "ask")),
+            " by the weight that the router gave it.", "weight * ask", "ask"),
         "plain mean": ("you take the mean of the answers. The router said how much each one"
             " counts: multiply each answer by its weight.",
-            changed(_grouped, "weight * ask", "1 / weight_TX.shape[1] * ask")),
+            "weight * ask", "1 / weight_TX.shape[1] * ask"),
         "the first weight for all choices": ("every answer is multiplied by the weight of the"
             " token's first choice. An expert may be the second choice of one token and the third"
             " of another: use weight_TX[token, choice].",
-            changed(_grouped, "weight_TX[token, choice]", "weight_TX[token, 0]")),
+            "weight_TX[token, choice]", "weight_TX[token, 0]"),
         "the last expert overwrites the others": ("only one answer is left of each token: each"
-            " expert overwrites what was there. Add (+=).", changed(_grouped, "] += ", "] = ")),
+            " expert overwrites what was there. Add (+=).", "] += ", "] = "),
         "the input is weighed": ("you multiply the expert's input by the weight. An expert is not"
-            " linear: multiply its answer.",
-            changed(_grouped, "weight * ask(expert, ", "ask(expert, weight * ")),
+            " linear: multiply its answer.", "weight * ask(expert, ", "ask(expert, weight * "),
         "only the first choice": ("only the first choice of each token is asked. All columns of"
             " expert_TX count.", _first_only),
         "asked once per choice": ("the answer is right, but you asked once per choice. Each"
             " question means reading all weights of an expert. Collect an expert's tokens first,"
-            " and ask it once.", changed(_grouped, "len(np.unique(expert_TX))", "expert_TX.size")),
+            " and ask it once.", "len(np.unique(expert_TX))", "expert_TX.size"),
         "all experts are asked": ("the answer is right, but you asked an expert that nobody had"
             " chosen. Skip those: their weights need not be read.",
-            changed(_grouped, "len(np.unique(expert_TX))", "int(expert_TX.max()) + 2")),
+            "len(np.unique(expert_TX))", "int(expert_TX.max()) + 2"),
         "the tokens stay sorted": ("the rows are right, but in the order of the experts. Send each"
             " answer back to the place of its token.", _sorted_order),
-    },
+    }),
     praise="Each chosen expert was asked once, with all of its tokens.",
 )  # fmt: skip
 
@@ -303,27 +296,26 @@ def _without(*names: str) -> Callable[[Config], int]:
 
 active_parameters = Exercise(
     "active_parameters", _active, ("the number of active parameters",), count_cases,
-    {
+    mistakes_in(_active, {
         "all experts are counted": ("you counted all experts. A token asks only experts_per_token"
-            " of them.", changed(_active, "config.experts_per_token / config.num_experts", "1.0")),
+            " of them.", "config.experts_per_token / config.num_experts", "1.0"),
         "everything is counted": ("that is the total of the model. Of the experts only the chosen"
             " ones work for a token, and of the embedding it reads a single row.",
             lambda config: sum(_sizes(config).values())),
         "the embedding is counted": ("the embedding is counted. A token reads one row of it and"
             " multiplies by nothing. By the convention of the model card it is left out.",
-            changed(_active, COUNTED, "True")),
+            COUNTED, "True"),
         "the unembedding is left out": ("the unembedding is missing. It is as large as the"
             " embedding, but all of it is multiplied for every token.", _without("unembedding")),
         "gate and up counted as one": ("an expert's first matrix makes gate and up, 2 * F numbers."
-            " You counted F.",
-            changed(_active, "size * share", 'size * share * (0.5 if "gate_up" in path else 1)')),
+            " You counted F.", "size * share", 'size * share * (0.5 if "gate_up" in path else 1)'),
         "the experts' biases are left out": ("the experts' biases are missing: 2 * F after the"
             " first matrix, D after the second.", _without("b_gate_up", "b_down")),
         "no biases at all": ("all biases are missing: GPT-OSS has them in attention, router and"
             " experts.", _without(".b_")),
         "the router only looks at the chosen": ("you counted the router's columns of the chosen"
             " experts only. To choose, it must compute a logit for every expert: D * E + E.",
-            changed(_active, 'or "down" in path', 'or "down" in path or "router" in path')),
+            'or "down" in path', 'or "down" in path or "router" in path'),
         "no router": ("the router itself is missing: D * E weights and E biases.",
             _without("router")),
         "as many key heads as query heads": ("keys and values have only num_kv_heads heads, fewer"
@@ -334,12 +326,12 @@ active_parameters = Exercise(
         "the norms are left out": ("nearly: the norms are missing, two of D numbers in each layer,"
             " and one at the end.", _without("norm_D")),
         "the last norm is left out": ("nearly: the norm before unembedding is missing, D numbers.",
-            changed(_active, COUNTED, f'{COUNTED} and path != ".norm_D"')),
+            COUNTED, f'{COUNTED} and path != ".norm_D"'),
         "one layer": ("that is one layer's worth, together with the unembedding. Count every"
             " layer.",
             lambda config: _active(dataclasses.replace(
                 config, num_layers=1, layer_types=config.layer_types[:1]
             ))),
-    },
+    }),
     praise="3,608,307,264 for the 20B and 5,132,849,472 for the 120B, to the last number.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, changed, mistakes_in
 from gptoss_edu.mxfp4 import BLOCK, VALUES, Mxfp4, quantize
 from gptoss_edu.weights.layout import HF_PACKED
 
@@ -82,34 +82,32 @@ def _no_zero(nibble: int) -> float:
 
 decode_byte = Exercise(
     "decode_byte", right_decode_byte, ("first", "second"), byte_cases,
-    {
+    mistakes_in(_decoded, {
         "high nibble first": ("the two weights are swapped. The low nibble, byte & 15, comes"
             " first; people write numbers from the high end, and memory does not.",
-            changed(_decoded, "low, high =", "high, low =")),
+            "low, high =", "high, low ="),
         "sign lost": ("all your weights are positive. The top bit of a nibble, nibble & 8, is its"
-            " sign.", changed(_decoded, "(low)", "(low & 7)", "(high)", "(high & 7)")),
+            " sign.", "(low)", "(low & 7)", "(high)", "(high & 7)"),
         "two's complement": ("you read negative nibbles as two's complement, as integers have it."
-            " Here the top bit is only a sign: 1001 is minus 0001.",
-            changed(_decoded, "_value", "_twos_complement")),
+            " Here the top bit is only a sign: 1001 is minus 0001.", "_value", "_twos_complement"),
         "whole numbers": ("you read the three low bits as a whole number. They are two exponent"
-            " bits and one mantissa bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6.",
-            changed(_decoded, "_value", "_whole")),
+            " bits and one mantissa bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6.", "_value", "_whole"),
         "no zero": ("your smallest magnitudes are 0.5 and 0.75. Where the exponent bits are 0,"
             " there is no hidden one in front: the two values are 0 and 0.5.",
-            changed(_decoded, "_value", "_no_zero")),
+            "_value", "_no_zero"),
         "bias 128": ("every weight is half as large as it should be. The scale is 2^(byte - 127).",
-            changed(_decoded, "127", "128")),
+            "127", "128"),
         "bias 126": ("every weight is twice as large as it should be. The scale is 2^(byte - 127).",
-            changed(_decoded, "127", "126")),
+            "127", "126"),
         "the scale byte is a factor": ("you multiply by the scale byte itself. It is an exponent:"
-            " multiply by 2^(byte - 127).", changed(_decoded, "2.0 ** (scale - 127)", "scale")),
+            " multiply by 2^(byte - 127).", "2.0 ** (scale - 127)", "scale"),
         "the exponent is a factor": ("you multiply by byte - 127. That is the exponent: multiply"
-            " by two to its power.", changed(_decoded, "2.0 ** (scale", "(scale")),
+            " by two to its power.", "2.0 ** (scale", "(scale"),
         "divided by the scale": ("you divide by the scale. That is what packing does; unpacking"
-            " multiplies.", changed(_decoded, "* factor", "/ factor")),
+            " multiplies.", "* factor", "/ factor"),
         "no scale": ("the nibbles are read well, but the scale is not used: multiply by 2^(byte -"
-            " 127).", changed(_decoded, " * factor", "")),
-    },
+            " 127).", " * factor", ""),
+    }),
     praise="Right for all 256 bytes, under small and large scales.",
     atol=1e-9,
 )  # fmt: skip
@@ -172,61 +170,56 @@ def _quantized(w_32: np.ndarray) -> Packed:
 
 quantize_block = Exercise(
     "quantize_block", right_quantize_block, ("block_U", "scale"), block_cases,
-    {
+    mistakes_in(_quantized, {
         "high nibble first": ("the codes are right and sit in the wrong halves of their bytes: the"
             " first of two weights belongs into the low nibble.",
-            changed(_quantized, "code_32[0::2] | code_32[1::2]", "code_32[1::2] | code_32[0::2]")),
+            "code_32[0::2] | code_32[1::2]", "code_32[1::2] | code_32[0::2]"),
         "halves of the block share a byte": ("you put weights u and u + 16 into one byte. Other"
             " file formats do that; here weights 2u and 2u + 1 share byte u.",
-            changed(_quantized, "code_32[0::2] | code_32[1::2]", "code_32[:16] | code_32[16:]")),
+            "code_32[0::2] | code_32[1::2]", "code_32[:16] | code_32[16:]"),
         "nothing is cut off": ("your scale is so large that the largest weight fits below 6. The"
             " rule takes floor(log2(largest)) - 2, and what lies beyond 6 becomes 6.",
-            changed(_quantized, "math.floor(math.log2(largest)) - 2",
-                    "math.ceil(math.log2(largest / 6))")),
+            "math.floor(math.log2(largest)) - 2", "math.ceil(math.log2(largest / 6))"),
         "largest / 6 without care": ("you take floor(log2(largest / 6)). That is a step too small"
             " wherever largest begins with less than 1.5: divide by 4, the power of two in 6 = 1.5"
-            " · 4.", changed(_quantized, "log2(largest)) - 2", "log2(largest / 6))")),
+            " · 4.", "log2(largest)) - 2", "log2(largest / 6))"),
         "the exponent is rounded": ("you round log2(largest) to the nearest whole number. Take the"
-            " floor.", changed(_quantized, "math.floor(", "round(")),
+            " floor.", "math.floor(", "round("),
         "the largest lands at 1": ("your scale is four times too large: subtract 2, the exponent"
             " of 6 = 1.5 · 2^2, so that the largest weight lands between 4 and 8.",
-            changed(_quantized, "(largest)) - 2", "(largest))")),
+            "(largest)) - 2", "(largest))"),
         "the largest is signed": ("you take the largest weight. A weight far below zero needs"
-            " room, too: take the largest absolute value.",
-            changed(_quantized, "np.abs(w_32).max()", "w_32.max()")),
+            " room, too: take the largest absolute value.", "np.abs(w_32).max()", "w_32.max()"),
         "bias 128": ("the codes are right, but the scale byte is one too large: it is the exponent"
-            " + 127.", changed(_quantized, "127", "128")),
+            " + 127.", "127", "128"),
         "bias 126": ("the codes are right, but the scale byte is one too small: it is the exponent"
-            " + 127.", changed(_quantized, "127", "126")),
+            " + 127.", "127", "126"),
         "the exponent without its bias": ("the scale should be a byte, and yours is the exponent"
-            " itself: add 127.", changed(_quantized, "exponent + 127", "exponent")),
+            " itself: add 127.", "exponent + 127", "exponent"),
         "rounded toward zero": ("each weight goes to the next value toward zero. Take the nearest,"
-            " whichever side it is on.", changed(_quantized, "_nearest", "_cut")),
+            " whichever side it is on.", "_nearest", "_cut"),
         "ties go toward zero": ("a weight in the middle between two values goes to the smaller one"
             " (`argmin` takes the first of equals). It should go to the one with the even code.",
-            changed(_quantized, "_nearest", "_down")),
+            "_nearest", "_down"),
         "ties go away from zero": ("a weight in the middle between two values goes to the larger"
             " one. It should go to the one with the even code, so that ties err to both sides.",
-            changed(_quantized, "_nearest", "_up")),
+            "_nearest", "_up"),
         "whole numbers": ("you round to whole numbers and store them as codes. A code is a place"
             " in the table 0, 0.5, 1, 1.5, 2, 3, 4, 6.",
-            changed(_quantized, "_nearest(x_32)",
-                    "np.clip(np.rint(np.abs(x_32)), 0, 7).astype(int)")),
+            "_nearest(x_32)", "np.clip(np.rint(np.abs(x_32)), 0, 7).astype(int)"),
         "not divided by the scale": ("the scale byte is right, but the weights were rounded as"
-            " they are. Divide them by the scale first.",
-            changed(_quantized, " / 2.0**exponent", "")),
+            " they are. Divide them by the scale first.", " / 2.0**exponent", ""),
         "multiplied by the scale": ("you multiply by the scale. Unpacking multiplies, so packing"
-            " divides.", changed(_quantized, "/ 2.0**exponent", "* 2.0**exponent")),
+            " divides.", "/ 2.0**exponent", "* 2.0**exponent"),
         "sign lost": ("all your codes are below 8. A negative weight has the top bit set: add 8.",
-            changed(_quantized, " | 8 * np.signbit(w_32)", "")),
+            " | 8 * np.signbit(w_32)", ""),
         "two's complement": ("negative codes are in two's complement. The top bit is only a sign:"
             " minus code 1 is 9, not 15.",
-            changed(_quantized, "code_32 | 8 * np.signbit(w_32)",
-                    "np.where(w_32 < 0, -code_32 & 15, code_32)")),
+            "code_32 | 8 * np.signbit(w_32)", "np.where(w_32 < 0, -code_32 & 15, code_32)"),
         "no negative zero": ("the numbers are right, the bytes are not quite: a small negative"
             " weight that rounds to zero keeps its sign, and its code is 8.",
-            changed(_quantized, "np.signbit(w_32)", "((w_32 < 0) & (code_32 > 0))")),
-    },
+            "np.signbit(w_32)", "((w_32 < 0) & (code_32 > 0))"),
+    }),
     praise="Bit for bit, with outliers, ties, negatives and zeros.",
 )  # fmt: skip
 
@@ -266,7 +259,7 @@ def _chosen_only(config: Config) -> int:
 
 checkpoint_bytes = Exercise(
     "checkpoint_bytes", _bytes, ("the bytes",), config_cases,
-    {
+    mistakes_in(_bytes, {
         "no scales": ("the scales are missing: one byte for every 32 packed weights, 0.6 GB in the"
             " 20B.", _instead(".scales")),
         "twice the scales": ("your scales take twice their room. One byte serves 32 weights (16 is"
@@ -278,11 +271,10 @@ checkpoint_bytes = Exercise(
             " byte.", _instead(".blocks", factor=2)),
         "nothing is packed": ("these are the bytes of a model in bf16. The experts' matrices are"
             " packed: half a byte per weight, and the scales.",
-            changed(_bytes, "count if packed", "4 * count * ('.blocks' in name) if packed")),
+            "count if packed", "4 * count * ('.blocks' in name) if packed"),
         "everything is packed": ("you packed every matrix. Only the experts are; attention, router"
             " and the two large tables stay in bf16.",
-            changed(_bytes, "2 * count",
-                    "(17 / 32 if '.w_' in name or 'embedding' in name else 2) * count")),
+            "2 * count", "(17 / 32 if '.w_' in name or 'embedding' in name else 2) * count"),
         "no expert biases": ("the experts' biases are missing: per expert 2F numbers behind gate"
             " and up, D behind down, in bf16.", _instead("b_gate_up", "b_down")),
         "no attention biases": ("attention's biases are missing. In GPT-OSS queries, keys, values"
@@ -302,11 +294,11 @@ checkpoint_bytes = Exercise(
         "tied embedding": ("one of the two large tables is missing. Embedding and unembedding are"
             " stored apart.", _instead("unembedding")),
         "float32": ("what is not packed is bf16: two bytes per number, not four.",
-            changed(_bytes, "2 * count", "4 * count")),
+            "2 * count", "4 * count"),
         "one layer": ("that is one layer and the tables. Count all config.num_layers.",
-            changed(_bytes, "config.num_layers if field.part else 1", "1")),
+            "config.num_layers if field.part else 1", "1"),
         "only the chosen experts": ("you count the experts that one token visits. All of them have"
             " to be stored, since the next token may choose others.", _chosen_only),
-    },
+    }),
     praise="To the last byte, for a small model and for both published ones.",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gptoss_edu.chips.sharding import AXES, spec_of
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 
 GIB = 2**30
 NOTHING, WHOLE = "nothing", "whole"
@@ -37,21 +37,20 @@ def _needed(experts: int, others: int, bits: float, cache: int, devices: int) ->
 
 needed_gib = Exercise(
     "needed_gib", _needed, ("the GiB that one device holds",), needed_cases,
-    {
+    mistakes_in(_needed, {
         "everything in few bits": ("you gave all weights the experts' bits. Only the experts are"
-            " packed; the others stay in bfloat16, 16 bits each.",
-            changed(_needed, "others * 16", "others * bits")),
+            " packed; the others stay in bfloat16, 16 bits each.", "others * 16", "others * bits"),
         "others in 32 bits": ("you gave the other weights 32 bits. They are published, and kept,"
-            " in bfloat16: 16.", changed(_needed, "others * 16", "others * 32")),
+            " in bfloat16: 16.", "others * 16", "others * 32"),
         "bits for bytes": ("your number is eight times too large: a byte has eight bits.",
-            changed(_needed, " / 8", "")),
+            " / 8", ""),
         "GB": ("you divided by a thousand million. That is a GB, which sells disks; memory is"
-            " counted in GiB, 2**30 bytes.", changed(_needed, "GIB", "1e9")),
+            " counted in GiB, 2**30 bytes.", "GIB", "1e9"),
         "no cache": ("the cache is missing. Keys and values must be there beside the weights.",
-            changed(_needed, " + cache", "")),
+            " + cache", ""),
         "one device holds all": ("you forgot to divide by the devices: each of them holds its"
-            " share.", changed(_needed, " / devices", "")),
-    },
+            " share.", " / devices", ""),
+    }),
     praise="That is the first line of every ledger in this chapter.",
 )  # fmt: skip
 
@@ -73,19 +72,17 @@ def _pick(memory: float, needs: dict[str, float]) -> str:
 
 pick = Exercise(
     "pick", _pick, ("the name of a format",), pick_cases,
-    {
+    mistakes_in(_pick, {
         "the narrowest": ("you take the smallest that fits. Decoding few bits is work: take the"
-            " largest that fits, and save the work.", changed(_pick, "max(", "min(")),
+            " largest that fits, and save the work.", "max(", "min("),
         "the first": ("you take the first in the dict that fits. A dict has no order of size:"
-            " compare what they need.",
-            changed(_pick, "max(fitting, key=lambda name: needs[name])", "fitting[0]")),
-        "exactly full": ("what needs exactly as much as there is fits, too: use <=.",
-            changed(_pick, "<=", "<")),
-        "the wrong way round": ("you pick among those that do not fit.", changed(_pick, "<=", ">")),
+            " compare what they need.", "max(fitting, key=lambda name: needs[name])", "fitting[0]"),
+        "exactly full": ("what needs exactly as much as there is fits, too: use <=.", "<=", "<"),
+        "the wrong way round": ("you pick among those that do not fit.", "<=", ">"),
         "something anyway": ("nothing fits, and you return the smallest all the same. It would"
             " fail after a long download; say 'nothing' before it.",
-            changed(_pick, "NOTHING", "min(needs, key=needs.__getitem__)")),
-    },
+            "NOTHING", "min(needs, key=needs.__getitem__)"),
+    }),
     praise="`choose_precision` does this, and says why in words.",
 )  # fmt: skip
 
@@ -121,24 +118,23 @@ def _spec(name: str) -> list[str]:
 
 spec = Exercise(
     "spec", _right_spec, ("the mesh axis, or 'whole', for each letter",), spec_cases,
-    {
+    mistakes_in(_spec, {
         "an axis twice": ("you use a mesh axis twice in one array. Devices can be laid out along"
             " it only once: the first letter has it, a later one stays whole.",
-            changed(_spec, "WHOLE if axis in found else axis", "axis")),
+            "WHOLE if axis in found else axis", "axis"),
         "letters of the name": ("you read letters in front of the last underscore as well. Only"
-            " the suffix names axes.",
-            changed(_spec, 'name.rsplit("_", 1)[-1]', 'name.replace("_", "")')),
+            " the suffix names axes.", 'name.rsplit("_", 1)[-1]', 'name.replace("_", "")'),
         "backwards": ("your list is in reverse. The suffix is in memory order, the first axis"
-            " first.", changed(_spec, "[-1]", "[-1][::-1]")),
+            " first.", "[-1]", "[-1][::-1]"),
         "whole axes left out": ("an axis that is not cut needs an entry, too: 'whole'. Otherwise"
             " the next axis is taken for it.",
             lambda name: [axis for axis in _right_spec(name) if axis != WHOLE]),
         "keys left whole": ("kv heads are left whole. K is cut like N, so that a query head and"
             " its kv head are on one device.",
-            changed(_spec, "AXES.get(letter, WHOLE)", '(AXES | {"K": WHOLE}).get(letter, WHOLE)')),
+            "AXES.get(letter, WHOLE)", '(AXES | {"K": WHOLE}).get(letter, WHOLE)'),
         "width cut": ("you cut the width D. Every block reads and adds to all of it: leave it"
-            " whole.", changed(_spec, "AXES", '(AXES | {"D": "tensor"})')),
-    },
+            " whole.", "AXES", '(AXES | {"D": "tensor"})'),
+    }),
     praise="Eleven lines place every weight of the 20B on eight devices.",
 )  # fmt: skip
 
@@ -167,18 +163,16 @@ def _flip(truth_LTX: np.ndarray, other_LTX: np.ndarray) -> tuple[int, ...]:
 
 first_flip = Exercise(
     "first_flip", _flip, ("layer", "token"), flip_cases,
-    {
+    mistakes_in(_flip, {
         "order counts": ("you found a token with the same experts in another order. That changes"
             " nothing: their answers are added. Sort before you compare.",
-            changed(_flip, "np.sort(truth_LTX, -1), np.sort(other_LTX, -1)",
-                    "truth_LTX, other_LTX")),
+            "np.sort(truth_LTX, -1), np.sort(other_LTX, -1)", "truth_LTX, other_LTX"),
         "token first": ("you went through the tokens first. An error travels up the layers: what"
             " flips in the lowest layer is the cause, the rest may be its consequence.",
-            changed(_flip, ".any(-1))", ".any(-1).T)[:, ::-1]")),
-        "the last": ("you return the last flip. The cause is the first.",
-            changed(_flip, "[0]", "[-1]")),
+            ".any(-1))", ".any(-1).T)[:, ::-1]"),
+        "the last": ("you return the last flip. The cause is the first.", "[0]", "[-1]"),
         "swapped": ("you return the token and then the layer; asked for is the layer first.",
-            changed(_flip, "places[0]", "places[0, ::-1]")),
-    },
+            "places[0]", "places[0, ::-1]"),
+    }),
     praise="With this you can explain any answer that changed with the precision.",
 )  # fmt: skip

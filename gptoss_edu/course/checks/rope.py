@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gptoss_edu.rope as library
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -46,38 +46,34 @@ EVENS_AND_ODDS = "x_BTNH[..., 0::2], x_BTNH[..., 1::2]"
 
 rotate = Exercise(
     "rotate", library.rotate, ("x_BTNH",), rotate_cases,
-    {
+    mistakes_in(_rotate, {
         "interleaved": ("you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c"
             " goes with number c + H/2. Models exist that do it your way, and their weights"
-            " differ.",
-            changed(_rotate, HALVES, EVENS_AND_ODDS, JOINED, "_in_turn(first, second)")),
+            " differ.", HALVES, EVENS_AND_ODDS, JOINED, "_in_turn(first, second)"),
         "interleaved in, half-split out": ("you take even and odd numbers as pairs, but write them"
             " back as halves. Split as you join: x[..., :H//2] and x[..., H//2:].",
-            changed(_rotate, HALVES, EVENS_AND_ODDS)),
+            HALVES, EVENS_AND_ODDS),
         "backward": ("you turn the other way: the sign of sin is wrong in both lines. First: a·cos"
-            " - b·sin. Second: b·cos + a·sin.", changed(_rotate, "sin_BTC[", "-sin_BTC[")),
+            " - b·sin. Second: b·cos + a·sin.", "sin_BTC[", "-sin_BTC["),
         "two minus signs": ("both lines subtract, and that is not a rotation: lengths change. The"
-            " second line is b·cos + a·sin.", changed(_rotate, "+ a * sin", "- a * sin")),
+            " second line is b·cos + a·sin.", "+ a * sin", "- a * sin"),
         "two plus signs": ("both lines add, and that is not a rotation: lengths change. The first"
-            " line is a·cos - b·sin.", changed(_rotate, "- b * sin", "+ b * sin")),
+            " line is a·cos - b·sin.", "- b * sin", "+ b * sin"),
         "the second line uses the new first half": ("the first half is overwritten before the"
             " second line reads it. Keep the old one: both lines need a and b as they came in.",
-            changed(_rotate, "first = a", "first = a = a")),
+            "first = a", "first = a = a"),
         "cos and sin swapped": ("cos and sin are swapped: at angle 0 a vector should stay as it"
-            " is, and cos 0 is 1.",
-            changed(_rotate, "cos_BT1C, sin_BT1C =", "sin_BT1C, cos_BT1C =")),
+            " is, and cos 0 is 1.", "cos_BT1C, sin_BT1C =", "sin_BT1C, cos_BT1C ="),
         "halves swapped": ("the numbers are right, but the halves come back in the wrong order.",
-            changed(_rotate, "[first, second]", "[second, first]")),
+            "[first, second]", "[second, first]"),
         "only the first half is turned": ("the second half comes back as it was. A rotation"
             " changes both numbers of a pair.",
-            changed(_rotate, "second = b * cos_BT1C + a * sin_BT1C", "second = b")),
+            "second = b * cos_BT1C + a * sin_BT1C", "second = b"),
         "the first token's angles for all": ("every token is turned by the angles of the first"
-            " one. Each has its own: keep the axis T of cos_BTC.",
-            changed(_rotate, "[:, :, None]", "[:, :1, None]")),
+            " one. Each has its own: keep the axis T of cos_BTC.", "[:, :, None]", "[:, :1, None]"),
         "the first conversation's angles for all": ("every conversation uses the positions of the"
-            " first. Keep the axis B of cos_BTC.",
-            changed(_rotate, "[:, :, None]", "[:1, :, None]")),
-    },
+            " first. Keep the axis B of cos_BTC.", "[:, :, None]", "[:1, :, None]"),
+    }),
     praise="Right for several conversations, tokens and heads.",
 )  # fmt: skip
 
@@ -107,7 +103,7 @@ def _whole_axis(w_DNH: np.ndarray) -> np.ndarray:
 
 to_half_split = Exercise(
     "to_half_split", right_half_split, ("w_DNH",), half_split_cases,
-    {
+    mistakes_in(right_half_split, {
         "the other way round": ("this goes from half-split to interleaved. Given are pairs of"
             " neighbors; wanted are all first numbers of the pairs, then all second ones.",
             lambda w_DNH: _in_turn(*np.split(w_DNH, 2, axis=-1))),
@@ -116,15 +112,14 @@ to_half_split = Exercise(
             lambda w_DNH: w_DNH),
         "odd numbers first": ("the second numbers of the pairs come first. Then every pair turns"
             " the wrong way: even numbers belong in the first half.",
-            changed(right_half_split, "[w_DNH[..., 0::2], w_DNH[..., 1::2]]",
-                    "[w_DNH[..., 1::2], w_DNH[..., 0::2]]")),
+            "[w_DNH[..., 0::2], w_DNH[..., 1::2]]", "[w_DNH[..., 1::2], w_DNH[..., 0::2]]"),
         "halves swapped": ("you exchange the halves. The pairs are neighbors here: 0 with 1, 2"
             " with 3.", lambda w_DNH: np.concatenate(np.split(w_DNH, 2, axis=-1)[::-1], axis=-1)),
         "reversed": ("you reverse the order of the numbers. Pairs keep their order; only the two"
             " numbers of a pair move apart.", lambda w_DNH: w_DNH[..., ::-1]),
         "across heads": ("heads are mixed: you sort all N·H numbers as one row. Each head has its"
             " own pairs, so work on the last axis alone.", _whole_axis),
-    },
+    }),
     praise="Weights of the one kind, code of the other: now they fit.",
 )  # fmt: skip
 
@@ -178,53 +173,52 @@ BLEND = "plain_C * (1 - slow_C) + plain_C / factor * slow_C"
 
 yarn = Exercise(
     "yarn", right_yarn, ("inv_C", "concentration"), yarn_cases,
-    {
+    mistakes_in(_yarn, {
         "the ramp is rounded": ("low and high are rounded to whole pairs. Many models do so;"
             " GPT-OSS says `truncate: false`, and rounding would change 9 of its 32 frequencies.",
-            changed(_yarn, "- low)", "- math.floor(low))", "(high", "(math.ceil(high)")),
+            "- low)", "- math.floor(low))", "(high", "(math.ceil(high)"),
         "upside down": ("fast pairs are slowed and slow pairs are kept. Either beta_fast and"
-            " beta_slow are swapped, or the two sides of the blend.",
-            changed(_yarn, RAMP, f"1 - {RAMP}")),
+            " beta_slow are swapped, or the two sides of the blend.", RAMP, f"1 - {RAMP}"),
         "the ramp is not clipped": ("the blend goes on below low and above high. Clip it to 0 … 1:"
             " outside of the ramp a pair is kept, or slowed, entirely.",
-            changed(_yarn, RAMP, "(pair_C - low) / (high - low)")),
+            RAMP, "(pair_C - low) / (high - low)"),
         "the ramp runs over turns": ("you blend by the number of turns. YaRN's ramp is straight"
             " over the *index* of the pair, between low and high.",
-            changed(_yarn, "(pair_C - low) / (high - low)",
-                    "(beta_fast - initial * plain_C / turn) / (beta_fast - beta_slow)")),
+            "(pair_C - low) / (high - low)",
+            "(beta_fast - initial * plain_C / turn) / (beta_fast - beta_slow)"),
         "wavelengths are blended": ("you blend wavelengths. YaRN blends frequencies: mix plain_C"
             " and plain_C / factor.",
-            changed(_yarn, BLEND, "1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)")),
+            BLEND, "1 / ((1 - slow_C) / plain_C + slow_C * factor / plain_C)"),
         "no YaRN": ("these are the plain frequencies. The slow pairs must be divided by the"
-            " factor, and those on the ramp in part.", changed(_yarn, BLEND, "plain_C")),
+            " factor, and those on the ramp in part.", BLEND, "plain_C"),
         "every pair is slowed": ("every frequency is divided by the factor. Then neighbors look"
-            " alike: pairs below low must keep theirs.", changed(_yarn, BLEND, "plain_C / factor")),
+            " alike: pairs below low must keep theirs.", BLEND, "plain_C / factor"),
         "slow pairs are sped up": ("slow pairs are multiplied by the factor. They must be divided"
             " by it: a longer context asks for slower hands.",
-            changed(_yarn, "plain_C / factor", "plain_C * factor")),
+            "plain_C / factor", "plain_C * factor"),
         "half the exponent": ("the exponent is c / head_dim. It is 2c / head_dim: there are half"
             " as many pairs as numbers, and the last pair is to come close to 1 / theta.",
-            changed(_yarn, "-2 * pair_C", "-pair_C")),
+            "-2 * pair_C", "-pair_C"),
         "wrong base": ("theta is 10,000, whatever comes in. That is the base of the first RoPE"
             " paper; GPT-OSS has 150,000. Use the argument.",
-            changed(_yarn, "theta **", "10000.0 **", "log(theta)", "log(10000.0)")),
+            "theta **", "10000.0 **", "log(theta)", "log(10000.0)"),
         "2π is missing": ("the ramp is in the wrong place: a turn is 2π radians. A pair turns"
-            " initial_context · frequency / 2π times.", changed(_yarn, "2 * math.pi", "1.0")),
+            " initial_context · frequency / 2π times.", "2 * math.pi", "1.0"),
         "turns in the stretched context": ("you count turns within the stretched context. What"
             " matters is what the pair did in training: use initial_context alone.",
-            changed(_yarn, "log(initial", "log(initial * factor")),
+            "log(initial", "log(initial * factor"),
         "no concentration": ("the frequencies are right, the concentration is 1. It should be"
-            " 0.1·ln(factor) + 1.", changed(_yarn, "0.1 * math.log(factor) + 1", "1.0")),
+            " 0.1·ln(factor) + 1.", "0.1 * math.log(factor) + 1", "1.0"),
         "concentration squared": ("the frequencies are right, the concentration is squared."
             " Queries and keys are each multiplied by it once, so their product gets the square by"
-            " itself.", changed(_yarn, "), concentration", "), concentration**2")),
+            " itself.", "), concentration", "), concentration**2"),
         "another logarithm": ("the frequencies are right, the concentration uses another"
             " logarithm. It is the natural one, `math.log`.",
-            changed(_yarn, "math.log(factor)", "math.log10(factor)")),
+            "math.log(factor)", "math.log10(factor)"),
         "concentration in the frequencies": ("you multiply the frequencies by the concentration."
             " It belongs to cos and sin: hand it back beside the frequencies.",
-            changed(_yarn, "(np.float32)", "(np.float32) * np.float32(concentration)")),
-    },
+            "(np.float32)", "(np.float32) * np.float32(concentration)"),
+    }),
     praise="To five digits, for GPT-OSS and for two other models.",
     atol=1e-13,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -39,21 +39,20 @@ def _token(tensors: dict[str, int], experts: int, chosen: int) -> float:
 
 token_bytes = Exercise(
     "token_bytes", _token, ("bytes for one token",), token_cases,
-    {
+    mistakes_in(_token, {
         "all experts": ("you count the experts whole. A token reads only those that its router"
-            " chose: chosen / experts of their bytes.",
-            changed(_token, "size * chosen / experts", "size")),
+            " chose: chosen / experts of their bytes.", "size * chosen / experts", "size"),
         "one expert": ("you count one expert per layer; a token reads `chosen` of them.",
-            changed(_token, "size * chosen", "size")),
+            "size * chosen", "size"),
         "the embedding": ("you count the embedding whole. A token looks up a single row of it,"
-            " which is next to nothing.", changed(_token, 'name != "embedding"', "True")),
+            " which is next to nothing.", 'name != "embedding"', "True"),
         "no unembedding": ("you left the unembedding out. It looks like the embedding, but it is"
             " read whole: each token of the vocabulary gets a score.",
-            changed(_token, '!= "embedding"', 'not in ("embedding", "unembedding")')),
+            '!= "embedding"', 'not in ("embedding", "unembedding")'),
         "a share of everything": ("you take chosen / experts of everything. Only experts are"
             " chosen; attention, router and unembedding are read whole.",
-            changed(_token, ' if name.endswith("experts") else size', "")),
-    },
+            ' if name.endswith("experts") else size', ""),
+    }),
     praise="Divide the bandwidth by it, and you have a ceiling that no program breaks.",
 )  # fmt: skip
 
@@ -86,22 +85,21 @@ def _agree(
 
 steps_that_agree = Exercise(
     "steps_that_agree", _agree, ("the number of steps",), agree_cases,
-    {
+    mistakes_in(_agree, {
         "no tolerance": ("you ask for equal log-probabilities. Other implementations round"
             " elsewhere: allow 0.1 and a tenth of the published one.",
-            changed(_agree, "0.1 + 0.1 * abs(y)", "1e-9")),
+            "0.1 + 0.1 * abs(y)", "1e-9"),
         "absolute only": ("you allow 0.1 and nothing more. Unlikely tokens scatter more: allow a"
-            " tenth of the published log-probability besides.",
-            changed(_agree, " + 0.1 * abs(y)", "")),
+            " tenth of the published log-probability besides.", " + 0.1 * abs(y)", ""),
         "relative only": ("you allow only a tenth of the published one. Of a token that is nearly"
-            " certain this is nothing: allow 0.1 besides.", changed(_agree, "0.1 + ", "")),
+            " certain this is nothing: allow 0.1 besides.", "0.1 + ", ""),
         "tokens not compared": ("you never compare the tokens. With another token, its probability"
-            " says nothing.", changed(_agree, "a != b or ", "")),
+            " says nothing.", "a != b or ", ""),
         "all that agree": ("you count agreement anywhere. After the first difference both read"
-            " other texts: stop there.", changed(_agree, "break", "continue")),
+            " other texts: stop there.", "break", "continue"),
         "one side": ("you miss log-probabilities that are too low. Take the absolute difference.",
-            changed(_agree, "abs(x - y)", "x - y")),
-    },
+            "abs(x - y)", "x - y"),
+    }),
     praise="`python -m gptoss_edu verify` asks this of your copy.",
 )  # fmt: skip
 
@@ -122,17 +120,16 @@ def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> 
 
 context_bytes = Exercise(
     "context_bytes", _context, ("bytes",), context_cases,
-    {
+    mistakes_in(_context, {
         "keys only": ("your number is half of it: each token leaves a key and a value.",
-            changed(_context, "2 * ", "")),
+            "2 * ", ""),
         "no window": ("you count the whole text on every layer. A sliding layer reads its window,"
-            " and no more.", changed(_context, "min(context, window or context)", "context")),
+            " and no more.", "min(context, window or context)", "context"),
         "always a whole window": ("a text shorter than the window fills only a part of it: take"
-            " the smaller of the two.",
-            changed(_context, "min(context, window or context)", "(window or context)")),
+            " the smaller of the two.", "min(context, window or context)", "(window or context)"),
         "full layers forgotten": ("a window of 0 means no window: this layer reads everything.",
-            changed(_context, " or context", "")),
-    },
+            " or context", ""),
+    }),
     praise="Only the full layers make a long conversation slower.",
 )  # fmt: skip
 
@@ -158,23 +155,22 @@ TOUCHED = "experts * (1 - (1 - chosen / experts) ** tokens)"
 
 prefill_bytes = Exercise(
     "prefill_bytes", _prefill, ("bytes per token",), prefill_cases,
-    {
+    mistakes_in(_prefill, {
         "one by one": ("you read the chosen experts anew for each token. In a prefill, an expert"
-            " is read once for all tokens that chose it.",
-            changed(_prefill, TOUCHED, "chosen * tokens")),
+            " is read once for all tokens that chose it.", TOUCHED, "chosen * tokens"),
         "no overlap": ("you let tokens choose different experts as long as there are any. They"
             " choose at random, so some are chosen twice and some never.",
-            changed(_prefill, TOUCHED, "min(experts, chosen * tokens)")),
+            TOUCHED, "min(experts, chosen * tokens)"),
         "all experts": ("you count every expert. With few tokens, many of them are chosen by"
-            " nobody.", changed(_prefill, TOUCHED, "experts")),
+            " nobody.", TOUCHED, "experts"),
         "the same twice": ("your draw may give a token the same expert twice. A token chooses"
             " `chosen` different ones: an expert is missed by one token with probability 1 -"
             " chosen / experts.",
-            changed(_prefill, TOUCHED, "experts * (1 - (1 - 1 / experts) ** (chosen * tokens))")),
+            TOUCHED, "experts * (1 - (1 - 1 / experts) ** (chosen * tokens))"),
         "the rest per token": ("you read everything else for each token. It is read once for the"
-            " whole prompt, too.", changed(_prefill, "other_bytes\n", "other_bytes * tokens\n")),
+            " whole prompt, too.", "other_bytes\n", "other_bytes * tokens\n"),
         "the sum": ("these are the bytes for the whole prompt. Divide by its tokens.",
-            changed(_prefill, " / tokens", "")),
-    },
+            " / tokens", ""),
+    }),
     praise="That is why a prompt is read much faster than an answer is written.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_edu.config import TINY
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 from gptoss_edu.model import Params, init_params
 from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.parser import Piece
@@ -194,26 +194,24 @@ MAX = "np.max(np.abs(a - b))"
 
 largest_difference = Exercise(
     "largest_difference", right_difference, ("the difference",), difference_cases,
-    {
+    mistakes_in(right_difference, {
         "signed": ("a difference may be negative, and then it is not the maximum: take absolute"
-            " values first.", changed(right_difference, MAX, "np.max(a - b)")),
+            " values first.", MAX, "np.max(a - b)"),
         "absolute value of the maximum": ("you take the absolute value of the maximum. Take the"
-            " maximum of the absolute values.",
-            changed(right_difference, MAX, "abs(np.max(a) - np.max(b))")),
+            " maximum of the absolute values.", MAX, "abs(np.max(a) - np.max(b))"),
         "mean": ("a mean hides one wrong number among a million right ones. Take the maximum.",
-            changed(right_difference, "np.max", "np.mean")),
-        "sum": ("a sum grows with the size of the arrays. Take the maximum.",
-            changed(right_difference, "np.max", "np.sum")),
+            "np.max", "np.mean"),
+        "sum": ("a sum grows with the size of the arrays. Take the maximum.", "np.max", "np.sum"),
         "relative": ("you divide by the expected value. That is a relative error; the absolute one"
-            " was asked for.", changed(right_difference, MAX, "np.max(np.abs(a - b) / np.abs(b))")),
+            " was asked for.", MAX, "np.max(np.abs(a - b) / np.abs(b))"),
         "NaN is skipped": ("a NaN is skipped, so a broken result passes. It should give math.inf.",
-            changed(right_difference, "np.max", "np.nanmax")),
+            "np.max", "np.nanmax"),
         "NaN is returned": ("a NaN comes out. NaN <= tolerance is false, but so is NaN >"
             " tolerance, and a check written the second way would pass: return math.inf.",
-            changed(right_difference, "math.inf if math.isnan(largest) else largest", "largest")),
+            "math.inf if math.isnan(largest) else largest", "largest"),
         "shapes are broadcast": ("arrays of different shapes are compared, because NumPy repeats"
             " the smaller one. Different shapes should give math.inf.",
-            changed(right_difference, "a.shape != b.shape", "False")),
-    },
+            "a.shape != b.shape", "False"),
+    }),
     praise="It sees negative differences, NaN, and shapes that only look alike.",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 from gptoss_edu.parser import Message, StreamParser
 from gptoss_edu.tokenizer import (
     CALL,
@@ -79,10 +79,6 @@ def right_merges(words: Words, count: int) -> list[Pair]:
     return made
 
 
-def _merges(*pieces: str) -> Callable[..., Any]:
-    return changed(right_merges, *pieces)
-
-
 def _across_words(words: Words, count: int) -> list[Pair]:
     text = "".join(word * number for word, number in words.items())
     return right_merges({text: 1}, count)
@@ -90,35 +86,35 @@ def _across_words(words: Words, count: int) -> list[Pair]:
 
 merges = Exercise(
     "merges", right_merges, ("the pairs",), merge_cases,
-    {
+    mistakes_in(right_merges, {
         "every word counts once": ("every word counts once. A word that occurs five times brings"
-            " each of its pairs five times: add words[word], not 1.", _merges("words[word]", "1")),
+            " each of its pairs five times: add words[word], not 1.", "words[word]", "1"),
         "a pair counts once per word": ("a pair that stands in a word twice is counted once."
             ' "banana" has (a, n) two times.',
-            _merges("itertools.pairwise(pieces)", "set(itertools.pairwise(pieces))")),
+            "itertools.pairwise(pieces)", "set(itertools.pairwise(pieces))"),
         "never counted again": ("the pairs are counted at the beginning only. Every gluing makes"
             " new neighbors: count again in each round.",
-            _merges("made.append(min(counts, key=lambda pair: (-counts[pair], pair)))",
-                    "return sorted(counts, key=lambda pair: (-counts[pair], pair))[:count]")),
+            "made.append(min(counts, key=lambda pair: (-counts[pair], pair)))",
+            "return sorted(counts, key=lambda pair: (-counts[pair], pair))[:count]"),
         "across words": ("the last letter of a word is paired with the first of the next. Nothing"
             " is glued across a cut: keep a list of pieces for each word.", _across_words),
         "only the first place in a word": ("in each word only the first place is glued. The pair"
-            " has to be glued wherever it stands.", _merges("made[-1])", "made[-1], 1)")),
+            " has to be glued wherever it stands.", "made[-1])", "made[-1], 1)"),
         "glued inside other pieces": ("you replace inside a text, and so the end of one piece is"
             " glued to its neighbor. (a, b) must not match in ba · b: compare whole pieces.",
-            _merges("_glue", "_glue_in_text")),
+            "_glue", "_glue_in_text"),
         "the first pair seen wins a tie": ("of several pairs that are equally frequent you take"
             " the one seen first, so the result hangs on the order of the words. Take the first in"
-            " the alphabet.", _merges("(-counts[pair], pair)", "-counts[pair]")),
+            " the alphabet.", "(-counts[pair], pair)", "-counts[pair]"),
         "the last in the alphabet wins a tie": ("of several pairs that are equally frequent you"
             " take the last in the alphabet: that is what max((count, pair)) does. Take the first.",
-            _merges(", pair)))", ", [-ord(c) for c in chr(0).join(pair)])))")),
+            ", pair)))", ", [-ord(c) for c in chr(0).join(pair)])))"),
         "the rarest pair": ("you take the rarest pair. Glue the most frequent one.",
-            _merges("-counts[pair]", "counts[pair]")),
+            "-counts[pair]", "counts[pair]"),
         "glued pieces are returned": ('you return the glued pieces, like "er". Return the pairs,'
             ' ("e", "r"): in another pair the same piece might be made of other halves.',
             lambda words, count: ["".join(pair) for pair in right_merges(words, count)]),
-    },
+    }),
     praise="Right on ties, on banana, on equal letters, and when no pair is left.",
 )  # fmt: skip
 
@@ -203,10 +199,6 @@ def _told(messages: list[Message], encode: Encode) -> list[int]:
     return [*ids, START, *encode("assistant")]
 
 
-def _conversation(*pieces: str) -> Callable[..., Any]:
-    return changed(_told, *pieces)
-
-
 def _spelled(messages: list[Message], encode: Encode) -> list[int]:
     marks = {token: encode(Tokenizer().decode([token])) for token in OPENERS + CLOSERS}
     return [one for token in _told(messages, encode) for one in marks.get(token, [token])]
@@ -217,62 +209,59 @@ KIND = '[*encode(" "), CONSTRAIN, *encode(kind)]'
 
 conversation = Exercise(
     "conversation", right_conversation, ("the tokens",), conversation_cases,
-    {
+    mistakes_in(_told, {
         "control tokens are spelled": ("the control tokens are encoded as text. They are numbers:"
             " put START, CHANNEL, MESSAGE, END and CALL into the list as they are.",
             _spelled),
         "a list inside the list": ("a text stands in the list as a list of its own. `encode` gives"
             " a list: add its numbers one by one, with + or *.",
-            _conversation("*encode(message.text)", "encode(message.text)")),
+            "*encode(message.text)", "encode(message.text)"),
         "messages are not closed": ("nothing closes the messages. Each ends in <|end|>, or in"
-            " <|call|>.", _conversation("ids.append(CALL if calls else END)", "pass")),
+            " <|call|>.", "ids.append(CALL if calls else END)", "pass"),
         "nobody has the word": ("the prompt ends after the last message. Add <|start|>assistant,"
             " or the model does not know that it is its turn.",
-            _conversation(', START, *encode("assistant")]', "]")),
+            ', START, *encode("assistant")]', "]"),
         "only start": ("the prompt ends in <|start|>, and the model may choose who speaks: it"
             " might write the user's next question. Add the role, assistant.",
-            _conversation(', *encode("assistant")]', "]")),
+            ', *encode("assistant")]', "]"),
         "the channel is chosen for the model": ("the prompt ends with a channel. To think or to"
             " answer is the model's choice: end it after <|start|>assistant.",
-            _conversation('"assistant")]', '"assistant"), CHANNEL, *encode("analysis"), MESSAGE]')),
+            '"assistant")]', '"assistant"), CHANNEL, *encode("analysis"), MESSAGE]'),
         "lines between messages": ("there is a line end between the messages. Other chat formats"
             " have one; in Harmony the control tokens are enough.",
-            _conversation("ids.append(CALL if calls else END)",
-                          "ids += [CALL if calls else END, *encode(chr(10))]")),
+            "ids.append(CALL if calls else END)",
+            "ids += [CALL if calls else END, *encode(chr(10))]"),
         "a token at the beginning": ("there is a <|startoftext|> at the beginning. Other models"
             " need one; in Harmony a prompt begins with <|start|>.",
-            _conversation("return [", f"return [{STARTOFTEXT}, ")),
+            "return [", f"return [{STARTOFTEXT}, "),
         "no channel": ("the channels are missing. Old answers would look as if the model had"
-            " forgotten them.", _conversation("[CHANNEL, *encode(message.channel)]", "[]")),
+            " forgotten them.", "[CHANNEL, *encode(message.channel)]", "[]"),
         "return in the history": ("an old answer is closed by <|return|>. The model writes that,"
             " but in a history it becomes <|end|>: a finished message among others.",
-            _conversation("CALL if", f"{RETURN} if message.channel == 'final' else CALL if")),
+            "CALL if", f"{RETURN} if message.channel == 'final' else CALL if"),
         "a call is closed by end": ("a tool call is closed by <|end|>. A message from the"
-            " assistant to a recipient ends in <|call|>.",
-            _conversation("CALL if calls else END", "END")),
+            " assistant to a recipient ends in <|call|>.", "CALL if calls else END", "END"),
         "a tool's result is closed by call": ("the tool's result ends in <|call|>, because it has"
             " a recipient too. Only the assistant calls.",
-            _conversation("CALL if calls", "CALL if message.recipient")),
+            "CALL if calls", "CALL if message.recipient"),
         "no recipient": ("nobody is addressed. The recipient follows who speaks: `"
-            " to=functions.sky`.", _conversation("who + to", "who")),
+            " to=functions.sky`.", "who + to", "who"),
         "the recipient comes after the channel": ("the recipient stands after the channel. Models"
             " write it there, too, and a parser has to understand both; but openai-harmony writes"
             " it after who speaks.",
-            _conversation("who + to", "who", "(message.channel)", "(message.channel + to)")),
+            "who + to", "who", "(message.channel)", "(message.channel + to)"),
         "the tool has no name": ('the tool speaks as "tool". It speaks under its own name:'
-            " message.name.", _conversation("who + to", "message.role + to")),
+            " message.name.", "who + to", "message.role + to"),
         "the marker is spelled": ("the content type's marker is encoded as text. Cut it off with"
             " removeprefix, and put the number CONSTRAIN in its place.",
-            _conversation(KIND, 'encode(" " + message.content_type)')),
+            KIND, 'encode(" " + message.content_type)'),
         "no space before the marker": ("the space between channel and <|constrain|> is missing. It"
-            " is a token of its own.", _conversation(KIND, "[CONSTRAIN, *encode(kind)]")),
-        "no content type": ("the content type of the tool call is missing.",
-            _conversation(KIND, "[]")),
+            " is a token of its own.", KIND, "[CONSTRAIN, *encode(kind)]"),
+        "no content type": ("the content type of the tool call is missing.", KIND, "[]"),
         "a user can forge messages": ("what the user typed has become control tokens: anybody can"
             " forge a message. Encode texts with `encode`, which never makes one.",
-            _conversation("encode(message.text)",
-                          "load_encoding().encode(message.text, allowed_special='all')")),
-    },
+            "encode(message.text)", "load_encoding().encode(message.text, allowed_special='all')"),
+    }),
     praise="Equal to openai-harmony, tools and forgers included.",
 )  # fmt: skip
 
@@ -339,10 +328,6 @@ def _words(header: str) -> Header:
     return found
 
 
-def _header(*pieces: str) -> Callable[..., Any]:
-    return changed(_words, *pieces)
-
-
 def _marker_is_kept(header: str) -> Header:
     found = _words(header)
     marked = "<|constrain|>" in header and found["content_type"] is not None
@@ -360,38 +345,36 @@ CHANNELS = ("analysis", "commentary", "final")
 
 header = Exercise(
     "header", right_header, ("the header",), header_cases,
-    {
+    mistakes_in(_words, {
         "nobody speaks": ("where no author is named you return None. After <|start|>assistant the"
-            " model goes on with the channel: then the assistant speaks.",
-            _header('"assistant"', "None")),
+            " model goes on with the channel: then the assistant speaks.", '"assistant"', "None"),
         "an empty author": ("where no author is named you return an empty text. Then the assistant"
-            " speaks.", _header('"assistant"', '""')),
+            " speaks.", '"assistant"', '""'),
         "the recipient is the author": ("`to=…` has become the author. It says who is addressed:"
-            " the author is missing, so the assistant speaks.", _header("if named", "if words")),
+            " the author is missing, so the assistant speaks.", "if named", "if words"),
         "no recipient after the channel": ("a recipient, or a content type, that follows the"
             " channel is lost. Models write the recipient there more often than before it.",
-            _header("words + rest", "words")),
+            "words + rest", "words"),
         "no recipient before the channel": ("a recipient that stands before the channel is lost."
-            " openai-harmony writes it there.", _header("words + rest", "rest")),
+            " openai-harmony writes it there.", "words + rest", "rest"),
         "to= is kept": ("the recipient still has its `to=`. A program that looks for functions.sky"
-            " will not find it.", _header('.removeprefix("to=")', "")),
+            " will not find it.", '.removeprefix("to=")', ""),
         "the marker sticks to its neighbor": ("the marker has stuck to the word before it. It"
-            " needs no space: put one in its place before you split.",
-            _header('replace("', 'replace(" ')),
+            " needs no space: put one in its place before you split.", 'replace("', 'replace(" '),
         "the marker is kept": ('the content type still has its marker. Return "json" alone.',
             _marker_is_kept),
         "the marker is needed": ("a content type without its marker is lost. Models forget the"
-            " marker.", _header("else:", 'elif "<|constrain|>" in header:')),
+            " marker.", "else:", 'elif "<|constrain|>" in header:'),
         "the content type is the recipient": ("a content type has become the recipient. Only what"
             " begins with `to=` is one. openai-harmony 0.0.8 makes this mistake, too.",
             _marker_is_the_recipient),
         "empty words": ('empty words have slipped in. split(" ") makes one where two spaces meet,'
             " and one of an empty text; split() without an argument swallows all spaces.",
-            _header("split()", 'split(" ")')),
+            "split()", 'split(" ")'),
         "unknown channels are dropped": ("a channel that is not one of the three is dropped. Keep"
             " it as it is: to guess what was meant, or to complain, is up to the program.",
-            _header("return found",
-                    "return found if found['channel'] in CHANNELS else found | {'channel': None}")),
-    },
+            "return found",
+            "return found if found['channel'] in CHANNELS else found | {'channel': None}"),
+    }),
     praise="Every spelling is understood, and so every tool call runs.",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gptoss_edu.course.checks import Exercise, changed
+from gptoss_edu.course.checks import Exercise, mistakes_in
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -33,27 +33,25 @@ def right_positions(tokens: np.ndarray, reply_at: int) -> tuple[np.ndarray, np.n
 
 loss_positions = Exercise(
     "loss_positions", right_positions, ("where_L", "target_L"), loss_cases,
-    {
+    mistakes_in(right_positions, {
         "every token counts": ("the prompt counts as well. The model would learn to write users'"
             " questions, and questions are what most of a conversation consists of. Begin where"
-            " the reply begins.", changed(right_positions, "reply_at - 1", "0")),
+            " the reply begins.", "reply_at - 1", "0"),
         "each token is asked for itself": ("each position is asked for the token that it has just"
             " read. That is not a prediction: the logits at position t are judged by token t + 1.",
-            changed(right_positions, "reply_at - 1, len(tokens) - 1", "reply_at, len(tokens)",
-                    "where_L + 1", "where_L")),
+            "reply_at - 1, len(tokens) - 1", "reply_at, len(tokens)", "where_L + 1", "where_L"),
         "the first token of the reply is left out": ("the reply's first token is never asked for."
             " It is predicted one position earlier, at the last token of the prompt: begin at"
-            " reply_at - 1.", changed(right_positions, "reply_at - 1", "reply_at")),
+            " reply_at - 1.", "reply_at - 1", "reply_at"),
         "the stop token is left out": ("the last token is never asked for. It is the stop token: a"
             " model that never learned to write it never stops.",
-            changed(right_positions, "len(tokens) - 1", "len(tokens) - 2")),
+            "len(tokens) - 1", "len(tokens) - 2"),
         "the prompt counts and the reply does not": ("you have the two halves swapped: the prompt"
-            " is judged and the reply is not.",
-            changed(right_positions, "reply_at - 1, len(tokens) - 1", "0, reply_at - 1")),
+            " is judged and the reply is not.", "reply_at - 1, len(tokens) - 1", "0, reply_at - 1"),
         "the targets are not moved": ("the positions are right, but each is paired with the token"
             " that stands there. The logits at position t are judged by token t + 1.",
-            changed(right_positions, "where_L + 1", "where_L")),
-    },
+            "where_L + 1", "where_L"),
+    }),
     praise="Right: the reply counts from its first token to its stop token, and nothing else does.",
 )  # fmt: skip
 
@@ -82,31 +80,30 @@ def right_uneven(expert_MX: np.ndarray, probability_ME: np.ndarray, real_M: np.n
 
 uneven = Exercise(
     "uneven", right_uneven, ("the number",), uneven_cases,
-    {
+    mistakes_in(right_uneven, {
         "padding counts": ("padding counts as if it were text. It is thrown away after the step,"
             " so it should not push the router anywhere: use the rows where real_M is True.",
-            changed(right_uneven, "[real_M]", "")),
+            "[real_M]", ""),
         "E is forgotten": ("your number is too small by a factor: the number of experts. With it a"
             " perfectly even router scores exactly 1, however many experts there are.",
-            changed(right_uneven, "E * (", "(")),
+            "E * (", "("),
         "the first choice only": ("only each token's first choice counts. All of its X choices are"
-            " work for somebody.",
-            changed(right_uneven, "expert_MX[real_M]", "expert_MX[real_M, :1]")),
+            " work for somebody.", "expert_MX[real_M]", "expert_MX[real_M, :1]"),
         "choices per token": ("your shares sum to X, not to 1: you divided the counts by the"
             " number of tokens. Divide by the number of choices.",
-            changed(right_uneven, "expert_MX.size", "len(expert_MX)")),
+            "expert_MX.size", "len(expert_MX)"),
         "shares alone": ("you squared the shares. Counting has no slope, so nothing could be"
             " learned from that: one of the two factors must be the probability, which has one.",
-            changed(right_uneven, "share_E * mean_E", "share_E * share_E")),
+            "share_E * mean_E", "share_E * share_E"),
         "probabilities alone": ("you squared the mean probabilities. A probability that is a"
             " little too high does no harm; being chosen does. One of the two factors must be the"
-            " share of choices.", changed(right_uneven, "share_E * mean_E", "mean_E * mean_E")),
+            " share of choices.", "share_E * mean_E", "mean_E * mean_E"),
         "each token for itself": ("you multiply token by token and average afterwards. That would"
             " forbid a token to be sure of its experts. Average over the tokens first, then"
             " multiply.",
-            changed(right_uneven, "(share_E * mean_E).sum()",
-                    "np.take_along_axis(probability_ME, expert_MX, axis=1).mean()")),
-    },
+            "(share_E * mean_E).sum()",
+            "np.take_along_axis(probability_ME, expert_MX, axis=1).mean()"),
+    }),
     praise="Right: 1 when the load is even, and more the more one-sided it is.",
 )  # fmt: skip
 
@@ -128,24 +125,23 @@ def right_held_out(task: str, pair: str) -> bool:
 
 held_out = Exercise(
     "held_out", right_held_out, ("the verdict",), held_out_cases,
-    {
+    mistakes_in(right_held_out, {
         "the task is left out": ("you hash the pair alone. Then a word that is held out of"
             " spelling is held out of counting too, and its letters are never seen at all. Hash"
-            " task and pair.", changed(right_held_out, 'f"{task}|{pair}"', "pair")),
+            " task and pair.", 'f"{task}|{pair}"', "pair"),
         "smallest byte first": ("you read the four bytes with the smallest first. Another machine"
             ' that reads them the other way would train on your test questions: say "big".',
-            changed(right_held_out, "big", "little")),
+            "big", "little"),
         "the last four bytes": ("you take the last four bytes of the digest. As good as any, but"
-            " the split has to be the same everywhere: take the first four.",
-            changed(right_held_out, "[:4]", "[-4:]")),
+            " the split has to be the same everywhere: take the first four.", "[:4]", "[-4:]"),
         "one byte": ("you take a single byte. It has 256 values, and 26 of those end in 0: that is"
             " more than a tenth. Take four bytes.",
-            changed(right_held_out, 'int.from_bytes(digest[:4], "big")', "digest[0]")),
+            'int.from_bytes(digest[:4], "big")', "digest[0]"),
         "Python's own hash": ("Python's hash() of a text changes with every start of Python. After"
             " a restart you would train on yesterday's test questions. Use sha256.",
             lambda task, pair: hash(f"{task}|{pair}") % 10 == 0),
         "the wrong side": ("you have the two sides swapped: nine tenths are held out, and one"
-            " tenth is trained on.", changed(right_held_out, "== 0", "!= 0")),
-    },
+            " tenth is trained on.", "== 0", "!= 0"),
+    }),
     praise="Right, and the same on every machine and in every year.",
 )  # fmt: skip

@@ -49,7 +49,8 @@ def logit_lens_table(
                 "white" if sure_LT[layer, step] > 0.6 else INK,
                 "bold" if right else None,
             )
-            write(axes, step, layer, guess, fontsize=7, color=color, weight=weight)
+            size = 7 if len(guess) < 9 else 6.2  # inside its frame, in bold too
+            write(axes, step, layer, guess, fontsize=size, color=color, weight=weight)
             if right:
                 frame = {"fill": False, "edgecolor": ORANGE, "linewidth": 2.2}
                 fill(axes, step - 0.46, layer - 0.44, 0.92, 0.88, **frame)

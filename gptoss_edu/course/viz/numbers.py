@@ -140,7 +140,8 @@ def _paint_block(axes: Axes, block: Block, top: float) -> None:
             axes.axhline(value * worth, color=LINE if value else INK, lw=0.6, zorder=1)
             # Labels need a gap; 0.5 and 1.5 never have one.
             if value and (abs(value) >= 4 or (value.is_integer() and worth > 0.09 * top)):
-                axes.text(32.3, value * worth, f"{value:g}", va="center", fontsize=7.5)
+                patch = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
+                axes.text(32.6, value * worth, f"{value:g}", va="center", fontsize=7.5, bbox=patch)
     weights, stored, cut = np.asarray(block.weights, np.float64), block.stored, block.cut
     place = np.arange(32)
     axes.vlines(place, weights, stored, color=INK, lw=0.7, zorder=2)

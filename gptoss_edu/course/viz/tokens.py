@@ -162,7 +162,8 @@ def _token_box(
     text = label(token, 99).replace("<|", "").replace("|>", "")
     text = text if len(text) <= 9 else text[:8] + "…"
     color, weight = "white" if stops or dark else INK, "bold" if stops else None
-    write(axes, x, y, text, rotation=90, fontsize=7.5, color=color, weight=weight)
+    size = 7.5 if len(text) < 9 else 6.5
+    write(axes, x, y, text, rotation=90, fontsize=size, color=color, weight=weight)
 
 
 # --------------------------------------------------------------------------- text becomes tokens
@@ -407,7 +408,7 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
                     axes.text(starts[part] + BOX + 0.8, -row, text, va="center", **style)
             if "end" in message:
                 _control(axes, x, -row, message["end"][0])
-        axes.set_xlim(-1, width)
+        axes.set_xlim(-1, width + 1)
         axes.set_ylim(0.6 - len(messages), 0.6)
         axes.axis("off")
 
