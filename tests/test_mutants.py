@@ -46,7 +46,7 @@ def test_types_are_left_alone():
 def test_the_report_fails_below_95_percent(outcomes, enough, monkeypatch, capsys):
     monkeypatch.setattr(mutants, "explained", lambda: {("rope", "a = 1", "a = 2"): "no use"})
     made = mutants.Mutant("rope", "", None)
-    done = [(made, mutants.Result("", outcome, "b = 1", "b = 2")) for outcome in outcomes]
+    done = [(made, mutants.Result("", outcome, "b = 1", "b = 2", 120.0)) for outcome in outcomes]
     excused = (made, mutants.Result("", "survived", "a = 1", "a = 2"))
     other = (made._replace(file="chips/fit"), mutants.Result("", "survived", "c = 1", "c = 2"))
     assert mutants.report([*done, excused, other]) is enough
@@ -54,3 +54,8 @@ def test_the_report_fails_below_95_percent(outcomes, enough, monkeypatch, capsys
     assert ("b = 1" in shown) is ("survived" in outcomes)
     assert "a = 1" not in shown
     assert "c = 1" in shown
+    assert ("# late: rope: b = 1 -> b = 2" in shown) is ("late" in outcomes)
+    assert (
+        f"{120 * len(outcomes):,} CPU seconds, on 2 quiet cores {len(outcomes)} minutes"
+        in shown
+    )
