@@ -160,9 +160,8 @@ def generate_tokens(
 ) -> Generator[np.ndarray, None, TurnCache | None]:  # fmt: skip
     """Yield token_B, the next token of each prompt, until all have stopped; -1 from then on.
 
-    With `keep_cache` the generator's return value is the `TurnCache` of its one prompt; `cache`
-    takes one back. The next step is already under way when a token is yielded, so the caller's
-    printing costs no time (see `runs_ahead`).
+    With `keep_cache` the return value is the `TurnCache` of the one prompt; `cache` takes one back.
+    The next step is under way when a token is yielded: printing costs no time (see `runs_ahead`).
     """
     config, clock = check_params(params, model), clock or Clock()
     if not isinstance(sampling, Sampling):
