@@ -31,7 +31,7 @@ LIBRARY = "gptoss_edu"
 MAX_FUNCTION_LINES = 50
 MAX_BYTES = 8_000_000
 
-MAX_LESSON_LINES, MAX_FILE_LINES = 3_400, 400  # an evening's reading; one file of it
+MAX_LESSON_LINES, MAX_FILE_LINES = 3_700, 400  # an evening's reading; one file of it
 MAY_PRINT = {"commands"}
 EINSUMS = {"einsum", "matmul"}
 # Nothing to test beyond what others do: exported names, `python -m`, the faces of rooms.
