@@ -41,6 +41,8 @@ class Options(Sampling):
         super().__post_init__()
         self._check("max_tokens", "a whole number, 1 or more", 1, whole=True)
         object.__setattr__(self, "max_tokens", int(self.max_tokens))  # NumPy's ones overflow
+        if not isinstance(self.keep_cache, bool):
+            raise ValueError(f"keep_cache is {brief(self.keep_cache)}, expected True or False")
         if not isinstance(self.cache, TurnCache | None):
             kind = type(self.cache).__name__
             raise ValueError(

@@ -115,7 +115,7 @@ def check_options(precision: str, dense: str, backend: str, mesh: jax.sharding.M
     """Raise ValueError for options of `load_model` that are unknown or contradict each other."""
     known = {"precision": PRECISIONS, "dense": DENSE, "backend": BACKENDS}
     for (name, choices), found in zip(known.items(), (precision, dense, backend), strict=True):
-        if found not in choices:
+        if not isinstance(found, str) or found not in choices:
             raise ValueError(f"{name} is {found!r:.80}, expected one of {', '.join(choices)}")
     against = {"backend='jax'": backend == "jax", "precision='f32'": precision == "f32"}
     against |= {"a mesh": mesh is not None}

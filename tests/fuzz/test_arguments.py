@@ -106,7 +106,7 @@ SENSIBLE: dict[str, Callable[[Any], bool]] = {
     "instructions": text,
     "current_date": date,
     "cache": lambda v: v is None,
-    "keep_cache": lambda v: True,
+    "keep_cache": lambda v: isinstance(v, bool),
 }
 
 
@@ -119,6 +119,7 @@ SENSIBLE: dict[str, Callable[[Any], bool]] = {
         *(("seed", v) for v in ([1, 2], -1, 2**32, np.uint32(7), 0.5, "1")),
         *(("temperature", v) for v in (math.nan, math.inf, -0.1, np.float32(0.5), 10**400)),
         *(("repetition_penalty", v) for v in (0, math.inf, -1)),
+        *(("keep_cache", v) for v in (np.array([1, 2]), 1)),
     ],
 )
 def test_an_option_is_sensible_or_refused(option, value):
@@ -180,6 +181,6 @@ def test_what_is_below_generate_refuses_as_well(name, value):
         until_reached(lambda: list(generate_tokens(model, params, [[1], [2]], **given)))
 
 
-@fuzz(60, odd, odd, odd, seeds=[("auto", "stored", "auto"), ("f32", "int8", "cpu")])
+@fuzz(60, odd, odd, odd, seeds=[("auto", "stored", np.array([1, 2])), ("f32", "int8", "cpu")])
 def test_options_of_loading_are_known_or_refused(precision, dense, backend):
     examine(AREA, lambda: check_options(precision, dense, backend, None))

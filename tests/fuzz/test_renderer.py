@@ -223,6 +223,7 @@ def tool(**changes: Any) -> list[dict[str, Any]]:
         ([{"name": "f", "description": "d", "input_schema": OBJECT}],),
         (tool(parameters={"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}),),
         (tool(parameters=OBJECT | {"default": float("nan")}),),
+        (tool(parameters=OBJECT | {"description": True}),),
         (tool(parameters={}),),
         (tool(parameters=None),),
     ],
