@@ -55,7 +55,4 @@ def test_the_report_fails_below_95_percent(outcomes, enough, monkeypatch, capsys
     assert "a = 1" not in shown
     assert "c = 1" in shown
     assert ("# late: rope: b = 1 -> b = 2" in shown) is ("late" in outcomes)
-    assert (
-        f"{120 * len(outcomes):,} CPU seconds, on 2 quiet cores {len(outcomes)} minutes"
-        in shown
-    )
+    assert f"{120 * len(outcomes):,} CPU seconds, on 2 quiet cores {len(outcomes)} minutes" in shown
