@@ -138,7 +138,9 @@ def grouped(
     that of the weight, (E, I, O).
     """
     (R, I), (E, _, O) = x_RI.shape, shape
-    count_E = (expert_R[:, None] == jnp.arange(E + 1)).sum(axis=0)  # and one more: no expert
+    count_E = (expert_R[:, None] == jnp.arange(E + 1, dtype=expert_R.dtype)).sum(
+        axis=0
+    )  # and one more: no expert
     tiles_E = -(-count_E // tile)
     order_R = jnp.argsort(expert_R, stable=True)
     sorted_R = expert_R[order_R]

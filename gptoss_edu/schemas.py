@@ -148,10 +148,9 @@ def _parameters(given: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
     for name, schema in properties.items():
         beside = {key: schema.pop(key) for key in BESIDE if key in schema}
-        quoted = (
-            {"enum": schema["enum"]} if "enum" in schema else {}
-        )  # says how a default is written
-        properties[name] = beside | quoted | {"type": [_typescript(schema, root)]}
+        # An enum beside it says how a default is quoted.
+        enum = {"enum": schema["enum"]} if "enum" in schema else {}
+        properties[name] = beside | enum | {"type": [_typescript(schema, root)]}
     return root | {"type": "object"}
 
 

@@ -38,7 +38,7 @@ def params():
 
 
 USER = {"role": "user", "content": "hi"}
-TOOL = {"name": "now", "parameters": {"type": "object", "properties": []}}
+TOOL = {"name": "now", "parameters": {"type": "object", "properties": ["x"]}}
 SENSELESS = [
     ({"prompt": ""}, "text is empty"),
     ({"prompt": []}, "no prompts found, expected at least one"),

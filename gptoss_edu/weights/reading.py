@@ -318,6 +318,7 @@ def check_memory(weights: int, layer: int) -> None:
         raise MemoryError(
             f"too little memory: {where} has {available / 2**30:.2f} GiB available, but this"
             f" checkpoint needs {(weights + layer) / 2**30:.2f} GiB in this precision"
-            f" ({weights / 2**30:.2f} for the weights, and one layer while loading); free some"
-            " memory, or choose precision 'auto' on a checkpoint with packed experts"
+            f" ({weights / 2**30:.2f} for the weights, and one layer while loading). On a CPU, run"
+            " `python -m gptoss_edu convert FOLDER` once: with precision 'auto' its result is read"
+            " from disk as it is needed, in less memory than it has bytes. Or free some memory"
         )

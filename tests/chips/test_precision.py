@@ -97,7 +97,7 @@ def test_bytes_of_the_20b(name, gib):
 def test_cache_of_the_20b():
     per_token = precision.cache_bytes(GPT_OSS_20B, 4097) - precision.cache_bytes(GPT_OSS_20B, 4096)
     assert per_token == 24 * 1024 + 4 * 12  # keys, values, and the position beside them
-    fixed = precision.cache_bytes(GPT_OSS_20B, 0) / 2**20
+    fixed = (precision.cache_bytes(GPT_OSS_20B, 1) - per_token) / 2**20
     assert fixed == pytest.approx(3, abs=0.01)
 
 

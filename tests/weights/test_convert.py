@@ -217,7 +217,7 @@ def test_nothing_is_written_through_a_link_or_over_other_files(source, cache, tm
     for name in ("config.json", "notes.txt"):
         (precious / name).write_text("mine")
     (source / mapped.FOLDER).symlink_to(precious)
-    (source / f".{mapped.FOLDER}.{'1ab091f9a0234c9b8f4cf2ddac0571b7'}.partial").symlink_to(precious)
+    (source / f".{mapped.FOLDER}.1ab091f9a0234c9b8f4cf2ddac0571b7.partial").symlink_to(precious)
     assert convert(source).parent == cache
     (source / mapped.FOLDER).unlink()
     shutil.copytree(precious, source / mapped.FOLDER)
@@ -226,7 +226,7 @@ def test_nothing_is_written_through_a_link_or_over_other_files(source, cache, tm
         assert (folder / "config.json").read_text() == (folder / "notes.txt").read_text() == "mine"
 
 
-PARTIAL = f".{mapped.MANIFEST}.{'1ab091f9a0234c9b8f4cf2ddac0571b7'}.partial"
+PARTIAL = f".{mapped.MANIFEST}.1ab091f9a0234c9b8f4cf2ddac0571b7.partial"
 
 
 @pytest.mark.parametrize("name", ["config.json", "o200k_ids.json", "top.safetensors", PARTIAL])
