@@ -44,4 +44,5 @@ def test_transformers_still_says_the_same(reference):
         warnings.simplefilter("ignore")
         live = tool.ask_transformers()
     assert live["rows_T"].tolist() == reference["rows_T"].tolist()
-    np.testing.assert_allclose(live["logits"], reference["logits"], atol=1e-5, rtol=0)
+    # Logits of +-22. Another processor adds in another order: 1.7e-5 between an EPYC and a Xeon.
+    np.testing.assert_allclose(live["logits"], reference["logits"], atol=1e-4, rtol=0)
