@@ -138,9 +138,8 @@ def grouped(
     that of the weight, (E, I, O).
     """
     (R, I), (E, _, O) = x_RI.shape, shape
-    count_E = (expert_R[:, None] == jnp.arange(E + 1, dtype=expert_R.dtype)).sum(
-        axis=0
-    )  # and one more: no expert
+    each_E = jnp.arange(E + 1, dtype=expert_R.dtype)  # and one more: no expert
+    count_E = (expert_R[:, None] == each_E).sum(axis=0)
     tiles_E = -(-count_E // tile)
     order_R = jnp.argsort(expert_R, stable=True)
     sorted_R = expert_R[order_R]
