@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -671,3 +672,14 @@ def test_weights_in_bf16_answer_too(params):
     reply = generate(model, low, "hi", max_tokens=3)
     assert reply.token_ids[0] == generate(MODEL, params, "hi", max_tokens=1).token_ids[0]
     assert len(reply.token_ids) == 3
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu", "METAL"])
+def test_the_host_is_waited_for_on_a_cpu_alone(platform):
+    there = SimpleNamespace(devices=lambda: [SimpleNamespace(platform=platform)])
+    assert generate_module.runs_ahead(there) is (platform != "cpu")
+
+
+def test_a_row_outside_is_told_the_rows_there_are():
+    with pytest.raises(ValueError, match=r"prompt 0 holds row 7, expected 0 to 6:"):
+        generate_module.check_prompts([[7]], 7)
