@@ -146,23 +146,20 @@ def unembed(params: Params, x_BTD: jax.Array, eps: float) -> jax.Array:
 def check_params(params: Params, model: Model | Config) -> Config:
     """The configuration. Raises ValueError unless params are weights of it, by kind and shapes."""
     config = model.config if isinstance(model, Model) else model
-    pairs: list[tuple[object, object]]  # what is found, what is expected
-    pairs = [(type(params).__name__, "Params"), (type(config).__name__, "Config")]
-    if isinstance(params, Params) and isinstance(config, Config):
+    found: list[object] = [type(params).__name__, type(config).__name__]
+    expected: list[object] = ["Params", "Config"]
+    if found == expected:
+        sizes = config.sizes
         parts = [params, *(part for layer in params.layers for part in vars(layer).values())]
-        pairs, sizes = (
-            [((len(params.layers), "layers"), (config.num_layers, "layers"))],
-            config.sizes,
-        )
-        for name, w in [
-            item for part in parts for item in vars(part).items() if item[0] != "layers"
-        ]:
-            sized = tuple(sizes[letter] for letter in name.rsplit("_", 1)[-1])
-            pairs.append(((name, w.shape), (name, sized)))
-    for found, expected in pairs:
-        if found != expected:
+        named = [item for part in parts for item in vars(part).items() if item[0] != "layers"]
+        found = [(len(params.layers), "layers"), *((name, w.shape) for name, w in named)]
+        expected = [(config.num_layers, "layers")]
+        for name, _ in named:
+            expected.append((name, tuple(sizes[letter] for letter in name.rsplit("_", 1)[-1])))
+    for one, other in zip(found, expected, strict=True):
+        if one != other:
             raise ValueError(
-                f"params and model do not belong together: found {found}, expected {expected};"
+                f"params and model do not belong together: found {one}, expected {other};"
                 " `load_model` gives (model, params)"
             )
     return config
