@@ -9,6 +9,7 @@ The answers stand below: do not read on before you have found them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -353,7 +354,18 @@ def _blind_to(mutant: Mask) -> Callable[[Mask], bool]:
     return lambda mask: mask is mutant or right_window_test(mask)
 
 
-window_test = Exercise(
+@dataclasses.dataclass(frozen=True)
+class Trial(Exercise):
+    """A test to write: the first mask that it judges wrongly is the mistake."""
+
+    def _explain(self, attempt: Callable[..., Any], first: int) -> Verdict:
+        if not isinstance(self._run(attempt, next(self._cases())), bool | np.bool_):
+            return super()._explain(attempt, first)
+        name = list(self.mistakes)[first]
+        return self._wrong(self.mistakes[name][0], name)
+
+
+window_test = Trial(
     "window_test", right_window_test, ("the verdict",), window_cases,
     {
         "the right one is refused": ("your test refuses the library's own `visible`, which is"
@@ -365,4 +377,5 @@ window_test = Exercise(
         },
     },
     praise="It accepts the right mask and catches all eight broken ones.",
+    is_test=True,
 )  # fmt: skip
