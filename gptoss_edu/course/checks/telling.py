@@ -171,3 +171,16 @@ def misplaced(
 
 def _by_part(parts: tuple[str, ...], got: Any, want: Any) -> list[tuple[str, Any, Any]]:
     return list(zip(parts, got, want, strict=True)) if len(parts) > 1 else [(parts[0], got, want)]
+
+
+def as_many(found: Any, expected: int, sizes: Mapping[str, int]) -> str:
+    """How far a count is off, and what has just that many; the name of a layer is left out."""
+    gap = abs(int(found) - expected)
+    kinds = {name: re.sub(r"\[\d+\]", "[…]", name) for name in sizes}
+    sums: dict[str, int] = {}
+    for name, size in sizes.items():
+        for whole in (kinds[name], name):
+            sums[whole] = sums.get(whole, 0) + size if whole != name else size
+    names = [name for name, size in sums.items() if size == gap][:3]
+    same_size = f": {' and '.join(names)} {'have' if names[1:] else 'has'} as many" if names else ""
+    return f" That is {gap:,} too {'many' if found > expected else 'few'}{same_size}."
