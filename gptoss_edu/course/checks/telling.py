@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -112,6 +113,8 @@ def shown(value: Any) -> str:
     if is_array(value):
         whole = np.array2string(np.asarray(value), precision=4, separator=", ")
         return " ".join(whole.split()) if np.size(value) <= NEAR else f"{tuple(value.shape)}"
+    if isinstance(value, list) and any(map(is_array, value)):
+        return f"[{', '.join(map(shown, value))}]"
     text = repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
@@ -122,13 +125,15 @@ def inputs(arguments: Mapping[str, Any]) -> str:
     for name, value in arguments.items():
         if is_array(value) and np.size(value) > NEAR:
             told.append(f"{name} of shape {tuple(value.shape)}")
-        elif not callable(value) and (is_array(value) or not _holds_arrays(value)):
+        elif not callable(value) and (is_array(value) or not _is_large(value)):
             told.append(f"{name} = {shown(value)}")
     return ", ".join(told)
 
 
-def _holds_arrays(value: Any) -> bool:
-    return any(map(is_array, jax.tree.leaves(value)))
+def _is_large(value: Any) -> bool:
+    """Parameters, caches, and lists of more than a few numbers."""
+    arrays = any(map(is_array, jax.tree.leaves(value)))
+    return arrays and not (isinstance(value, list) and size_of(value) <= 2 * NEAR)
 
 
 def size_of(value: Any) -> int:
@@ -181,6 +186,10 @@ def as_many(found: Any, expected: int, sizes: Mapping[str, int]) -> str:
     for name, size in sizes.items():
         for whole in (kinds[name], name):
             sums[whole] = sums.get(whole, 0) + size if whole != name else size
-    names = [name for name, size in sums.items() if size == gap][:3]
-    same_size = f": {' and '.join(names)} {'have' if names[1:] else 'has'} as many" if names else ""
+    names = [name for name, size in sums.items() if size == gap][:3] or next(
+        ([a, b] for a, b in itertools.combinations(sums, 2) if sums[a] + sums[b] == gap), []
+    )
+    together = len(names) == 2 and sums[names[0]] != gap
+    have = "together have" if together else "each have" if names[1:] else "has"
+    same_size = f": {' and '.join(names)} {have} as many" if names else ""
     return f" That is {gap:,} too {'many' if found > expected else 'few'}{same_size}."
