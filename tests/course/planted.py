@@ -19,7 +19,7 @@ PLANTED = {
     ("attention", "window_mask"): [
         ("one key too many", "(distance_BTS < window)", "(distance_BTS <= window)"),
         ("one key too few", "(distance_BTS < window)", "(distance_BTS < window - 1)"),
-        ("the future is visible", "(distance_BTS >= 0) & ", ""),
+        ("the own key is hidden", "(distance_BTS >= 0)", "(distance_BTS > 0)"),
     ],
     ("attention", "shared_scores"): [
         ("heads come back in another order", "->BKGTS", "->BGKTS"),

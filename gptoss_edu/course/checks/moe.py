@@ -86,9 +86,9 @@ route = Exercise(
             " sorts upward: sort -logits_TE, or take the last k.", "-logits_TE", "logits_TE"),
         "no bias": ("the router's bias is missing. It can change who is chosen: add b_router_E"
             " first.", " + b_router_E", ""),
-        "zero for those not chosen": ("those that were not chosen went into the softmax with the"
-            " logit 0. exp(0) is 1, so they get a weight, too: use minus infinity, or leave them"
-            " out.", "-np.inf", "0"),
+        "zero for those not chosen": ("those that were not chosen went into the softmax as zeros,"
+            " and exp(0) is 1: they get a weight, too. Use minus infinity, or leave them out.",
+            "-np.inf", "0"),
     }),
     praise="The weights of each token sum to one, and they sit where their experts are.",
 )  # fmt: skip
@@ -258,7 +258,7 @@ def _sizes(config: Config) -> dict[str, int]:
     """Path of every array of the model -> how many numbers it has, without making any."""
     shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    return {jax.tree_util.keystr(path): leaf.size for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).lstrip("."): leaf.size for path, leaf in leaves}
 
 
 def _active(config: Config) -> int:
@@ -267,7 +267,7 @@ def _active(config: Config) -> int:
         share = 1.0
         if "gate_up" in path or "down" in path:  # an expert's weights and biases
             share = config.experts_per_token / config.num_experts
-        if path != ".embedding_VD":
+        if path != "embedding_VD":
             total += size * share
     return round(total)
 
@@ -279,7 +279,7 @@ def _working(config: Config) -> dict[str, int]:
     return {p: n * X // E if experts.search(p) else n for p, n in _sizes(config).items()}
 
 
-COUNTED = 'path != ".embedding_VD"'
+COUNTED = 'path != "embedding_VD"'
 
 
 def _without(*names: str) -> Callable[[Config], int]:
