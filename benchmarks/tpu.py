@@ -47,7 +47,7 @@ def report(
     began = time.perf_counter()
     found = COMPILE[program](machine, config, name, context)._asdict()
     ours = precision.weight_bytes(config, name) + precision.cache_bytes(config, context)
-    found["messages"] = {kind: each._asdict() for kind, each in found["messages"].items()}
+    found["messages"] = {kind: dataclasses.asdict(each) for kind, each in found["messages"].items()}
     ideal = fit.read_bytes(config, name, context) if program == "decode" else ours
     return {
         "chip": chip,

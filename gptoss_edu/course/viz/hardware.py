@@ -192,6 +192,9 @@ def near_ties(margins: Sequence[float], shifts: Mapping[str, Sequence[float]]) -
         axes.set_yscale("log")
         axes.set_xlim(min(margins) / 1.5, max(margins) * 1.5)
         axes.set_ylim(min(moved) / 2, max(moved) * 20)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
         axes.set_xlabel("margin of the likeliest token, in nats")
         axes.set_ylabel("moved by the format, in nats")
         axes.legend(frameon=False, loc="lower right")
@@ -279,7 +282,9 @@ def sharding_map(
             if axis is not None and mesh.get(axis, 1) > 1:
                 each = size // mesh[axis]
                 begin = device[axis] * each
-                found.append(f"{letter} {begin}–{begin + each - 1}")
+                found.append(
+                    f"{letter} {begin}–{begin + each - 1}".replace("–", "–" + "\n" * (each > 99))
+                )
                 number = device[axis] if axis == "tensor" or number < 0 else number
         return "\n".join(found) or "whole", number
 
