@@ -26,9 +26,12 @@ from gptoss_edu.course.viz.explore import Explorer, explore
 from gptoss_edu.course.viz.hardware import (
     format_lines,
     memory_ledger,
+    near_ties,
     roofline_plot,
     sharding_map,
+    timeline,
     token_bytes,
+    tpu_chip,
 )
 from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.course.viz.model import (
