@@ -48,6 +48,7 @@ from gptoss_edu.course.viz.numbers import (
 from gptoss_edu.course.viz.rotation import (
     Wheel,
     distance_plot,
+    head_panels,
     rotation_wheels,
     wavelength_plot,
     yarn_panel,
