@@ -307,10 +307,10 @@ def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) ->
 
     word = b"".join(steps[0]).decode("utf-8", "replace")
     made = ", ".join(
-        f"{_piece(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
+        f"{piece_text(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
     )
     alt = (
-        f"The {length} bytes of {_piece(word.encode())} grow together in {len(ids)} merges, each"
+        f"The {length} bytes of {piece_text(word.encode())} grow together in {len(ids)} merges, each"
         f" the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
     )
     height = 0.25 + 0.36 * len(steps)
@@ -338,7 +338,7 @@ def _new_pieces(steps: Sequence[Sequence[bytes]]) -> list[bytes]:
     return made
 
 
-def _piece(piece: bytes) -> str:
+def piece_text(piece: bytes) -> str:
     """Bytes as they can be shown: letters as such, spaces as dots, the rest in hexadecimal."""
     try:
         text = piece.decode()
@@ -354,7 +354,7 @@ def _piece_box(axes: Axes, x: float, y: float, piece: bytes, color: str) -> None
     tint = color if color == PALE else tuple(0.45 + 0.55 * channel for channel in to_rgb(color))
     edge = INK if color != PALE else LINE
     fill(axes, x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, facecolor=tint, edgecolor=edge, lw=0.9)
-    text = _piece(piece)
+    text = piece_text(piece)
     write(axes, x + len(piece) / 2, y, text, fontsize=10)
 
 
