@@ -27,7 +27,7 @@ def writing_loop(
     """
     data = {name: _turns(ids, next_TV, vocabulary) for name, (ids, next_TV) in replies.items()}
     first = next(iter(data))
-    most, at = max(len(one["steps"]) for one in data.values()), 4
+    most, at = max(len(one["steps"]) for one in data.values()), 6
     controls = {"effort": tuple(data), "token": tuple(range(most))}
     return panel("loop", _loop_picture(data[first], at), controls, data, {"token": at})
 
