@@ -55,7 +55,12 @@ from gptoss_edu.course.viz.rotation import (
     yarn_panel,
 )
 from gptoss_edu.course.viz.sampling import sampling_panels
-from gptoss_edu.course.viz.steppers import merge_stepper, turning_arrows, writing_loop
+from gptoss_edu.course.viz.steppers import (
+    compile_stepper,
+    merge_stepper,
+    turning_arrows,
+    writing_loop,
+)
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,

@@ -86,7 +86,8 @@ def _dial(axes: Axes, wheel: Wheel) -> None:
     if wheel.between:
         first, second = wheel.hands.values()
         apart = (first - second + math.pi) % TURN - math.pi  # the short way round
-        _arc(axes, *sorted((second, second + apart)), radius=0.4, color=INK, lw=1.5)
+        low, high = sorted((second, second + apart))
+        _arc(axes, low, high, radius=0.4, color=INK, lw=1.5)
         write(axes, 0, -1.58, wheel.between, fontsize=9)
     axes.set_title(wheel.title, fontsize=9.5, pad=5)
     axes.set_xlim(-1.4, 1.4)
@@ -223,7 +224,9 @@ def head_panels(
         wrong_S = np.abs(y_S - wish_S)
         inside, beyond = (float(wrong_S[part].max()) for part in (inside_S, ~inside_S))
         summary.append(f"{name}: wrong by up to {inside:.1f} inside, {beyond:.1f} beyond")
-    alt = f"The score of one head over distances up to {trained:,} and beyond. {'; '.join(summary)}."
+    alt = (
+        f"The score of one head over distances up to {trained:,} and beyond. {'; '.join(summary)}."
+    )
     return draw(paint, alt, width=9, height=0.5 + 1.9 * -(-len(curves) // 2))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, INK, ORANGE, PALE, SKY
 from gptoss_edu.course.viz.look import Axes, Figure, Picture, box, draw, fill, label, write
-from gptoss_edu.course.viz.panel import Panel, panel
+from gptoss_edu.course.viz.panel import Panel, Values, panel
 from gptoss_edu.course.viz.rotation import Wheel, rotation_wheels
 from gptoss_edu.course.viz.tokens import merge_steps, piece_text
 
@@ -20,7 +20,7 @@ SHOWN, GUESSES = 9, 5  # tokens of the text, and candidates for the next one
 def writing_loop(
     replies: Mapping[str, tuple[Sequence[int], Any]], vocabulary: Sequence[int]
 ) -> Panel:
-    """The loop of a language model, step by step: text, ids, network, probabilities, one more token.
+    """The loop of a language model: text, ids, network, probabilities, one more token.
 
     A reply is (ids of prompt and reply, next_TV): row t has the probabilities from which the
     reply's token t was picked, and `vocabulary[v]` is the id of column v.
@@ -28,7 +28,7 @@ def writing_loop(
     data = {name: _turns(ids, next_TV, vocabulary) for name, (ids, next_TV) in replies.items()}
     first = next(iter(data))
     most, at = max(len(one["steps"]) for one in data.values()), 6
-    controls = {"effort": tuple(data), "token": tuple(range(most))}
+    controls: dict[str, Values] = {"effort": tuple(data), "token": tuple(range(most))}
     return panel("loop", _loop_picture(data[first], at), controls, data, {"token": at})
 
 
@@ -63,7 +63,11 @@ def _loop_picture(data: Mapping[str, Any], at: int) -> Picture:
         for place, (text, token) in enumerate(zip(texts, ids, strict=True)):
             _chip(axes, 1.25 * place, f"{text}\n{token}", PALE)
         _chip(axes, 1.25 * (SHOWN - 1), "?", ORANGE)
-        stages = ("a vector for\neach id", "the layers of\nthe network", "a score for each\nof the tokens")
+        stages = (
+            "a vector for\neach id",
+            "the layers of\nthe network",
+            "a score for each\nof the tokens",
+        )
         for place, text in enumerate(stages):
             box(axes, 2.3 * place, 1.55, 1.9, 0.8, text, SKY)
             if place:
@@ -82,9 +86,9 @@ def _loop_picture(data: Mapping[str, Any], at: int) -> Picture:
 
     told = ", ".join(f"{text} {share:.2f}" for text, share in guesses)
     alt = (
-        "One turn of the loop of a language model: text as tokens with their ids, a vector for each,"
-        f" the layers, a score for each of {data['vocabulary']:,} tokens, and the one that is picked"
-        f" is appended. After {' '.join(texts[-3:])} the likeliest are: {told}."
+        "One turn of the loop of a language model: tokens with their ids, a vector for each,"
+        f" the layers, a score for each of {data['vocabulary']:,} tokens, and the one that is"
+        f" picked is appended. After {' '.join(texts[-3:])} the likeliest are: {told}."
     )
     return draw(paint, alt, width=9.2, height=2.5)
 
@@ -109,7 +113,7 @@ def merge_stepper(
     }
     most = max(map(len, found.values()))
     first = next(iter(found))
-    controls = {"word": tuple(found), "merges": tuple(range(most))}
+    controls: dict[str, Values] = {"word": tuple(found), "merges": tuple(range(most))}
     picture = merge_steps(found[first], ranks)
     return panel("merges", picture, controls, data, {"word": first, "merges": 0})
 
@@ -128,3 +132,30 @@ def turning_arrows() -> Panel:
     }
     start = {"query at": 5, "key at": 3, "both moved by": 0, "degrees per position": 30}
     return panel("arrows", rotation_wheels(wheels), controls, None, start)
+
+
+def compile_stepper(calls: Sequence[tuple[str, str, str]]) -> Panel:
+    """Calls of a compiled function, one after the other: (shape, dtype, static argument).
+
+    Which of them finds a program, and which has to wait for one?
+    """
+    fresh = [call not in calls[:index] for index, call in enumerate(calls)]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, (call, new) in enumerate(zip(calls, fresh, strict=True)):
+            fill(axes, 0, -row - 0.42, 10, 0.84, facecolor="#f3c98b" if new else PALE)
+            for x, text in zip(
+                (0.2, 2.6, 4.8, 7.0), (*call, "compiles" if new else "runs"), strict=True
+            ):
+                axes.text(x, -row, text, va="center", fontsize=9, family="DejaVu Sans Mono")
+        axes.set_xlim(0, 10)
+        axes.set_ylim(0.6 - len(calls), 0.6)
+        axes.set_axis_off()
+
+    told = [f"{' '.join(call)} {'compiles' if new else 'runs'}"
+            for call, new in zip(calls, fresh, strict=True)]  # fmt: skip
+    alt = f"{len(calls)} calls of a compiled function, {sum(fresh)} programs: {'; '.join(told)}."
+    picture = draw(paint, alt, width=7.5, height=0.15 + 0.3 * len(calls))
+    controls: dict[str, Values] = {"calls": tuple(range(1, len(calls) + 1))}
+    return panel("compiles", picture, controls, [list(call) for call in calls], {"calls": 1})

@@ -114,7 +114,9 @@ def harmony_timeline(reply: Reply) -> Picture:
     """
     ids, lanes = reply.token_ids, _lanes(reply.token_ids)
     channels = [name for name in COLORS if any(lane == name for lane, _ in lanes)]
-    boxes = [_Box(token, lane or "header", lane) for token, (lane, _) in zip(ids, lanes, strict=True)]
+    boxes = [
+        _Box(token, lane or "header", lane) for token, (lane, _) in zip(ids, lanes, strict=True)
+    ]
     spoken = {name: sum(lane == name for lane, _ in lanes) for name in channels}
     counted = ", ".join(f"{count} tokens on {name}" for name, count in spoken.items())
     last = label(ids[-1]) if ids else "nothing"
@@ -175,9 +177,7 @@ def _lane_picture(
             axes.set_xlim(-0.6, 105)
             axes.set_ylim(-0.5, len(names) - 0.5)
             name_rows(axes, names)
-            axes.set_xticks(
-                middles[::5], [str(index) for index, _ in line[::5]], fontsize=8
-            )
+            axes.set_xticks(middles[::5], [str(index) for index, _ in line[::5]], fontsize=8)
             axes.spines["left"].set_visible(False)
         axes.set_xlabel(below)
 
@@ -310,8 +310,8 @@ def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) ->
         f"{piece_text(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
     )
     alt = (
-        f"The {length} bytes of {piece_text(word.encode())} grow together in {len(ids)} merges, each"
-        f" the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
+        f"The {length} bytes of {piece_text(word.encode())} grow together in {len(ids)} merges,"
+        f" each the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
     )
     height = 0.25 + 0.36 * len(steps)
     return draw(paint, alt, width=min(9.0, 0.62 * (length + 3)), height=height)
