@@ -52,11 +52,18 @@ from gptoss_edu.course.viz.panel import Panel, panel
 from gptoss_edu.course.viz.rotation import (
     Wheel,
     distance_plot,
+    head_panels,
     rotation_wheels,
     wavelength_plot,
     yarn_panel,
 )
 from gptoss_edu.course.viz.sampling import sampling_panels
+from gptoss_edu.course.viz.steppers import (
+    compile_stepper,
+    merge_stepper,
+    turning_arrows,
+    writing_loop,
+)
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,
