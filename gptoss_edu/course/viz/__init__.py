@@ -33,7 +33,9 @@ from gptoss_edu.course.viz.hardware import (
 from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.course.viz.model import (
     cache_picture,
+    cache_sizes,
     difference_bars,
+    generation_timeline,
     logit_lens_table,
     network_diagram,
 )
