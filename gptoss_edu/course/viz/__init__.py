@@ -55,7 +55,7 @@ from gptoss_edu.course.viz.rotation import (
     wavelength_plot,
     yarn_panel,
 )
-from gptoss_edu.course.viz.sampling import sampling_panels
+from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,
