@@ -77,4 +77,5 @@ from gptoss_edu.course.viz.training import (
     rounding_staircase,
     surprise_bars,
     training_curves,
+    training_samples,
 )

@@ -170,12 +170,13 @@ def generation_timeline(calls: Mapping[str, Sequence[tuple[str, float]]]) -> Pic
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(calls), 1, squeeze=False)[:, 0]
         for axes, (name, parts) in zip(panels, calls.items(), strict=True):
-            begin, drawn = 0.0, set()
+            begin, drawn = 0.0, set[str]()
             for kind, seconds in parts:
                 color, hatch = styles[kind]
                 axes.barh(0, 1e3 * seconds, left=1e3 * begin, color=color, hatch=hatch, height=0.7,
                           edgecolor=INK, lw=0.5, label=None if kind in drawn else kind)  # fmt: skip
-                begin, _ = begin + seconds, drawn.add(kind)
+                drawn.add(kind)
+                begin += seconds
             axes.set_xlim(0, 1e3 * begin)
             axes.set_ylim(-0.5, 0.5)
             axes.set_yticks([])
@@ -278,8 +279,12 @@ def difference_bars(
         axes.set_ylim(len(changes) - 0.4, -0.7)
         axes.set_xlabel(unit)
 
-    def said(distance: float) -> str:
-        return f"about {_value(distance, 1)}" if distance > tolerance else "within the tolerance"
+    def said(distance: float) -> str:  # small ones are rounding, and differ between machines
+        if distance <= tolerance:
+            return "within the tolerance"
+        if distance > 100 * tolerance:
+            return f"about {_value(distance, 1)}"
+        return f"under {_value(10.0 ** math.ceil(math.log10(distance)))}"
 
     summary = "; ".join(f"{n}: {said(d)}, {WORDS[o][0][2:]}" for n, (d, o) in changes.items())
     alt = f"Dots: {unit}, tolerance {_value(tolerance)}. {summary}."

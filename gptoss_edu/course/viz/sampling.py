@@ -24,6 +24,7 @@ def sampling_panels(
     """
     logits_V = np.asarray(logits_V, np.float64)
     order = np.argsort(-logits_V, kind="stable")[:top]
+    top = len(order)
     names = [label(int(ids[row]), 11) for row in order]
     plain = _probabilities(logits_V, Sampling(temperature=1.0))[order]
     drawn = {name: _probabilities(logits_V, setting) for name, setting in settings.items()}
