@@ -36,7 +36,9 @@ from gptoss_edu.course.viz.hardware import (
 from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.course.viz.model import (
     cache_picture,
+    cache_sizes,
     difference_bars,
+    generation_timeline,
     logit_lens_table,
     network_diagram,
 )
@@ -57,13 +59,14 @@ from gptoss_edu.course.viz.rotation import (
     wavelength_plot,
     yarn_panel,
 )
-from gptoss_edu.course.viz.sampling import sampling_panels
-from gptoss_edu.course.viz.steppers import (
     compile_stepper,
     merge_stepper,
     turning_arrows,
     writing_loop,
 )
+from gptoss_edu.course.viz.sampling import sampling_panels
+from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
+from gptoss_edu.course.viz.steppers import (
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,
@@ -85,4 +88,5 @@ from gptoss_edu.course.viz.training import (
     rounding_staircase,
     surprise_bars,
     training_curves,
+    training_samples,
 )
