@@ -47,6 +47,8 @@ from gptoss_edu.course.viz.numbers import (
     block_panels,
     byte_picture,
     error_bars,
+    float_picture,
+    grid_histograms,
     memory_rows,
     number_line,
 )
