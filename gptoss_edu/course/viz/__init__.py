@@ -45,6 +45,7 @@ from gptoss_edu.course.viz.numbers import (
     memory_rows,
     number_line,
 )
+from gptoss_edu.course.viz.panel import Panel, panel
 from gptoss_edu.course.viz.rotation import (
     Wheel,
     distance_plot,
