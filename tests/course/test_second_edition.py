@@ -14,9 +14,11 @@ import pytest
 from course import SETUP
 from test_contract import DETAILS, NOTEBOOKS, edit, markdown, own, python, section, tagged
 
+from gptoss_edu.course.viz.panel import LARGEST
+
 MECHANISMS = {"02", "03", "04", "05", "06", "07", "a1"}  # what a paper writes as a formula
 TRANSPLANTS = {"02", "03", "04", "05", "06"}
-MAX_PANEL = 150_000  # bytes
+PANEL = 'class="gptoss-panel"'
 CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
 # Once a `$` is a formula, GitHub wants it to hug its content, and no digit behind it.
@@ -26,7 +28,6 @@ FORBIDDEN = re.compile(
     r"\\(?:(?:re)?newcommand|def|let|bm|tag|label|ref|eqref|require|operatorname)\b"
 )
 BARE = re.compile(r"(?:^|: |\bis |= )(?:True|False)\.?$")
-CONTROL = re.compile(r"<(?:input|select|button)\b")
 REMOTE = re.compile(r"""https?://(?!www\.w3\.org/)[^"'\s]+|(?:src|href)=["']//""")
 
 
@@ -102,23 +103,24 @@ def numbers(cells) -> Iterator[str]:
 
 
 def panels(cells) -> Iterator[str]:
-    """One interactive picture needs no kernel: script, native control and numbers in one output."""
+    """One interactive picture needs no kernel: script, inputs and numbers in one output."""
     pages = [
-        ("".join(output.get("data", {}).get("text/html", "")), output["data"])
+        "".join(output.get("data", {}).get("text/html", ""))
         for cell in own(cells, "code")
         for output in cell["outputs"]
-        if "data" in output
     ]
-    pages = [(page, data) for page, data in pages if "<script" in page]
-    if not any(CONTROL.search(page) for page, _ in pages):
-        yield "no output has a script and an input, a select or a button"
-    for page, data in pages:
-        if (size := len(page.encode())) > MAX_PANEL:
-            yield f"a panel has {size:,} bytes, expected at most {MAX_PANEL:,}"
+    pages = [page for page in pages if PANEL in page]
+    if not pages:
+        yield "no output is a viz.panel"
+    for page in pages:
+        if (size := len(page.encode())) > LARGEST:
+            yield f"a panel has {size:,} bytes, expected at most {LARGEST:,}"
         if remote := REMOTE.search(page):
             yield f"a panel asks for {remote[0]}, expected nothing from outside"
-        if "image/png" not in data and not re.search("<svg|<img", page):
-            yield "a panel has no static picture"
+        if "<script" not in page or '"controls":{"' not in page:
+            yield "a panel has no script with inputs"
+        if not re.search(r"""<img [^>]*alt=["'][^"']{20}""", page):
+            yield "a panel has no picture, with words, for where no script may run"
 
 
 def depth(cells) -> Iterator[str]:
@@ -182,10 +184,8 @@ OPEN = (
     "### Open question · Why?\n\n" + "word " * 15 + "\n\n<details><summary>A rubric</summary>\n\n"
     "- one\n- two\n- three\n\n</details>"
 )
-PANEL = {
-    "output_type": "display_data",
-    "data": {"text/html": '<svg xmlns="http://www.w3.org/2000/svg"></svg><input><script></script>'},
-}
+PICTURE = f'<div {PANEL}><img alt="Two keys and a sink share one softmax."></div>'
+SCRIPT = """<script>show(root, {"controls":{"sink":[1,2]}}, draw);</script>"""
 
 
 def good():
@@ -196,7 +196,7 @@ def good():
         python("# @title Set up\n'could not be set up'", tags=[SETUP], **folded),
         markdown(f"## 1 · Why\n\n{FORMULA} It costs \\$5, or `$6`."),
         python("1 + 1", "largest error 3e-07, allowed 1e-06\n") | {"id": "figures"},
-        python("panel()") | {"outputs": [PANEL]},
+        python("panel()") | {"outputs": [{"data": {"text/html": PICTURE + SCRIPT}}]},
         markdown("## 2 · Exercises\n\n### Exercise 1 · A\n\n*Difficulty 4 of 5 · 9 minutes · a.*"),
         python("transplant.ask('Why (so)?', swiglu=my_swiglu)"),
         markdown(OPEN),
@@ -213,7 +213,6 @@ def page(text):
     return lambda cells: cells[4].update(outputs=[{"data": {"text/html": text}}])
 
 
-LONG = PANEL["data"]["text/html"] + "x" * MAX_PANEL
 PLANTED = [
     (formulas, edit(2, "$$", ""), "no formula"),
     (formulas, edit(2, "`x_BTD`", "x"), "goes on with one of our names"),
@@ -233,11 +232,12 @@ PLANTED = [
     (numbers, shows("True"), "shows 'True'"),
     (numbers, shows("a\nbelow 1e-6 is True\nb"), "shows 'below 1e-6 is True'"),
     (numbers, shows("over a hundred tokens: True\n"), "expected a figure"),
-    (panels, page("<svg></svg><input>"), "no output has a script"),
-    (panels, page("<svg></svg><script></script>"), "no output has a script"),
-    (panels, page(LONG), "expected at most 150,000"),
-    (panels, page("<svg><input><script src='https://x.y/a.js'>"), "asks for https://x.y"),
-    (panels, page("<input><script>"), "no static picture"),
+    (panels, page(SCRIPT), "no output is"),
+    (panels, page(PICTURE), "no script with inputs"),
+    (panels, page(PICTURE + "<script>draw()</script>"), "no script with inputs"),
+    (panels, page(PICTURE + SCRIPT + "x" * LARGEST), "expected at most 150,000"),
+    (panels, page(PICTURE + SCRIPT + "<a href='https://x.y/a.js'>"), "asks for https://x.y"),
+    (panels, page(f"<div {PANEL}>" + SCRIPT), "no picture"),
     (depth, edit(5, "Difficulty 4", "Difficulty 3"), "no exercise"),
     (depth, edit(7, "### Open question", "### A question"), "no '### Open question'"),
     (depth, edit(7, "- three", "three"), "no folded rubric"),
