@@ -12,7 +12,7 @@ from gptoss_edu.course.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
-from gptoss_edu.course.viz.autopsy import difference_maps, differences
+from gptoss_edu.course.viz.autopsy import autopsy_panel, difference_maps, differences
 from gptoss_edu.course.viz.experts import (
     expert_costs,
     expert_heat_map,
