@@ -71,5 +71,5 @@ def test_the_panel_holds_every_chart_as_text():
     )
     assert made.data["rows"] == {"1": ["#####", "#$8]j"], "2": ["#####", "#####"]}
     assert made.controls["stage"] == ("0 stream", "logits")
-    assert "patient 1: begins at logits, token 2; patient 2: equal everywhere" in made.picture.alt
+    assert "patient 1: begins at logits, token 3; patient 2: equal everywhere" in made.picture.alt
     assert made.start["count from"] == 2
