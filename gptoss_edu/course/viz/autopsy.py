@@ -9,7 +9,7 @@ import numpy as np
 
 from gptoss_edu.course.viz.colors import INK, LINE, PAPER
 from gptoss_edu.course.viz.look import Figure, Picture, draw, small_multiples
-from gptoss_edu.course.viz.panel import Panel, panel
+from gptoss_edu.course.viz.panel import Panel, Values, panel
 
 TINY, HUGE = 1e-6, 1e1  # differences below the first count as none
 
@@ -99,7 +99,7 @@ def autopsy_panel(maps: Mapping[str, tuple[Sequence[str], Any]]) -> Panel:
     stages = list(next(iter(maps.values()))[0])
     charts = {str(name): np.asarray(d) for name, (_, d) in maps.items()}
     tokens = next(iter(charts.values())).shape[1]
-    controls = {
+    controls: dict[str, Values] = {
         "patient": tuple(charts),
         "count from": (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1),
         "stage": tuple(stages),
