@@ -171,11 +171,12 @@ def test_diagram_has_the_numbers_of_the_model(config):
     assert f"{config.experts_per_token} of {config.num_experts} experts" in alt
 
 
-def test_bars_say_which_change_gives_another_answer():
-    changes = {"nothing": (0.0, False), "no norm": (31.0, True)}
-    alt = check(viz.difference_bars(changes, unit="largest change of a logit"))
+def test_dots_say_how_far_and_which_change_gives_another_text():
+    changes = {"nothing": (0.0, False), "ε": (3.8e-6, False), "no norm": (31.4, True)}
+    alt = check(viz.difference_bars(changes, unit="largest change of a logit", margin=0.3))
     assert alt == (
-        "Bars: largest change of a logit. nothing: same answer; no norm: another answer."
+        "Dots: largest change of a logit, tolerance 10⁻⁴. nothing: within the tolerance, same text;"
+        " ε: within the tolerance, same text; no norm: about 30, other text."
     )
 
 
