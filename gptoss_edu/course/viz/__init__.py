@@ -12,7 +12,7 @@ from gptoss_edu.course.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
-from gptoss_edu.course.viz.autopsy import difference_maps, differences
+from gptoss_edu.course.viz.autopsy import autopsy_panel, difference_maps, differences
 from gptoss_edu.course.viz.experts import (
     expert_costs,
     expert_heat_map,
@@ -61,14 +61,13 @@ from gptoss_edu.course.viz.rotation import (
     wavelength_plot,
     yarn_panel,
 )
+from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
+from gptoss_edu.course.viz.steppers import (
     compile_stepper,
     merge_stepper,
     turning_arrows,
     writing_loop,
 )
-from gptoss_edu.course.viz.sampling import sampling_panels
-from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
-from gptoss_edu.course.viz.steppers import (
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,
