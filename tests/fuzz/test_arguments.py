@@ -75,7 +75,7 @@ def whole(least: int, most: float) -> Callable[[Any], bool]:
 def real(holds: Callable[[float], bool]) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return number and -1e30 < value < 1e30 and holds(float(value))
+        return number and -3e38 <= value <= 3e38 and holds(float(value))
 
     return check
 
