@@ -71,6 +71,15 @@ PLANTED = {
         ("the mask is left in sorted order", "order_V[kept_V]", "kept_V"),
         ("each token is compared with p", "kept_V = np.cumsum(p_V) - p_V < p", "kept_V = p_V >= p"),
     ],
+    ("full_model", "prefill"): [
+        ("the last column for all", "x_BTD[jnp.arange(len(x_BTD)), count_B - 1]", "x_BTD[:, -1]"),
+        (
+            "positions begin at zero",
+            "cache.length_B[:, None] + jnp",
+            "jnp.zeros((2, 1), int) + jnp",
+        ),
+        ("padding is counted", "cache.length_B + count_B", "cache.length_B + tokens_BT.shape[1]"),
+    ],
     ("moe", "route"): [
         ("no bias", " + b_router_E", ""),
         ("zero for those not chosen", "-np.inf", "0"),
@@ -210,5 +219,10 @@ PLANTED = {
         ("the task is left out", 'f"{task}|{pair}"', "pair"),
         ("smallest byte first", '"big"', '"little"'),
         ("the last four bytes", "digest[:4]", "digest[-4:]"),
+    ],
+    ("training", "adamw"): [
+        ("no bias correction", "m / (1 - b1**t), v / (1 - b2**t)", "m, v"),
+        ("ε inside the root", "(np.sqrt(fair_v) + eps)", "np.sqrt(fair_v + eps)"),
+        ("v averages the gradients", "g**2", "abs(g)"),
     ],
 }

@@ -69,7 +69,7 @@ ALIBIS = {
 ANSWERS = {
     1: (
         "window",
-        "The mask said <= where it should say <. At least four implementations shipped it.",
+        "The mask said <= where it should say <. Three projects that had it are linked below.",
         "test_attention.py::test_a_window_of_128_shows_128_keys_and_not_129",
     ),
     2: (
@@ -103,7 +103,7 @@ ANSWERS = {
     ),
     7: (
         "bf16",
-        "The cast came one line too early. Each number is off by less than half a percent, and"
+        "The cast came one line too early. Each number is off by less than one percent, and"
         " there are two norms in every layer.",
         "test_model.py::test_rms_norm_multiplies_by_the_scale_before_it_rounds",
     ),

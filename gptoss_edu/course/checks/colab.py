@@ -1,4 +1,4 @@
-"""Chapter 09: write `next_range`, `stalled` and `first_token`.
+"""Chapter 09: write `next_range`, `stalled`, `first_token` and `fetched`.
 
     from gptoss_edu.course.checks import colab
     colab.next_range(my_next_range)
@@ -8,7 +8,8 @@ Source: gptoss_edu/weights/fetch.py and reply.py do the same for real downloads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gptoss_edu.course.checks import Exercise, mistakes_in
 
@@ -122,4 +123,89 @@ first_token = Exercise(
             "len(ticks) - 1", "len(ticks)"),
     }),
     praise="`reply.stats` is made like this, from what JAX reports of its compiler.",
+)  # fmt: skip
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+STALLED, BROKEN = b"", None
+
+
+class Server:
+    """Sends pieces of `data` from where it is asked, as its script says: a number of bytes,
+    STALLED, or BROKEN, which raises ConnectionError. After the script it sends nothing.
+    """
+
+    def __init__(self, data: bytes, script: Sequence[int | bytes | None]) -> None:
+        self.data, self.script, self.step = data, tuple(script), -1
+
+    def __repr__(self) -> str:
+        return f"a server of {len(self.data)} bytes with the script {list(self.script)}"
+
+    def again(self) -> Server:
+        """The same server, at its beginning."""
+        return Server(self.data, self.script)
+
+    def receive(self, begin: int) -> bytes:
+        """The next piece, from byte `begin` on."""
+        self.step += 1
+        what = self.script[self.step] if self.step < len(self.script) else STALLED
+        if what is BROKEN:
+            raise ConnectionError("the connection broke")
+        return self.data[begin : begin + what] if isinstance(what, int) else b""
+
+
+def fetch_cases() -> Iterator[tuple[Server, int, int]]:
+    """Arguments of `fetched`: a server, the size of the file, and how many tries may bring nothing
+    one after the other.
+    """
+    data = bytes(range(40))
+    yield Server(data, (10, 30)), 40, 2
+    yield Server(data, (10, BROKEN, 30)), 40, 3
+    yield Server(data, (10, BROKEN, BROKEN, BROKEN, BROKEN, 30)), 40, 2
+    yield Server(data, (10, BROKEN, STALLED, 15, STALLED, BROKEN, 15)), 40, 3
+    yield Server(data, (10, BROKEN, STALLED, BROKEN, 30)), 40, 3
+    yield Server(data, (STALLED, BROKEN, 20, BROKEN, STALLED, BROKEN, STALLED, 20)), 40, 4
+    yield Server(data[:0], ()), 0, 2
+
+
+def _fetched(server: Server, size: int, patience: int) -> bytes | None:
+    have, fruitless = b"", 0
+    while len(have) < size:
+        try:
+            piece = server.receive(len(have))
+        except ConnectionError:
+            piece = b""
+        have += piece
+        fruitless = 0 if piece else fruitless + 1
+        if fruitless == patience:
+            return None
+    return have
+
+
+class Anew(Exercise):
+    """A server remembers what it has sent, so each run gets one that is at its beginning."""
+
+    def _run(self, attempt: Callable[..., Any], case: tuple[Any, ...]) -> Any:
+        server, *rest = case
+        return super()._run(attempt, (server.again(), *rest))
+
+
+fetched = Anew(
+    "fetched", _fetched, ("all bytes, or None",), fetch_cases,
+    mistakes_in(_fetched, {
+        "always from 0": ("you ask from byte 0 each time, and so the beginning is there more than"
+            " once. Ask for what is missing: from len(have) on.",
+            "server.receive(len(have))", "server.receive(0)"),
+        "gives up at a break": ("you give up at the first broken connection. What has come is kept:"
+            " ask again.", 'piece = b""\n        have', 'return None\n        have'),
+        "never forgives": ("you count all tries that brought nothing. Only those in a row count:"
+            " bytes set the count back to 0.",
+            "fruitless = 0 if piece else fruitless + 1",
+            "fruitless = fruitless if piece else fruitless + 1"),
+        "one try too many": ("you try once more than `patience` allows.",
+            "fruitless == patience", "fruitless > patience"),
+        "breaks do not count": ("you count tries that stall, and not those that break. Both bring"
+            " nothing.", 'piece = b""\n        have', 'continue\n        have'),
+    }),
+    praise="`gptoss_edu.weights.fetch` does this for 13.8 GB, and compares the sha256 at the end.",
 )  # fmt: skip

@@ -308,3 +308,68 @@ top_p = Exercise(
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
     like="gptoss_edu.sampling.filter_logits",
 )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def prefill_cases() -> Iterator[tuple[Any, ...]]:
+    """Arguments of `prefill`: prompts of one length, of two, and more for a cache that holds some.
+
+    Nine tokens outgrow the window of six, and with it the ring.
+    """
+    params, rng = _params(3), np.random.default_rng(4)
+    cache = empty_cache(CONFIG, 2, 16)
+    for lengths in ((4, 4), (3, 9)):
+        yield params, _padded(rng, lengths), cache, CONFIG
+    cache = _read(params, _padded(rng, (3, 9)))
+    yield params, _padded(rng, (5, 2)), cache, CONFIG
+
+
+def _padded(rng: np.random.Generator, lengths: tuple[int, ...]) -> jax.Array:
+    tokens_BT = rng.integers(0, CONFIG.vocab_size, (len(lengths), max(lengths)))
+    return jnp.asarray(
+        np.where(np.arange(max(lengths)) < np.array(lengths)[:, None], tokens_BT, -1)
+    )
+
+
+def right_prefill(
+    params: Params, tokens_BT: jax.Array, cache: Cache, config: Config
+) -> tuple[jax.Array, Cache]:
+    """The library's, written out: (logits_BV, cache)."""
+    real_BT = tokens_BT >= 0
+    count_B = real_BT.sum(axis=1)
+    position_BT = cache.length_B[:, None] + jnp.arange(tokens_BT.shape[1])
+    position_BT = jnp.where(real_BT, position_BT, -1)
+    x_BTD = params.embedding_VD[jnp.maximum(tokens_BT, 0)]
+    places = *rope_tables(position_BT, config), position_BT
+    kvs = []
+    for index, (layer, kv) in enumerate(zip(params.layers, cache.layers, strict=True)):
+        x_BTD, kv, _ = model.block(layer, x_BTD, *places, kv, config, config.window(index))
+        kvs.append(kv)
+    last_BD = x_BTD[jnp.arange(len(x_BTD)), count_B - 1]
+    logits_BV = unembed(params, last_BD[:, None], config.rms_eps)[:, 0]
+    return logits_BV, Cache(tuple(kvs), cache.length_B + count_B)
+
+
+prefill = Exercise(
+    "prefill", right_prefill, ("logits_BV", "cache"), prefill_cases,
+    mistakes_in(right_prefill, {
+        "the last column for all": ("you read the logits in the last column. There the shorter"
+            " prompt has padding: each row's last token stands at its own length minus one.",
+            "x_BTD[jnp.arange(len(x_BTD)), count_B - 1]", "x_BTD[:, -1]"),
+        "padding has positions": ("the padding has positions of its own, so its keys are stored as"
+            " if they were text. Give it the position -1, which no store keeps.",
+            "jnp.where(real_BT, position_BT, -1)", "position_BT"),
+        "positions begin at zero": ("the positions begin at 0 although the cache holds tokens"
+            " already. Each row goes on at its own cache.length_B.",
+            "cache.length_B[:, None] +", "0 * cache.length_B[:, None] +"),
+        "the longest row's position for all": ("all rows go on where the longest one ends. Each"
+            " has its own length: take cache.length_B whole, as a column.",
+            "cache.length_B[:, None] +", "0 * cache.length_B[:, None] + cache.length_B.max() +"),
+        "padding is counted": ("the logits are right, but every row's length grows by the width"
+            " of the array. Only real tokens count: tokens_BT >= 0.",
+            "cache.length_B + count_B)", "cache.length_B + tokens_BT.shape[1])"),
+    }),
+    praise="Right for rows of different lengths, and for a cache that held tokens already.",
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chapter 05: write `decode_byte`, `quantize_block` and `checkpoint_bytes`.
+"""Chapter 05: write `decode_byte`, `quantize_block`, `checkpoint_bytes` and `best_byte`.
 
     from gptoss_edu.course.checks import mxfp4
     mxfp4.decode_byte(my_decode_byte)
@@ -248,4 +248,65 @@ checkpoint_bytes = Exercise(
     }),
     praise="To the last byte, for a small model and for both published ones.",
     note=lambda case, found, right: as_many(found, right, _stored(case[0])),
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def best_cases() -> Iterator[tuple[np.ndarray]]:
+    """Arguments of `best_byte`: where the rule is best and where it is not, ties, extremes."""
+    rng = np.random.default_rng(54)
+    for size in (0.05, 3.0):
+        yield ((size * rng.standard_normal(BLOCK)).astype(np.float32),)
+    yield (np.append(np.full(30, 0.9), [7.9, -7.8]).astype(np.float32),)  # not to be cut off
+    yield (np.append(np.full(31, 0.37), 6.3).astype(np.float32),)  # better cut off
+    yield (np.append(np.full(31, 0.5), 7.5).astype(np.float32),)  # one large error, not 31 small
+    yield (np.tile([1.0, -2.0, 0.5, 0.0], 8).astype(np.float32),)  # several bytes lose nothing
+    outlier = (0.02 * rng.standard_normal(BLOCK)).astype(np.float32)
+    outlier[3] = 0.9
+    yield (outlier,)
+    for size in (1e-33, 1e33):
+        yield ((size * rng.standard_normal(BLOCK)).astype(np.float32),)
+    yield (np.zeros(BLOCK, np.float32),)
+
+
+def _best(w_32: np.ndarray) -> int:
+    """Every byte is tried."""
+    losses = []
+    for byte in range(255):
+        stored = 2.0 ** (byte - 127) * VALUES.astype(np.float64)
+        gap = np.abs(w_32.astype(np.float64)[:, None] - stored).min(axis=1)
+        losses.append((gap**2).sum())
+    return int(np.argmin(losses))
+
+
+def _by_rule(w_32: np.ndarray) -> int:
+    largest = float(np.abs(w_32).max())
+    return math.floor(math.log2(largest)) - 2 + 127 if largest else 0
+
+
+def _never_cut(w_32: np.ndarray) -> int:
+    largest = float(np.abs(w_32).max())
+    return math.ceil(math.log2(largest / 6)) + 127 if largest else 0
+
+
+best_byte = Exercise(
+    "best_byte", _best, ("byte",), best_cases,
+    mistakes_in(_best, {
+        "the rule of the standard": ("you follow the rule of the standard. It looks at the largest"
+            " weight only; for some blocks the next byte loses less. Measure the loss.", _by_rule),
+        "nothing is cut off": ("your byte never cuts a weight off. Sometimes the block loses less"
+            " when its largest weight does become 6 times the scale: measure the loss.",
+            _never_cut),
+        "errors that are not squared": ("you add up the errors without squaring them. The loss is"
+            " the sum of the squares, so one large error costs more than many small ones.",
+            "(gap**2)", "gap"),
+        "only the largest error": ("you minimize the largest error. The loss adds up the squares"
+            " of all of them.", "(gap**2).sum()", "gap.max()"),
+        "the largest of equals": ("of several bytes that lose equally little you return the"
+            " largest. Asked for is the smallest: np.argmin takes the first of equals.",
+            "int(np.argmin(losses))", "254 - int(np.argmin(losses[::-1]))"),
+    }),
+    praise="The best byte for every block, also where the rule of the standard has another.",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chapter 02: write `rotate`, `to_half_split`, `yarn` and `first_lost_position`.
+"""Chapter 02: write `rotate`, `to_half_split`, `yarn`, `first_lost_position`, `shift_keys`.
 
     from gptoss_edu.course.checks import rope
     rope.rotate(my_rotate)
@@ -217,4 +217,46 @@ first_lost_position = Exercise(
             " survive as long as a step is at most 1.", lambda dtype: 2 ** _about(dtype).nmant),
     },
     praise="Right for bfloat16, float16 and two kinds of float8.",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 5
+
+
+def shift_cases() -> Iterator[tuple[jax.Array, int, np.ndarray]]:
+    """Arguments of `shift_keys`: rotated keys, how far they move, and frequencies."""
+    for seed, (B, S, K, H, shift) in enumerate(
+        [(1, 4, 2, 6, 1), (2, 5, 3, 8, 37), (2, 3, 4, 10, 200)]
+    ):
+        rng = np.random.default_rng(seed)
+        inv_C = (10.0 ** -rng.uniform(0.5, 3, H // 2)).astype(np.float32)
+        k_BSKH = jnp.asarray(rng.standard_normal((B, S, K, H)), jnp.float32)
+        position_BS = jnp.asarray(shift + np.tile(np.arange(S), (B, 1)))
+        yield library.rotate(k_BSKH, *library.cos_sin(position_BS, inv_C, 1.3)), shift, inv_C
+
+
+def right_shift(k_BSKH: jax.Array, shift: int, inv_C: np.ndarray) -> jax.Array:
+    """Turned back by the angle of `shift` positions, whatever the position."""
+    angle_C = shift * inv_C
+    cos, sin = jnp.cos(angle_C), jnp.sin(angle_C)
+    first, second = jnp.split(k_BSKH, 2, axis=-1)
+    return jnp.concatenate([first * cos + second * sin, second * cos - first * sin], axis=-1)
+
+
+shift_keys = Exercise(
+    "shift_keys", right_shift, ("k_BSKH",), shift_cases,
+    mistakes_in(right_shift, {
+        "forward": ("you turn the keys further on. They move to smaller positions, so turn them"
+            " back: by the angle −shift · inv_C.", "angle_C = shift", "angle_C = -shift"),
+        "another angle for each key": ("you turn each key by another angle. All of them move by the"
+            " same number of positions, wherever they stand.", "angle_C = shift * inv_C",
+            "angle_C = (shift * (1 + jnp.arange(k_BSKH.shape[1])))[:, None, None] * inv_C"),
+        "interleaved": ("you pair neighbors. Here number c goes with number c + H/2.",
+            "jnp.split(k_BSKH, 2, axis=-1)", "(k_BSKH[..., 0::2], k_BSKH[..., 1::2])"),
+        "the concentration again": ("the keys have become longer. They carry the concentration"
+            " already: multiply by cosine and sine alone.",
+            "jnp.cos(angle_C), jnp.sin(angle_C)", "1.3 * jnp.cos(angle_C), 1.3 * jnp.sin(angle_C)"),
+    }),
+    praise="A cache moves without its tokens being read again.",
+    atol=1e-4,
 )  # fmt: skip

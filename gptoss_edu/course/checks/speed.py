@@ -1,4 +1,5 @@
-"""Chapter 08: write `token_bytes`, `steps_that_agree`, `context_bytes` and `prefill_bytes`.
+"""Chapter 08: write `token_bytes`, `steps_that_agree`, `context_bytes`, `prefill_bytes` and
+`tiled_product`.
 
     from gptoss_edu.course.checks import speed
     speed.token_bytes(my_token_bytes)
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gptoss_edu.course.checks import Exercise, mistakes_in
+from gptoss_edu.mxfp4 import VALUES
 
 # ------------------------------------------------------------------------------------ exercise 1
 
@@ -175,4 +179,48 @@ prefill_bytes = Exercise(
             " / tokens", ""),
     }),
     praise="That is why a prompt is read much faster than an answer is written.",
+)  # fmt: skip
+
+# ------------------------------------------------------------------------------------ exercise 5
+
+
+def tiled_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Arguments of `tiled_product`: x_I, blocks_LJUW and scales_LJW; L tiles of W outputs each."""
+    rng = np.random.default_rng(13)
+    for L, J, U, W in ((1, 1, 2, 3), (2, 3, 16, 4), (3, 2, 16, 5)):
+        blocks_LJUW = rng.integers(0, 256, (L, J, U, W)).astype(np.uint8)
+        scales_LJW = rng.integers(122, 131, (L, J, W)).astype(np.uint8)
+        yield rng.standard_normal(2 * J * U).astype(np.float32), blocks_LJUW, scales_LJW
+
+
+def _tiled(x_I: np.ndarray, blocks_LJUW: np.ndarray, scales_LJW: np.ndarray) -> np.ndarray:
+    L, J, U, W = blocks_LJUW.shape
+    x_JU2 = x_I.reshape(J, U, 2)
+    y_LW = np.zeros((L, W), np.float32)
+    for tile, block in np.ndindex(L, J):
+        bytes_UW = blocks_LJUW[tile, block]
+        sum_W = x_JU2[block, :, 0] @ VALUES[bytes_UW & 15]
+        sum_W = sum_W + x_JU2[block, :, 1] @ VALUES[bytes_UW >> 4]
+        y_LW[tile] += sum_W * np.exp2(scales_LJW[tile, block].astype(np.float32) - 127)
+    return y_LW.reshape(L * W)
+
+
+tiled_product = Exercise(
+    "tiled_product", _tiled, ("y_O",), tiled_cases,
+    mistakes_in(_tiled, {
+        "nibbles the wrong way round": ("you give the high nibble to the first of two inputs. The"
+            " low one comes first: byte u holds the inputs 2u and 2u + 1 of its block.",
+            "x_I.reshape(J, U, 2)", "x_I.reshape(J, U, 2)[:, :, ::-1]"),
+        "halves of a block": ("you give the low nibbles to the first half of a block and the high"
+            " ones to the second. Neighbors share a byte.",
+            "x_JU2 = x_I.reshape(J, U, 2)", "x_JU2 = x_I.reshape(J, 2, U).swapaxes(1, 2)"),
+        "one scale for all": ("you use the scales of the first block everywhere. Each block of 32"
+            " inputs has its own.", "scales_LJW[tile, block]", "scales_LJW[tile, 0]"),
+        "only the last block": ("you overwrite the sum of a tile with each block. Add it.",
+            "y_LW[tile] +=", "y_LW[tile] ="),
+        "outputs dealt out": ("your outputs come one from each tile in turn. A tile holds"
+            " neighbors: all of the first tile come first.",
+            "y_LW.reshape(L * W)", "y_LW.T.reshape(L * W)"),
+    }),
+    praise="That is `packed_product` of native.cc, but for vectors, threads and prefetching.",
 )  # fmt: skip

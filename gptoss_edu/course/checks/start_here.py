@@ -1,4 +1,4 @@
-"""Chapter 00: write `by_channel`, `count_parameters` and `largest_difference`.
+"""Chapter 00: write `by_channel`, `count_parameters`, `largest_difference` and `hidden_steps`.
 
 from gptoss_edu.course.checks import start_here
 start_here.by_channel(my_by_channel)
@@ -209,4 +209,65 @@ largest_difference = Exercise(
             "a.shape != b.shape", "False"),
     }),
     praise="It sees negative differences, NaN, and shapes that only look alike.",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+Scores = Callable[[Sequence[int]], np.ndarray]
+
+
+def _model(seed: int, off: float = 0.0, from_step: int = 99, wrong: float = 0.0) -> Scores:
+    """A model of 7 tokens, always the same; from a length on its scores are wrong."""
+
+    def scores(ids: Sequence[int]) -> np.ndarray:
+        rng = np.random.default_rng([seed, *ids])
+        score_V = rng.standard_normal(7) * 3
+        noise_V = np.random.default_rng([9, *ids]).uniform(-1, 1, 7)
+        return score_V + off * noise_V + (wrong * noise_V if len(ids) >= from_step else 0)
+
+    return scores
+
+
+def hidden_cases() -> Iterator[tuple[Scores, Scores, tuple[int, ...], int]]:
+    """Arguments of `hidden_steps`: late, never, at once, by a NaN, and a shrinking difference."""
+    yield _model(1), _model(1, 0.02, 6, 9.0), (3, 1), 12
+    yield _model(2), _model(2, 0.01), (5,), 6
+    yield _model(3), _model(4), (1, 2, 0), 5
+    yield _model(5), _model(5, 0.05, 5, np.nan), (2, 2), 9
+    yield _model(6, 0.3), _model(6), (4,), 1
+    yield _model(7), _model(7, 0.4), (6, 0, 1, 2), 30
+
+
+def right_hidden(right: Scores, wrong: Scores, ids: Sequence[int], most: int) -> tuple[int, float]:
+    """Tokens until the two would choose differently, and the largest difference of scores."""
+    largest = 0.0
+    for step in range(most):
+        a, b = right(ids), wrong(ids)
+        gap = float(np.abs(a - b).max())
+        largest = max(largest, math.inf if math.isnan(gap) else gap)
+        if np.argmax(a) != np.argmax(b):
+            return step, largest
+        ids = (*ids, int(np.argmax(a)))
+    return most, largest
+
+
+hidden_steps = Exercise(
+    "hidden_steps", right_hidden, ("the steps", "the difference"), hidden_cases,
+    mistakes_in(right_hidden, {
+        "counted from 1": ("you count the token that differs. Return how many came before it.",
+            "return step,", "return step + 1,"),
+        "the last difference": ("you return the difference of the last step. The largest of all"
+            " steps is wanted: it may come long before the choices differ.",
+            "largest = max(largest, math.inf if math.isnan(gap) else gap)",
+            "largest = math.inf if math.isnan(gap) else gap"),
+        "signed": ("a difference may be negative, too: take absolute values first.",
+            "np.abs(a - b).max()", "(a - b).max()"),
+        "NaN is no difference": ("a NaN in the scores gets lost, since max() and > are blind to"
+            " it. It should give math.inf.", "math.inf if math.isnan(gap) else gap",
+            "0.0 if math.isnan(gap) else gap"),
+        "the text does not grow": ("both are asked about the same text again and again. Append the"
+            " token that was chosen.", "(*ids, int(np.argmax(a)))", "ids"),
+    }),
+    praise="The text may look right for a long time; the scores tell at the first step.",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chapter 01: write `merges`, `conversation` and `header`.
+"""Chapter 01: write `merges`, `conversation`, `header` and `injection_test`.
 
     from gptoss_edu.course.checks import tokens
     tokens.merges(my_merges)
@@ -20,9 +20,11 @@ from gptoss_edu.tokenizer import (
     CHANNEL,
     CONSTRAIN,
     END,
+    FIRST_CONTROL,
     MESSAGE,
     START,
     Tokenizer,
+    byte_ids,
     load_encoding,
 )
 
@@ -311,4 +313,89 @@ header = Exercise(
             " marker.", "else:", 'elif "<|constrain|>" in header:'),
     }),
     praise="Every spelling is understood, and so every tool call runs.",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+Written = Sequence[tuple[str, str]]
+Renderer = Callable[[Written], list[int]]
+SPECIAL = ("start", "end", "message", "channel", "constrain", "return", "call", "startoftext",
+           "endoftext")  # fmt: skip
+PEOPLE = ("system", "developer", "user", "assistant", "tool")
+
+
+def _renderer(
+    spoil: Callable[[str], str] = str,
+    allowed: Sequence[str] = (),
+    roles: Sequence[str] = PEOPLE,
+    first: int = 0,
+    encode: Callable[[str], list[int]] | None = None,
+) -> Renderer:
+    """A renderer that lets `allowed` through in texts of `roles`, from message `first` on."""
+
+    def render(messages: Written) -> list[int]:
+        ids: list[int] = []
+        for index, (role, text) in enumerate(messages):
+            open_ = {f"<|{name}|>" for name in allowed} if role in roles and index >= first else ()
+            said = spoil(text)
+            inside = encode(said) if encode else load_encoding().encode(
+                said, allowed_special=set(open_), disallowed_special=()
+            )  # fmt: skip
+            ids += [START, *Tokenizer().encode(role), MESSAGE, *inside, END]
+        return [*ids, START, *Tokenizer().encode("assistant")]
+
+    return render
+
+
+def _by_bytes(text: str) -> list[int]:
+    return [byte_ids()[byte] for byte in text.encode()]
+
+
+def renderer_cases() -> Iterator[tuple[Renderer]]:
+    """Arguments of `injection_test`: safe ones, and ones with a single open door each."""
+    yield (_renderer(),)
+    yield (_renderer(allowed=SPECIAL),)
+    yield (_renderer(encode=_by_bytes),)  # other ids, and no less safe
+    yield (_renderer(allowed=("return",)),)
+    yield (_renderer(allowed=SPECIAL, roles=("tool",)),)
+    yield (_renderer(allowed=SPECIAL, first=1),)
+    yield (_renderer(spoil=lambda text: text.replace("<|", "")),)
+    yield (_renderer(allowed=("startoftext", "constrain")),)
+
+
+def right_injection(render: Renderer) -> bool:
+    """Does no text become a special token, and is every text still there?"""
+    decode = Tokenizer().decode
+    for role in PEOPLE:
+        for name in SPECIAL:
+            text = f"a <|{name}|> b"
+            plain = render([("user", "Hi"), (role, "a b")])
+            ids = render([("user", "Hi"), (role, text)])
+            if sum(i >= FIRST_CONTROL for i in ids) != sum(i >= FIRST_CONTROL for i in plain):
+                return False
+            if text not in decode(ids):
+                return False
+    return True
+
+
+SPECIAL_COUNT = "if sum(i >= FIRST_CONTROL for i in ids) != sum(i >= FIRST_CONTROL for i in plain):"
+
+injection_test = Exercise(
+    "injection_test", right_injection, ("the verdict",), renderer_cases,
+    mistakes_in(right_injection, {
+        "one token only": ("you try one special token. A renderer may let others through.",
+            "for name in SPECIAL", 'for name in ("end",)'),
+        "the user only": ("you let only the user attack. Tool results are written by strangers,"
+            " too, and so is every text that is read from a file.",
+            "for role in PEOPLE", 'for role in ("user",)'),
+        "the first message only": ("you look at the first message only. A renderer may treat those"
+            " that follow in another way.", '[("user", "Hi"), (role, ', "[(role, "),
+        "texts are compared": ("you look at the text alone. A forged token decodes to the very text"
+            " that was typed, so compare ids: how many are special?", SPECIAL_COUNT, "if False:"),
+        "the text may be lost": ("a renderer that takes `<|` out of what people write changes what"
+            " they say. It should fail: decode the prompt, and look for the text.",
+            "if text not in decode(ids):", "if False:"),
+    }),
+    praise="Your test finds every open door, and lets the safe ones pass.",
 )  # fmt: skip

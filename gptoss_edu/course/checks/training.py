@@ -137,3 +137,53 @@ held_out = Exercise(
     }),
     praise="Right, and the same on every machine and in every year.",
 )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def adamw_cases() -> Iterator[tuple[object, ...]]:
+    """Arguments of `adamw`: a first step, a later one, and gradients next to nothing."""
+    rng = np.random.default_rng(5)
+    settings = 0.1, 0.9, 0.95, 1e-8, 0.1  # rate, b1, b2, eps, decay
+    w, g = rng.standard_normal(4), rng.standard_normal(4)
+    yield w, g, np.zeros(4), np.zeros(4), 1, *settings
+    m, v = 0.3 * rng.standard_normal(4), rng.random(4)
+    yield 20 * w, g[::-1].copy(), m, v, 3, *settings
+    yield w, 1e-8 * g, np.zeros(4), np.zeros(4), 1, *settings
+
+
+def right_adamw(
+    w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
+    rate: float, b1: float, b2: float, eps: float, decay: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """One step of AdamW: the weights after it, and both running means."""
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * g**2
+    fair_m = m / (1 - b1**t)
+    fair_v = v / (1 - b2**t)
+    update = fair_m / (np.sqrt(fair_v) + eps) + decay * w
+    return w - rate * update, m, v
+
+
+adamw = Exercise(
+    "adamw", right_adamw, ("w", "m", "v"), adamw_cases,
+    mistakes_in(right_adamw, {
+        "no bias correction": ("the means are used as they are. They began at 0, so after t steps"
+            " they are too small by the factor 1 - b**t: divide by it, each by its own.",
+            "m / (1 - b1**t)", "m", "v / (1 - b2**t)", "v"),
+        "decay goes through the gradient": ("the decay is part of the gradient, so it is divided by"
+            " the root of v, too. That is Adam with an L2 penalty; the W of AdamW says that the"
+            " decay goes past both means, straight to the weights.",
+            "m = b1 * m + (1 - b1) * g", "g = g + decay * w\n    m = b1 * m + (1 - b1) * g",
+            " + decay * w\n    return", "\n    return"),
+        "ε inside the root": ("ε stands inside the root. There it is 1e-4 to a gradient, and the"
+            " smallest gradients stop counting: add it after the root.",
+            "(np.sqrt(fair_v) + eps)", "np.sqrt(fair_v + eps)"),
+        "the decay forgets the rate": ("the decay is not multiplied by the rate: at rate 0 nothing"
+            " may move.", "w - rate * update", "w - rate * (update - decay * w) - decay * w"),
+        "v averages the gradients": ("v averages the gradients themselves. It is the mean of their"
+            " squares: otherwise opposite signs cancel.", "g**2", "np.abs(g)"),
+    }),
+    praise="Right at the first step, at a later one, and for gradients next to nothing.",
+)  # fmt: skip
