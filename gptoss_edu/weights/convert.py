@@ -55,7 +55,8 @@ from gptoss_edu.weights.mapped import (
 )
 from gptoss_edu.weights.progress import bar
 from gptoss_edu.weights.reading import Form, transposed
-from gptoss_edu.weights.shards import Pending, Tensor, check_numbers, map_array, write_file
+from gptoss_edu.weights.shards import Tensor, check_numbers, map_array
+from gptoss_edu.weights.writing import Pending, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most

@@ -254,7 +254,7 @@ def compare_files(folder: Path, seen: Seen, known: Known) -> list[Row]:
     count = len(expected)
     rows = [summary("file sizes", wrong_sizes, f"{count} of {count} files as expected", again)]
     if unknown == count:
-        return [*rows, Row("sha256", UNCHECKED, "the size is published, no sha256 was found")]
+        return [*rows, Row("sha256", UNCHECKED, "only the sizes are known")]
     return [*rows, summary("sha256", wrong_bytes, f"{count} of {count} files, every bit", again)]
 
 

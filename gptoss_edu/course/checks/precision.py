@@ -67,6 +67,7 @@ def pick_cases() -> Iterator[tuple[float, dict[str, float]]]:
     needs = {"mxfp4": 13.4, "bf16": 39.6, "fp8": 21.8}
     for memory in (15.75, 31.25, 79.1, 39.6, 13.4, 8.0):
         yield memory, needs
+    yield 20.0, {"fp6": 15.0, "fp8": 40.0, "bf16": 12.0}
     yield 5.0, {"int8": 4.0, "fp8": 4.5, "mxfp4": 3.0}
 
 
@@ -96,16 +97,11 @@ pick = Exercise(
 
 def spec_cases() -> Iterator[tuple[str]]:
     """Arguments of `spec`: names of arrays, without attribute or layer."""
-    yield from (
-        ("w_q_DNH",),
-        ("w_gate_up_EDP",),
-        ("norm_D",),
-        ("k_BSKH",),
-        ("blocks_EJUO",),
-        ("sinks_N",),
-        ("scores_NK",),
-        ("unembedding_DV",),
-    )
+    for letter in "NKPFVOEDH":
+        yield (f"w_{letter}",)
+    names = "w_q_DNH w_gate_up_EDP w_down_EFD norm_D k_BSKH x_BTH blocks_EJUO sinks_N mask_NDF"
+    for name in f"{names} scores_NK logits_BTV unembedding_DV".split():
+        yield (name,)
 
 
 def _right_spec(name: str) -> list[str]:
@@ -134,11 +130,9 @@ spec = Exercise(
         "whole axes left out": ("an axis that is not cut needs an entry, too: 'whole'. Otherwise"
             " the next axis is taken for it.",
             lambda name: [axis for axis in _right_spec(name) if axis != WHOLE]),
-        "keys left whole": ("kv heads are left whole. K is cut like N, so that a query head and"
-            " its kv head are on one device.",
-            "AXES.get(letter, WHOLE)", '(AXES | {"K": WHOLE}).get(letter, WHOLE)'),
-        "width cut": ("you cut the width D. Every block reads and adds to all of it: leave it"
-            " whole.", "AXES", '(AXES | {"D": "tensor"})'),
+        "None for whole": ("an axis that is not cut is called 'whole' here. None is what JAX's own"
+            " PartitionSpec says for it.",
+            lambda name: [None if axis == WHOLE else axis for axis in _right_spec(name)]),
     }),
     praise="Eleven lines place every weight of the 20B on eight devices.",
 )  # fmt: skip
@@ -148,6 +142,9 @@ spec = Exercise(
 
 def flip_cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Arguments of `first_flip`: chosen experts [L, T, X], by two precisions."""
+    truth_LTX = np.array([[[1, 4], [0, 5]], [[2, 3], [3, 4]]])
+    for pair in ([4, 1], [1, 6]):  # the same sum as 2 and 3, and the same product
+        yield truth_LTX, np.array([[[4, 1], [0, 5]], [pair, [3, 4]]])
     rng = np.random.default_rng(7)
     for changes in ([(2, 1), (1, 4)], [(0, 5), (2, 1), (3, 4)], [(3, 6)]):
         truth_LTX = np.argsort(rng.random((4, 7, 12)), axis=-1)[..., :3]

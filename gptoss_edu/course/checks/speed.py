@@ -22,6 +22,7 @@ from gptoss_edu.mxfp4 import VALUES
 
 def token_cases() -> Iterator[tuple[dict[str, int], int, int]]:
     """Arguments of `token_bytes`: bytes by name, experts of a layer, experts per token."""
+    yield {"embedding": 50, "layer 0 experts": 30, "unembedding": 40}, 4, 1
     small = {"embedding": 700, "layer 0 attention": 90, "layer 0 router": 12}
     small |= {"layer 0 experts": 640, "last norm": 4, "unembedding": 500}
     yield small, 8, 2
@@ -65,6 +66,8 @@ token_bytes = Exercise(
 
 def agree_cases() -> Iterator[tuple[list[int], list[float], list[int], list[float]]]:
     """Arguments of `steps_that_agree`: tokens and log-probabilities, found and published."""
+    for ours, theirs in ((-1.21, -1.0), (-0.81, -1.0), (-0.79, -1.0), (-0.21, -0.1), (-0.0, -0.1)):
+        yield [7], [ours], [7], [theirs]  # either side of 0.1 + 0.1 * |theirs|
     published, sure = [11, 7, 29, 5, 3], [-0.04, -1.2, -2.2, -0.9, -1.6]
     yield published, sure, published, sure
     yield [11, 7, 29, 4, 3], sure, published, sure
@@ -101,8 +104,6 @@ steps_that_agree = Exercise(
             " says nothing.", "a != b or ", ""),
         "all that agree": ("you count agreement anywhere. After the first difference both read"
             " other texts: stop there.", "break", "continue"),
-        "one side": ("you miss log-probabilities that are too low. Take the absolute difference.",
-            "abs(x - y)", "x - y"),
     }),
     praise="`python -m gptoss_edu verify` asks this of your copy.",
 )  # fmt: skip
@@ -114,7 +115,7 @@ def context_cases() -> Iterator[tuple[int, list[int], int, int]]:
     """Arguments of `context_bytes`: tokens, window of each layer or 0, kv heads, numbers in one."""
     for context in (100, 128, 4096, 131_072):
         yield context, [128, 0] * 12, 8, 64
-    yield 5, [3, 0, 3, 0, 0], 2, 7
+    yield from ((5, [3, 0, 3, 0, 0], 2, 7), (5, [3], 1, 1), (2, [3], 1, 1), (5, [0], 1, 1))
 
 
 def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> int:
@@ -125,7 +126,8 @@ def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> 
 context_bytes = Exercise(
     "context_bytes", _context, ("bytes",), context_cases,
     mistakes_in(_context, {
-        "keys only": ("your number is half of it: each token leaves a key and a value.",
+        "keys only": ("your number is half of it: each token leaves a key and a value, and each of"
+            " their numbers takes 4 bytes here.",
             "2 * ", ""),
         "no window": ("you count the whole text on every layer. A sliding layer reads its window,"
             " and no more.", "min(context, window or context)", "context"),
@@ -144,7 +146,7 @@ def prefill_cases() -> Iterator[tuple[int, float, float, int, int]]:
     """Arguments of `prefill_bytes`: tokens, bytes of an expert, of all else, experts, chosen."""
     for tokens in (1, 2, 8, 128, 512):
         yield tokens, 317.0, 2440.0, 32, 4
-    yield 3, 10.0, 7.0, 6, 2
+    yield from ((3, 10.0, 7.0, 6, 2), (2, 10.0, 0.0, 4, 1), (2, 0.0, 6.0, 4, 1))
 
 
 def _prefill(
