@@ -56,6 +56,11 @@ PLANTED = {
         ("compiling counted as decode", "ticks[0] - after", "ticks[0]"),
         ("only the first program", "before + after", "before"),
     ],
+    ("colab", "fetched"): [
+        ("always from 0", "receive(len(have))", "receive(0)"),
+        ("never forgives", "0 if piece else fruitless + 1", "fruitless + (not piece)"),
+        ("one try too many", "fruitless == patience", "fruitless > patience"),
+    ],
     ("full_model", "block"): [
         ("no residual around attention", "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD"),
         ("no residual around the experts", "return x_BTD + y_BTD, kv", "return y_BTD, kv"),
@@ -135,6 +140,21 @@ PLANTED = {
         ("the last", "np.argwhere(flipped_LT)[0]", "np.argwhere(flipped_LT)[-1]"),
         ("swapped", "return int(layer), int(token)", "return int(token), int(layer)"),
     ],
+    ("precision", "nearest_fp8"): [
+        ("one bit too few", " - 3)", " - 2)"),
+        ("no subnormal numbers", "np.maximum(exponent - 1, -6)", "(exponent - 1)"),
+        ("half up", "np.round(x / step)", "np.floor(x / step + 0.5)"),
+    ],
+    ("precision", "must_stay_wide"): [
+        ("the harmless one", "max(moved, key", "min(moved, key"),
+        ("signed", "np.abs(network(rounded) - right)", "(network(rounded) - right)"),
+        ("the rounding itself", "network(rounded) - right", "rounded[name] - tensors[name]"),
+    ],
+    ("precision", "summed_down"): [
+        ("no sum over devices", 'jax.lax.psum(part_TD, "tensor")', "part_TD"),
+        ("bias on every device", 'psum(part_TD, "tensor") + b_D', 'psum(part_TD + b_D, "tensor")'),
+        ("the mean", "psum", "pmean"),
+    ],
     ("rope", "rotate"): [
         ("two minus signs", "second * cos + first * sin", "second * cos - first * sin"),
         ("two plus signs", "first * cos - second * sin", "first * cos + second * sin"),
@@ -174,6 +194,11 @@ PLANTED = {
         ("one by one", "experts * (1 - (1 - chosen / experts) ** tokens)", "chosen * tokens"),
         ("all experts", "experts * (1 - (1 - chosen / experts) ** tokens)", "experts"),
         ("the rest per token", "+ other_bytes) / tokens", "+ other_bytes * tokens) / tokens"),
+    ],
+    ("speed", "tiled_product"): [
+        ("nibbles the wrong way round", "reshape(J, U, 2)", "reshape(J, U, 2)[:, :, ::-1]"),
+        ("only the last block", "y_LW[tile] +=", "y_LW[tile] ="),
+        ("outputs dealt out", "y_LW.reshape", "y_LW.T.reshape"),
     ],
     ("start_here", "by_channel"): [
         ("only the last piece", 'texts.get(piece.channel, "") + piece', "piece"),
