@@ -19,7 +19,7 @@ PLANTED = {
     ("attention", "window_mask"): [
         ("one key too many", "(distance_BTS < window)", "(distance_BTS <= window)"),
         ("one key too few", "(distance_BTS < window)", "(distance_BTS < window - 1)"),
-        ("the next token is visible", "(distance_BTS >= 0)", "(distance_BTS >= -1)"),
+        ("the future is visible", "(distance_BTS >= 0) & ", ""),
     ],
     ("attention", "shared_scores"): [
         ("heads come back in another order", "->BKGTS", "->BGKTS"),
@@ -92,7 +92,7 @@ PLANTED = {
     ],
     ("moe", "grouped"): [
         ("weights forgotten", "weight_TX[token, choice][:, None] * answer", "answer"),
-        ("plain mean", "weight_TX[token, choice][:, None] * answer", "answer / expert_TX.shape[1]"),
+        ("the last expert overwrites the others", "y_TD[token] +=", "y_TD[token] ="),
         ("the first weight for all choices", "weight_TX[token, choice]", "weight_TX[token, 0]"),
     ],
     ("moe", "active_parameters"): [

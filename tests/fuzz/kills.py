@@ -1,4 +1,5 @@
-"""Kill -9 at random moments of a conversion, a download and a save: is the next start right?
+"""Kill -9 at random moments of a conversion, a save, a download and compiling the kernels: is the
+next start right?
 
 `PYTHONPATH=tests python -m fuzz kills 100` kills each a hundred times; test_kills.py a few times.
 After each kill the next start must find every number and every byte, and once the same work has
@@ -8,6 +9,7 @@ been done again, nothing may be left lying about.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import random
@@ -27,6 +29,7 @@ import numpy as np
 import pytest
 from fake_hub import REPO, running, use_endpoint
 
+from gptoss_edu.cpu import build
 from gptoss_edu.weights import hub
 from gptoss_edu.weights.checkpoint import POCKET, load_model, save_checkpoint
 from gptoss_edu.weights.convert import convert
@@ -145,6 +148,23 @@ def after_download(root: Path) -> None:
     assert {path.name for path in (folder.parents[1] / "refs").iterdir()} == {"main"}
 
 
+# ---- the kernels ---------------------------------------------------------------------------------
+
+
+def do_kernels(root: Path, begin: Begin) -> None:
+    """Compile them, with the real compiler."""
+    begin()
+    build.built_library(build.find_compiler())
+
+
+def after_kernels(root: Path) -> None:
+    """The next call has a whole library, and in the user's cache is nothing else."""
+    library = build.built_library(build.find_compiler())
+    assert build.is_whole(library)
+    ctypes.CDLL(str(library))
+    assert [*library.parent.iterdir()] == [library]
+
+
 # ---- killing -------------------------------------------------------------------------------------
 
 
@@ -160,11 +180,13 @@ WORKS = {
     "convert": Work(before_convert, do_convert, after_convert),
     "save": Work(before_save, do_save, after_save),
     "download": Work(lambda root: None, do_download, after_download),
+    "kernels": Work(lambda root: None, do_kernels, after_kernels),
 }
 
 
 def perform(name: str, root: str, connection: Connection) -> None:
     """In a process of its own: do it, and say when it begins."""
+    os.environ["XDG_CACHE_HOME"] = str(Path(root, "cache"))  # the server that forks knows another
     WORKS[name].do(Path(root), lambda: connection.send("begin"))
 
 

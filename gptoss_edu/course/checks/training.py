@@ -21,7 +21,7 @@ from gptoss_edu.course.checks import Exercise, mistakes_in
 def loss_cases() -> Iterator[tuple[np.ndarray, int]]:
     """Arguments of `loss_positions`: a conversation, and the index of the reply's first token."""
     rng = np.random.default_rng(0)
-    for length, reply_at in ((9, 5), (14, 3), (6, 1)):
+    for length, reply_at in ((9, 5), (14, 3), (6, 1), (4, 2)):
         yield rng.permutation(100)[:length].astype(np.int32), reply_at
 
 
@@ -46,8 +46,6 @@ loss_positions = Exercise(
         "the stop token is left out": ("the last token is never asked for. It is the stop token: a"
             " model that never learned to write it never stops.",
             "len(tokens) - 1", "len(tokens) - 2"),
-        "the prompt counts and the reply does not": ("you have the two halves swapped: the prompt"
-            " is judged and the reply is not.", "reply_at - 1, len(tokens) - 1", "0, reply_at - 1"),
         "the targets are not moved": ("the positions are right, but each is paired with the token"
             " that stands there. The logits at position t are judged by token t + 1.",
             "where_L + 1", "where_L"),
@@ -61,6 +59,8 @@ loss_positions = Exercise(
 
 def uneven_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Arguments of `uneven`: M tokens, X choices among E experts, and which tokens are real."""
+    p_ME = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)
+    yield np.array([[0], [1], [2]]), p_ME, np.array([True, True, False])  # nobody asks expert 2
     for seed, (M, X, E) in enumerate(((7, 2, 5), (11, 3, 4))):
         rng = np.random.default_rng(seed)
         exp_ME = np.exp(rng.standard_normal((M, E)))
@@ -98,11 +98,6 @@ uneven = Exercise(
         "probabilities alone": ("you squared the mean probabilities. A probability that is a"
             " little too high does no harm; being chosen does. One of the two factors must be the"
             " share of choices.", "share_E * mean_E", "mean_E * mean_E"),
-        "each token for itself": ("you multiply token by token and average afterwards. That would"
-            " forbid a token to be sure of its experts. Average over the tokens first, then"
-            " multiply.",
-            "(share_E * mean_E).sum()",
-            "np.take_along_axis(probability_ME, expert_MX, axis=1).mean()"),
     }),
     praise="Right: 1 when the load is even, and more the more one-sided it is.",
 )  # fmt: skip
@@ -134,9 +129,6 @@ held_out = Exercise(
             "big", "little"),
         "the last four bytes": ("you take the last four bytes of the digest. As good as any, but"
             " the split has to be the same everywhere: take the first four.", "[:4]", "[-4:]"),
-        "one byte": ("you take a single byte. It has 256 values, and 26 of those end in 0: that is"
-            " more than a tenth. Take four bytes.",
-            'int.from_bytes(digest[:4], "big")', "digest[0]"),
         "Python's own hash": ("Python's hash() of a text changes with every start of Python. After"
             " a restart you would train on yesterday's test questions. Use sha256.",
             lambda task, pair: hash(f"{task}|{pair}") % 10 == 0),

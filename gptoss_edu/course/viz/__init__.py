@@ -12,7 +12,7 @@ from gptoss_edu.course.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
-from gptoss_edu.course.viz.autopsy import difference_maps, differences
+from gptoss_edu.course.viz.autopsy import autopsy_panel, difference_maps, differences
 from gptoss_edu.course.viz.experts import (
     expert_costs,
     expert_heat_map,
@@ -26,9 +26,12 @@ from gptoss_edu.course.viz.explore import Explorer, explore
 from gptoss_edu.course.viz.hardware import (
     format_lines,
     memory_ledger,
+    near_ties,
     roofline_plot,
     sharding_map,
+    timeline,
     token_bytes,
+    tpu_chip,
 )
 from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.course.viz.model import (
@@ -44,6 +47,8 @@ from gptoss_edu.course.viz.numbers import (
     block_panels,
     byte_picture,
     error_bars,
+    float_picture,
+    grid_histograms,
     memory_rows,
     number_line,
 )
@@ -51,11 +56,18 @@ from gptoss_edu.course.viz.panel import Panel, panel
 from gptoss_edu.course.viz.rotation import (
     Wheel,
     distance_plot,
+    head_panels,
     rotation_wheels,
     wavelength_plot,
     yarn_panel,
 )
 from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
+from gptoss_edu.course.viz.steppers import (
+    compile_stepper,
+    merge_stepper,
+    turning_arrows,
+    writing_loop,
+)
 from gptoss_edu.course.viz.tokens import (
     TokenRows,
     TokenStrip,
