@@ -19,6 +19,7 @@ PLACES = {
     **{f"0{number}": (58 + 102 * number, MAIN) for number in range(8)},
     "08": (892, MAIN - 41),
     "09": (892, MAIN + 41),
+    "a0": (58, SIDE),
     "a1": (612, SIDE),
     "a2": (450, SIDE),
     "symptoms": (296, SIDE),

@@ -18,7 +18,7 @@ PLAIN_C, YARN_C = (inverse_frequencies(64, **YARN, factor=factor)[0] for factor 
 def test_hands_tell_their_angles_and_whole_turns_are_taken_off():
     wheels = [Wheel("early", {"q": math.pi / 2}), Wheel("late", {"q": 8.5 * math.pi, "k": 1.0})]
     alt = check(viz.rotation_wheels(wheels))
-    assert alt == "Dials. early: q at 90°. late: q at 90°, k at 57°."
+    assert alt == "Dials. early: q at 90°. late: q at 90°, k at 57°, 33° apart, score 0.84."
 
 
 @pytest.mark.parametrize(

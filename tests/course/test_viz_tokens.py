@@ -96,7 +96,7 @@ def test_states_are_drawn_where_the_parser_was():
     picture = viz.parser_states(list(zip(ids, states, strict=True)), STATES)
     check(picture)
     assert "channel 2, text 3, between 1" in picture.alt
-    check(viz.parser_states([(90, "text")] * 100, STATES, per_row=30))
+    check(viz.parser_states([(90, "text")] * 100, STATES))
     check(viz.parser_states([], STATES))
 
 

@@ -38,8 +38,18 @@ class Wheel:
         """Radians of the rim that are asked for and were never seen."""
         return max(0.0, min(self.reached, TURN) - min(self.seen, TURN))
 
+    @property
+    def between(self) -> str:
+        """Of two hands of length 1: the angle between them, and their dot product, the score."""
+        if len(self.hands) != 2:
+            return ""
+        first, second = self.hands.values()
+        score = round(math.cos(first - second), 2) + 0.0
+        return f"{math.degrees(math.acos(math.cos(first - second))):.0f}° apart, score {score:.2f}"
+
     def __str__(self) -> str:
         hands = [f"{name} at {math.degrees(a) % 360:.0f}°" for name, a in self.hands.items()]
+        hands += [self.between] if self.between else []
         rim = [f"{min(self.seen, TURN) / TURN:.0%} of the rim seen, {self.new / TURN:.0%} new"]
         return f"{self.title}: {', '.join(hands + (rim if self.reached else []))}."
 
@@ -55,10 +65,10 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
         for axes, wheel in zip(panels, wheels, strict=True):
             _dial(axes, wheel)
         if rim:
-            figure.supxlabel("thick blue rim: angles seen in training   ·   red dashes: new angles")
+            figure.supxlabel("thick blue: angles seen in training   ·   red dots: new angles")
 
     alt = f"Dials. {' '.join(map(str, wheels))}"
-    return draw(paint, alt, width=2.2 * columns, height=2.2 * rows + (0.3 if rim else 0))
+    return draw(paint, alt, width=2.2 * columns, height=2.45 * rows + (0.3 if rim else 0))
 
 
 def _dial(axes: Axes, wheel: Wheel) -> None:
@@ -73,17 +83,24 @@ def _dial(axes: Axes, wheel: Wheel) -> None:
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 2, "ls": line, "shrinkA": 0}
         axes.annotate("", (0.95 * x, 0.95 * y), (0, 0), arrowprops=arrow)
         write(axes, 1.22 * x, 1.22 * y, name, color=color, weight="bold")
-    axes.set_title(wheel.title, fontsize=9.5, pad=2)
+    if wheel.between:
+        first, second = wheel.hands.values()
+        apart = (first - second + math.pi) % TURN - math.pi  # the short way round
+        low, high = sorted((second, second + apart))
+        _arc(axes, low, high, radius=0.4, color=INK, lw=1.5)
+        write(axes, 0, -1.58, wheel.between, fontsize=9)
+    axes.set_title(wheel.title, fontsize=9.5, pad=5)
     axes.set_xlim(-1.4, 1.4)
-    axes.set_ylim(-1.35, 1.35)
+    axes.set_ylim(-1.7 if wheel.between else -1.35, 1.4)
     axes.set_aspect("equal")
     axes.set_axis_off()
 
 
-def _arc(axes: Axes, start: float, end: float, **style: Any) -> None:
+def _arc(axes: Axes, start: float, end: float, radius: float = 1.0, **style: Any) -> None:
     if end > start:
         around = np.linspace(start, end, 200)
-        axes.plot(np.cos(around), np.sin(around), solid_capstyle="butt", **style)
+        x, y = radius * np.cos(around), radius * np.sin(around)
+        axes.plot(x, y, solid_capstyle="butt", **style)
 
 
 def wavelength_plot(
@@ -154,7 +171,7 @@ def distance_plot(
         axes.set_xlim(distance_S[0], distance_S[-1])
         axes.set_xlabel("distance between the two tokens")
         axes.set_ylabel(ylabel)
-        axes.legend(frameon=False, loc="best", fontsize=9)
+        _name_ends(axes, curves)
 
     summary = []
     for name, y_S in curves.items():
@@ -165,6 +182,52 @@ def distance_plot(
     until = f" up to {trained:,} and beyond" if split < len(distance_S) else ""
     alt = f"Curves of {ylabel} over distances{until}. {'; '.join(summary)}."
     return draw(paint, alt, width=7.5, height=3.4)
+
+
+def _name_ends(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    """Each curve's name at its right end, moved apart where two ends meet."""
+    low, high = axes.get_ylim()
+    least, height = 0.075 * (high - low), -math.inf
+    ends = sorted((float(y_S[-1]), index, name) for index, (name, y_S) in enumerate(curves.items()))
+    for end, index, name in ends:
+        height = max(end, height + least)
+        place = (1.01, (height - low) / (high - low))
+        axes.text(*place, name, transform=axes.transAxes, va="center", fontsize=9,
+                  color=CURVES[index % len(CURVES)][0])  # fmt: skip
+
+
+def head_panels(
+    curves: Mapping[str, np.ndarray], distance_S: np.ndarray, wish_S: np.ndarray, *, trained: int
+) -> Picture:
+    """One trained head under several frequencies: what it was to score, and what it scores."""
+    distance_S = np.asarray(distance_S)
+    inside_S = distance_S < trained
+    most = max(float(np.abs(y_S).max()) for y_S in curves.values())
+
+    def paint(figure: Figure) -> None:
+        panels = small_multiples(figure, len(curves), 2, sharex=True, sharey=True)
+        for axes, (name, y_S), (color, *_) in zip(panels, curves.items(), CURVES, strict=False):
+            axes.axvspan(trained, distance_S[-1], color=PALE, zorder=0)
+            axes.plot(distance_S, y_S, color=color, lw=1.1)
+            axes.plot(distance_S, wish_S, color=INK, ls="--", lw=1.4)
+            axes.set_title(name, pad=3)
+            axes.set_xscale("log")
+            axes.set_xlim(distance_S[0], distance_S[-1])
+            axes.set_ylim(-1.1 * most, 1.1 * most)
+            axes.set_xticks([1, 10, 100, 1000, 10_000])
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.supxlabel(f"distance   (dashed: what was to be learned; gray: beyond {trained:,})")
+        figure.supylabel("score")
+
+    summary = []
+    for name, y_S in curves.items():
+        wrong_S = np.abs(y_S - wish_S)
+        inside, beyond = (float(wrong_S[part].max()) for part in (inside_S, ~inside_S))
+        summary.append(f"{name}: wrong by up to {inside:.1f} inside, {beyond:.1f} beyond")
+    alt = (
+        f"The score of one head over distances up to {trained:,} and beyond. {'; '.join(summary)}."
+    )
+    return draw(paint, alt, width=9, height=0.5 + 1.9 * -(-len(curves) // 2))
 
 
 def _range(y_S: np.ndarray) -> str:

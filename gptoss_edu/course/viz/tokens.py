@@ -108,25 +108,15 @@ def in_color(pieces: Iterable[Piece]) -> Iterator[str]:
         yield RESET + "\n"
 
 
-def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
+def harmony_timeline(reply: Reply) -> Picture:
     """When each token of a reply came, and on which channel: one lane per channel, one box per
-    token, from the first sampled to the stop.
+    token, from the first sampled to the stop; a long reply is broken into lines.
     """
     ids, lanes = reply.token_ids, _lanes(reply.token_ids)
     channels = [name for name in COLORS if any(lane == name for lane, _ in lanes)]
-    names = [*reversed(channels), "header"]
-    rows = max(1, -(-len(ids) // per_row))
-    per_row = max(1, -(-len(ids) // rows))  # rows of equal length
-
-    def paint(figure: Figure) -> None:
-        for row, axes in enumerate(small_multiples(figure, rows, 1)):
-            part = range(row * per_row, min(len(ids), (row + 1) * per_row))
-            for x, step in enumerate(part):
-                channel = lanes[step][0]
-                _token_box(axes, x, names.index(channel or "header"), ids[step], channel)
-            _name_lanes(axes, names, part, per_row)
-        axes.set_xlabel("tokens since the end of the prompt")
-
+    boxes = [
+        _Box(token, lane or "header", lane) for token, (lane, _) in zip(ids, lanes, strict=True)
+    ]
     spoken = {name: sum(lane == name for lane, _ in lanes) for name in channels}
     counted = ", ".join(f"{count} tokens on {name}" for name, count in spoken.items())
     last = label(ids[-1]) if ids else "nothing"
@@ -134,36 +124,80 @@ def harmony_timeline(reply: Reply, per_row: int = 56) -> Picture:
         f"Timeline of a reply: {counted}, and {len(ids) - sum(spoken.values())} tokens of headers"
         f" and ends; the last token is {last}."
     )
-    return draw(paint, alt, width=9, height=0.3 + rows * (0.3 + 0.66 * len(names)))
+    below = "tokens since the end of the prompt"
+    return _lane_picture(boxes, [*reversed(channels), "header"], alt, below)
 
 
-def _name_lanes(axes: Axes, names: Sequence[str], steps: Sequence[int], width: int) -> None:
-    """A name at the left of each lane; below, the number of every fifth step."""
-    axes.set_xlim(-0.6, width - 0.4)
-    axes.set_ylim(-0.5, len(names) - 0.5)
-    name_rows(axes, names)
-    axes.set_xticks(range(0, len(steps), 5), [str(step) for step in steps[::5]])
-    axes.spines["left"].set_visible(False)
+@dataclasses.dataclass(frozen=True)
+class _Box:
+    """A token in its lane: tinted by channel, or dark."""
+
+    token: int
+    lane: str
+    channel: str | None = None
+    dark: bool = False
+
+    @property
+    def text(self) -> str:
+        return label(self.token, 14).replace("<|", "").replace("|>", "")
+
+    @property
+    def width(self) -> float:
+        """In characters, with a little room on both sides."""
+        return len(self.text) + 1.4
 
 
-def _token_box(
-    axes: Axes, x: int, y: int, token: int, channel: str | None, *, dark: bool = False
-) -> None:
+def _lines(boxes: Sequence[_Box], room: float = 104.0) -> list[list[tuple[int, float]]]:
+    """Boxes from left to right, broken into lines: (index of a box, where it begins)."""
+    lines: list[list[tuple[int, float]]] = [[]]
+    x = 0.0
+    for index, one in enumerate(boxes):
+        if x + one.width > room and lines[-1]:
+            lines.append([])
+            x = 0.0
+        lines[-1].append((index, x))
+        x += one.width + 0.5
+    return lines
+
+
+def _lane_picture(
+    boxes: Sequence[_Box], names: Sequence[str], alt: str, below: str, *, path: bool = False
+) -> Picture:
+    """Boxes in their lanes, the first of `names` lowest; `path` leads from each to the next."""
+    lines = _lines(boxes)
+
+    def paint(figure: Figure) -> None:
+        for line, axes in zip(lines, small_multiples(figure, len(lines), 1), strict=True):
+            middles = [x + boxes[index].width / 2 for index, x in line]
+            heights = [names.index(boxes[index].lane) for index, _ in line]
+            if path:
+                axes.step(middles, heights, where="mid", color=ORANGE, lw=2.5, zorder=1)
+            for (index, x), height in zip(line, heights, strict=True):
+                _token_box(axes, x, height, boxes[index])
+            axes.set_xlim(-0.6, 105)
+            axes.set_ylim(-0.5, len(names) - 0.5)
+            name_rows(axes, names)
+            axes.set_xticks(middles[::5], [str(index) for index, _ in line[::5]], fontsize=8)
+            axes.spines["left"].set_visible(False)
+        axes.set_xlabel(below)
+
+    return draw(paint, alt, width=9, height=0.3 + len(lines) * (0.3 + 0.28 * len(names)))
+
+
+def _token_box(axes: Axes, x: float, y: float, one: _Box) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    stops = token in STOP_TOKENS
+    stops = one.token in STOP_TOKENS
     style: dict[str, Any] = {
         "boxstyle": "round,pad=0,rounding_size=0.12",
-        "facecolor": VERMILION if stops else INK if dark else TINTS.get(channel, PALE),
-        "edgecolor": COLORS.get(channel or "", LINE),
+        "mutation_aspect": 0.4,
+        "facecolor": VERMILION if stops else INK if one.dark else TINTS.get(one.channel, PALE),
+        "edgecolor": COLORS.get(one.channel or "", LINE),
         "linewidth": 0.8,
     }
-    axes.add_patch(FancyBboxPatch((x - 0.4, y - 0.42), 0.8, 0.84, **style))
-    text = label(token, 99).replace("<|", "").replace("|>", "")
-    text = text if len(text) <= 9 else text[:8] + "…"
-    color, weight = "white" if stops or dark else INK, "bold" if stops else None
-    size = 7.5 if len(text) < 9 else 6.5
-    write(axes, x, y, text, rotation=90, fontsize=size, color=color, weight=weight)
+    axes.add_patch(FancyBboxPatch((x, y - 0.42), one.width, 0.84, **style))
+    color, weight = "white" if stops or one.dark else INK, "bold" if stops else None
+    write(axes, x + one.width / 2, y, one.text, fontsize=7.5, color=color, weight=weight)
 
 
 # --------------------------------------------------------------------------- text becomes tokens
@@ -273,11 +307,11 @@ def merge_steps(steps: Iterable[Sequence[bytes]], ranks: Mapping[bytes, int]) ->
 
     word = b"".join(steps[0]).decode("utf-8", "replace")
     made = ", ".join(
-        f"{_piece(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
+        f"{piece_text(new)} ({token})" for new, token in zip(_new_pieces(steps), ids, strict=True)
     )
     alt = (
-        f"The {length} bytes of {_piece(word.encode())} grow together in {len(ids)} merges, each"
-        f" the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
+        f"The {length} bytes of {piece_text(word.encode())} grow together in {len(ids)} merges,"
+        f" each the one with the lowest id: {made}. At the end: {_count(steps[-1], 'piece')}."
     )
     height = 0.25 + 0.36 * len(steps)
     return draw(paint, alt, width=min(9.0, 0.62 * (length + 3)), height=height)
@@ -304,7 +338,7 @@ def _new_pieces(steps: Sequence[Sequence[bytes]]) -> list[bytes]:
     return made
 
 
-def _piece(piece: bytes) -> str:
+def piece_text(piece: bytes) -> str:
     """Bytes as they can be shown: letters as such, spaces as dots, the rest in hexadecimal."""
     try:
         text = piece.decode()
@@ -320,7 +354,7 @@ def _piece_box(axes: Axes, x: float, y: float, piece: bytes, color: str) -> None
     tint = color if color == PALE else tuple(0.45 + 0.55 * channel for channel in to_rgb(color))
     edge = INK if color != PALE else LINE
     fill(axes, x + 0.05, y - 0.38, len(piece) - 0.1, 0.76, facecolor=tint, edgecolor=edge, lw=0.9)
-    text = _piece(piece)
+    text = piece_text(piece)
     write(axes, x + len(piece) / 2, y, text, fontsize=10)
 
 
@@ -380,11 +414,15 @@ def _parts(ids: Sequence[int]) -> list[dict[str, list[int]]]:
     return messages
 
 
-def message_table(ids: Sequence[int], width: int = 124) -> Picture:
+def message_table(
+    ids: Sequence[int], width: int = 124, *, marked: Mapping[int, str] | None = None
+) -> Picture:
     """A rendered conversation, one message per line and one column per part of a message.
 
-    Dark boxes are control tokens. `width` is in characters; texts are cut to fit into it.
+    Dark boxes are control tokens. `width` is in characters; texts are cut to fit into it. `marked`
+    colors messages, counted from 0, and says why at their ends.
     """
+    marked = marked or {}
     messages = _parts(ids)
     shown = [{part: _one_line(tokens) for part, tokens in m.items()} for m in messages]
     # Each column begins where the longest entry of the one before it ends.
@@ -399,6 +437,10 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (message, texts) in enumerate(zip(messages, shown, strict=True)):
+            if row in marked:
+                fill(axes, -0.6, -row - 0.46, width + 1.2, 0.92, facecolor="#f6d5c3", zorder=0)
+                note: dict[str, Any] = {"color": "#a33f00", "weight": "bold", "fontsize": 8.5}
+                axes.text(width, -row, marked[row], ha="right", va="center", **note)
             for opener, part in OPENS.items():
                 if part in message:
                     _control(axes, starts[part], -row, opener)
@@ -412,7 +454,10 @@ def message_table(ids: Sequence[int], width: int = 124) -> Picture:
         axes.set_ylim(0.6 - len(messages), 0.6)
         axes.axis("off")
 
-    summary = "; ".join(_told(message) for message in messages)
+    told = [_told(message) for message in messages]
+    summary = "; ".join(
+        f"{one} ({marked[row]})" if row in marked else one for row, one in enumerate(told)
+    )
     alt = f"{_count(messages, 'message')}: {summary}."
     return draw(paint, alt, width=9.4, height=0.15 + 0.31 * len(messages))
 
@@ -439,30 +484,16 @@ def _control(axes: Axes, x: float, y: float, token: int) -> None:
     write(axes, x + BOX / 2, y, label(token)[2:-2], fontsize=7.5, color="white")
 
 
-def parser_states(
-    steps: Sequence[tuple[int, str]], states: Sequence[str], *, per_row: int = 40
-) -> Picture:
+def parser_states(steps: Sequence[tuple[int, str]], states: Sequence[str]) -> Picture:
     """The way of a parser through a stream: `steps` are (token, state after it), in order.
 
     One lane per state, from the first in `states` at the top; a dark box is a control token, a red
     one a stop token. A token stands in the lane of the state that the parser is in after it.
     """
-    names = list(reversed(states))
-    rows = max(1, -(-len(steps) // per_row))
-    per_row = max(8, -(-len(steps) // rows))
-
-    def paint(figure: Figure) -> None:
-        for row, axes in enumerate(small_multiples(figure, rows, 1)):
-            part = steps[row * per_row : (row + 1) * per_row]
-            heights = [names.index(state) for _, state in part]
-            axes.step(range(len(part)), heights, where="mid", color=ORANGE, lw=2.5, zorder=1)
-            for x, ((token, _), height) in enumerate(zip(part, heights, strict=True)):
-                _token_box(axes, x, height, token, None, dark=token >= FIRST_CONTROL)
-            numbers = range(row * per_row, row * per_row + len(part))
-            _name_lanes(axes, names, numbers, per_row)
-        axes.set_xlabel("tokens since the parser began")
-
+    boxes = [_Box(token, state, dark=token >= FIRST_CONTROL) for token, state in steps]
     runs = itertools.groupby(state for _, state in steps)
     way = ", ".join(f"{state} {len(list(run))}" for state, run in runs)
     alt = f"States of a parser over {_count(steps, 'token')}, with how long each lasts: {way}."
-    return draw(paint, alt, width=9, height=0.3 + rows * (0.35 + 0.66 * len(names)))
+    return _lane_picture(
+        boxes, list(reversed(states)), alt, "tokens since the parser began", path=True
+    )
