@@ -118,7 +118,11 @@ PLANTED = {
     ("parity", "parity_test"): [
         ("too short for the window", "T = max(vocabulary, window + 1, 2 * context)", "T = window"),
         ("one conversation", "np.stack([tokens_T, tokens_T[::-1]])", "tokens_T[None]"),
-        ("no tolerance", "<= 1e-4", "<= 0"),
+        (
+            "words for numbers",
+            "gap_BTV = np.abs(reference(tokens_BT) - candidate(tokens_BT))",
+            "gap_BTV = reference(tokens_BT).argmax(-1) != candidate(tokens_BT).argmax(-1)",
+        ),
     ],
     ("precision", "needed_gib"): [
         ("everything in few bits", "others * 16", "others * bits"),
