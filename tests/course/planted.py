@@ -120,6 +120,15 @@ PLANTED = {
         ("twice the scales", "* 17 // 32", "* 18 // 32"),
         ("a scale is a float", "* 17 // 32", "* 20 // 32"),
     ],
+    ("parity", "parity_test"): [
+        ("too short for the window", "T = max(vocabulary, window + 1, 2 * context)", "T = window"),
+        ("one conversation", "np.stack([tokens_T, tokens_T[::-1]])", "tokens_T[None]"),
+        (
+            "words for numbers",
+            "gap_BTV = np.abs(reference(tokens_BT) - candidate(tokens_BT))",
+            "gap_BTV = reference(tokens_BT).argmax(-1) != candidate(tokens_BT).argmax(-1)",
+        ),
+    ],
     ("precision", "needed_gib"): [
         ("everything in few bits", "others * 16", "others * bits"),
         ("others in 32 bits", "others * 16", "others * 32"),
