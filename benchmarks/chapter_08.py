@@ -1,13 +1,13 @@
 """Chapter 08 on a model of full size: run the notebook, keep what it measured.
 
     python -m benchmarks.synthetic --layers 24 --out FOLDER    # or the real weights
-    python -m benchmarks.chapter_08 FOLDER                     # turned while loading
+    python -m benchmarks.chapter_08 FOLDER                     # transposed while loading
     python -m gptoss_edu convert FOLDER
     python -m benchmarks.chapter_08 FOLDER                     # mapped
 
 The notebook runs unchanged, with GPTOSS_EDU_MODEL set, as a copy under build/, where its outputs
-can be read. Its table goes to benchmarks/chapter_08.json, which the chapter shows: one entry per
-number of layers, kind of weights and way of loading; a new one replaces the old.
+can be read. Its table goes to gptoss_edu/data/chapter_08.json, which the chapter shows: one entry
+per number of layers, kind of weights and way of loading; a new one replaces the old.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gptoss_edu.weights.mapped import find_converted, is_conversion, replace_jso
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_generate_20b_cpu.ipynb"
-RECORD = ROOT / "benchmarks" / "chapter_08.json"
+RECORD = ROOT / "gptoss_edu" / "data" / "chapter_08.json"
 ASKED = "print(json.dumps({'kind': kind, 'measured': measured}))"
 TIMEOUT = 1800  # seconds for one cell
 
@@ -86,7 +86,7 @@ def main() -> int:
     entry = {
         "layers": read_config(folder).num_layers,
         "kind": told["kind"],
-        "loading": "mapped" if mapped else "turned while loading",
+        "loading": "mapped" if mapped else "transposed while loading",
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "measured": {name: rounded(value) for name, value in told["measured"].items()},

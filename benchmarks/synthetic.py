@@ -34,7 +34,8 @@ from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_edu.mxfp4 import VALUES
 from gptoss_edu.weights.checkpoint import DRAFT, SYNTHETIC, replacing, side_files
 from gptoss_edu.weights.layout import HF_PACKED, HF_PLAIN, places, shape_on_disk
-from gptoss_edu.weights.shards import Pending, write_json, write_shards
+from gptoss_edu.weights.published import arranged, write_as_published
+from gptoss_edu.weights.writing import Pending, write_json, write_shards
 
 MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B, "tiny": TINY}
 PIECE = 1 << 21  # bytes drawn at a time: they stay in the cache until they are written
@@ -109,7 +110,10 @@ def pending(config: Config, experts: str, seed: int, bar: Any) -> dict[str, Pend
 def write_synthetic(
     folder: str | Path, config: Config, *, seed: int = 0, experts: str = "packed"
 ) -> int:
-    """Write the checkpoint, in at least two shards; return its bytes.
+    """Write the checkpoint; return its bytes.
+
+    With the 20B's 24 layers packed, each tensor lies where it lies in the published files, which
+    then have the published sizes. Anything else is cut into two shards or more.
 
     All or nothing, as `save_checkpoint` does it: a synthetic checkpoint that was there is replaced.
     Raises FileExistsError for anything else that was there, OSError if the disk is too full or
@@ -128,7 +132,10 @@ def write_synthetic(
     }
     files = side_files(config, None, dtype="bfloat16", packed=experts == "packed")
     with bar, replacing(folder, total) as (draft, stem):
-        write_shards(draft, tensors, min(SHARD_BYTES, -(-total // 2)), first=0, stem=stem)
+        if arranged(tensors):
+            write_as_published(draft, tensors, stem)
+        else:
+            write_shards(draft, tensors, min(SHARD_BYTES, -(-total // 2)), first=0, stem=stem)
         for name, content in (files | {SYNTHETIC: about}).items():
             write_json(draft / name, content)
     return total

@@ -1,6 +1,6 @@
 """What the TPU compiler says of the product's programs, on chips that are not there.
 
-    python -m benchmarks.tpu --out benchmarks/tpu.json
+    python -m benchmarks.tpu --out gptoss_edu/data/tpu.json      # chapter 07 shows it
     python -m benchmarks.tpu --chips v5e-1 --programs decode --layers 2
 
 Needs libtpu (`pip install 'gptoss-edu[tpu]'`) and a quarter of an hour of two quiet cores; what is
@@ -27,6 +27,8 @@ from gptoss_edu.weights.mapped import replace_json
 PROGRAMS = (
     ("v5e-1", "20b", "mxfp4"),
     ("v6e-1", "20b", "fp8"),
+    ("v6e-1", "20b", "mxfp4"),
+    ("v5e-8", "20b", "bf16"),
     ("v2-8", "20b", "bf16"),
     ("v6e-8", "120b", "mxfp4"),
     ("v5e-1", "20b", "fp8"),
@@ -45,7 +47,7 @@ def report(
     began = time.perf_counter()
     found = COMPILE[program](machine, config, name, context)._asdict()
     ours = precision.weight_bytes(config, name) + precision.cache_bytes(config, context)
-    found["messages"] = {kind: each._asdict() for kind, each in found["messages"].items()}
+    found["messages"] = {kind: dataclasses.asdict(each) for kind, each in found["messages"].items()}
     ideal = fit.read_bytes(config, name, context) if program == "decode" else ours
     return {
         "chip": chip,

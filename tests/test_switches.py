@@ -96,14 +96,14 @@ from gptoss_edu import save_checkpoint
 from gptoss_edu.cache import empty_cache
 from gptoss_edu.generation import decode_step, prefill
 from gptoss_edu.sampling import Sampling
-from gptoss_edu.weights import shards
+from gptoss_edu.weights.writing import Pending, write_file
 assert False, "asserts are on"
 folder = pathlib.Path(sys.argv[1])
 full = empty_cache(model.config, 1, 16)
 _, full = prefill(model, params, [list(range(16))], full)
 _, used = prefill(model, params, [[1]], unused := empty_cache(model.config, 1, 16))
-short = shards.Pending("F32", (4,), lambda: np.zeros(3, np.float32))
-other = shards.Pending("F32", (4,), lambda: np.zeros(4, np.int32))
+short = Pending("F32", (4,), lambda: np.zeros(3, np.float32))
+other = Pending("F32", (4,), lambda: np.zeros(4, np.int32))
 narrow = dataclasses.replace(params, norm_D=params.norm_D[:-1])
 cases = {
     "token past the vocabulary": lambda: decode_step(model, params, [10**6], used),
@@ -112,8 +112,8 @@ cases = {
     "cache full, a prompt": lambda: prefill(model, params, [[1, 2]], full),
     "cache used up": lambda: decode_step(model, params, [1], unused),
     "two tokens for one row": lambda: decode_step(model, params, [1, 1], used),
-    "fewer numbers than promised": lambda: shards.write_file(folder / "a", {"x": short}),
-    "numbers of another kind": lambda: shards.write_file(folder / "b", {"x": other}),
+    "fewer numbers than promised": lambda: write_file(folder / "a", {"x": short}),
+    "numbers of another kind": lambda: write_file(folder / "b", {"x": other}),
     "weights of another size": lambda: save_checkpoint(narrow, model.config, folder / "c"),
     "a sense that settings lack": lambda: Sampling(top_p=2),
 }

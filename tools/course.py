@@ -155,6 +155,7 @@ def head(one: dict[str, Any], cells: list[NotebookNode], root: Path = ROOT) -> s
         f"| **Time on two cores** | {time} |",
         f"| **Memory** | {enough} |",
         f"| **Download** | {one.get('download', 'nothing: the pocket model is in the package')} |",
+        *([f"| **With the real 20B** | {one['real']} |"] if "real" in one else []),
     ]
     return "\n".join(lines)
 
@@ -185,6 +186,7 @@ def added(root: Path = ROOT) -> list[str]:
 
 
 SETUP_CELL = """\
+# @title Set up the course: run this cell first. It is silent unless it fails.
 def set_up_the_course():
     # Where the course is installed, this does nothing. Else it looks for it, or installs it.
     import importlib.util
@@ -279,7 +281,8 @@ def framed(one: dict[str, Any], notebook: NotebookNode, root: Path = ROOT) -> No
             cell.execution_count = number
     first = NotebookNode(
         cell_type="code",
-        metadata=NotebookNode(tags=[SETUP], jupyter={"source_hidden": True}),
+        # Folded in JupyterLab by the one, in Colab by the other and the title.
+        metadata=NotebookNode(tags=[SETUP], jupyter={"source_hidden": True}, cellView="form"),
         source=setup(root),
         id=SETUP,
         outputs=[],

@@ -149,9 +149,11 @@ class Choice(NamedTuple):
 def choose_precision(
     name: str, memory_bytes: int, config: Config, *, context: int, devices: int = 1
 ) -> Choice:
-    """The widest of bf16, fp8 and mxfp4 that fits beside the cache: the fewer bits, the more work
-    it is to decode them. `memory_bytes` is what one device offers; weights are spread over all. A
-    CPU ("cpu") waits for its memory, not for the decoding: there the fewest bits are the fastest.
+    """The widest of bf16, fp8 and mxfp4 that fits beside the cache, since it needs the least
+    decoding. That this is the fastest is a guess: by bytes the narrowest is, and nobody has
+    measured it on a chip. On a CPU ("cpu") it was: there the fewest bits win.
+
+    `memory_bytes` is what one device offers; weights are spread over all.
     """
     if name == "cpu":
         return Choice("mxfp4", "a CPU reads the experts packed, as they are stored")

@@ -1,8 +1,9 @@
 """Chapter 09 on a borrowed machine: which chip is this, what fits, load it once.
 
-A notebook in a browser has an hour or so, and mistakes that show late waste it. So everything that
-can be refused is refused before the download, in a sentence that names the menu to use; and what is
-expensive (weights in the memory of the chip) is there once, however often a cell runs.
+A machine in a browser may be taken away at any time, and mistakes that show late waste it. So
+everything that can be refused is refused before the download, in a sentence that names the menu to
+use; and what is expensive (weights in the memory of the chip) is there once, however often a cell
+runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax
 
 from gptoss_edu.chips import fit, sharding
 from gptoss_edu.chips.fit import CHIPS, GIB, Chip, Ledger, Roofline
-from gptoss_edu.chips.precision import choose_precision
+from gptoss_edu.chips.precision import Choice, choose_precision
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, Config
 from gptoss_edu.model import Model, Params
 from gptoss_edu.shapes import num_bytes
@@ -94,8 +95,8 @@ def find_chip(model: str | None, devices: Sequence[Any] | None = None) -> Chip:
         if model is not None and host():
             raise Refusal(
                 f"this runtime has no TPU, only a CPU, too small or too slow for {model}. In"
-                f" {host()}, {menu}. To try the notebook on the pocket model instead, set the"
-                f" environment variable {MODEL} to pocket"
+                f" {host()}, {menu}. To try the notebook on the pocket model instead, run"
+                f" %env {MODEL}=pocket in a cell of its own, and then this one again"
             )
         available, _ = available_memory()
         mine = sum(num_bytes(params) for _, params in _shelf.values())
@@ -129,21 +130,26 @@ class Plan(NamedTuple):
     reason: str
 
 
-def make_plan(model: str | None, chip: Chip, context: int = 4096) -> Plan:
-    """Choose a precision for a chip and add up what it must hold.
+def make_plan(
+    model: str | None, chip: Chip, context: int = 4096, precision: str | None = None
+) -> Plan:
+    """Choose a precision for a chip, or take the one that is asked for, and add up what it needs.
 
-    Raises Refusal where nothing fits: before a download of 13.8 GB, not after it.
+    Raises Refusal where it does not fit: before a download of 13.8 GB, not after it.
     """
     config = config_of(model)
     context = min(context, config.max_positions)
     choice = choose_precision(
         chip.name, chip.memory_bytes, config, context=context, devices=chip.devices
     )
+    if precision is not None:
+        choice = Choice(precision, f"{precision}, as was asked for")
     entry = fit.ledger(chip, config, choice.precision or "mxfp4", context)
     if choice.precision is None or not entry.fits:
         has, needs = entry.available / GIB, entry.total / GIB
+        smallest = f"{precision} needs" if precision else "the smallest plan needs"
         raise Refusal(
-            f"too little memory: {chip.name} has {has:.2f} GiB, and the smallest plan needs"
+            f"too little memory: {chip.name} has {has:.2f} GiB, and {smallest}"
             f" {needs:.2f} GiB on each device ({entry.weights / GIB:.2f} for weights,"
             f" {entry.cache / GIB:.2f} for {context:,} tokens of context,"
             f" {entry.workspace / GIB:.2f} to work). Nothing was downloaded. Shorten the context,"

@@ -53,6 +53,9 @@ def find_known(folder: Path, config: Config | None) -> tuple[Known, str]:
         known, source = read_answers(path), f"{ANSWERS} beside the weights"
     elif any((home / SYNTHETIC).is_file() for home in homes):
         source = f"nothing: the weights are random ({SYNTHETIC}), so there is no right answer"
+        if claimed := claims_to_be(folder):  # laid out as published: sizes can be compared
+            files = published()[claimed]["files"].items()
+            known = {"files": {name: file | {"sha256": None} for name, file in files}}
     elif model:
         known = published()[model]
         source = f"{model} at revision {known['revision'][:12]}"

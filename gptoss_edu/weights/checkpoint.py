@@ -47,12 +47,8 @@ from gptoss_edu.weights.layout import (
 )
 from gptoss_edu.weights.mapped import contents, find_converted, is_conversion
 from gptoss_edu.weights.reading import Form, read_params
-from gptoss_edu.weights.shards import (
-    DTYPES,
-    INDEX,
-    Pending,
-    write_shards,
-)
+from gptoss_edu.weights.shards import DTYPES, INDEX
+from gptoss_edu.weights.writing import Pending, write_shards
 
 PRECISIONS = formats.PRECISIONS
 DENSE = ("stored", "int8")

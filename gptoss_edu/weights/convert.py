@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from gptoss_edu.config import Config
 from gptoss_edu.cpu.native import wanted
@@ -54,8 +53,10 @@ from gptoss_edu.weights.mapped import (
     source_files,
     stamp,
 )
+from gptoss_edu.weights.progress import bar
 from gptoss_edu.weights.reading import Form, transposed
-from gptoss_edu.weights.shards import Pending, Tensor, check_numbers, map_array, write_file
+from gptoss_edu.weights.shards import Tensor, check_numbers, map_array
+from gptoss_edu.weights.writing import Pending, write_file
 
 SLAB = 2**27
 HEADER = 2**17  # bytes that a file needs beside its tensors, at most
@@ -302,15 +303,15 @@ def fill(job: Job, draft: Path) -> None:
     """Write all files of a conversion into this empty folder, the manifest last."""
     sources, sizes = source_files(job.source), job.sizes
     total = sum(path.stat().st_size for path in sources.values()) + sum(sizes.values())
-    with tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=None) as bar:
-        made_of = {name: record_of(path, bar) for name, path in sources.items()}
+    with bar(total, "converting", delay=0, leave=True) as shown:
+        made_of = {name: record_of(path, shown) for name, path in sources.items()}
         for name, data in job.side.items():
             (draft / name).write_bytes(data)
         files = {name: record_of(draft / name) for name in job.side}
         for name, tensors in job.weights.items():
             write_file(draft / name, tensors, ALIGN)
             files[name] = record_of(draft / name)
-            bar.update(sizes[name])
+            shown.update(sizes[name])
     read = {name: record["stamp"] for name, record in made_of.items()}
     if not job.stamps == read == stamps_of(job.source):
         raise ValueError(f"{job.source} changed while it was converted; convert it again")

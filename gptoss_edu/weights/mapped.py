@@ -41,6 +41,7 @@ from tqdm import tqdm
 
 from gptoss_edu.system import available_memory, user_cache
 from gptoss_edu.weights.files import is_there, opened, read_json, replace_json, visible
+from gptoss_edu.weights.progress import bar
 from gptoss_edu.weights.shards import INDEX, weight_files
 
 FORMAT = 4  # another number for another order of axes or other names: nothing old is then valid
@@ -151,15 +152,15 @@ def stamp(path: Path) -> list[int]:
     return [found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def record_of(path: Path, bar: tqdm[Any] | None = None) -> Record:
+def record_of(path: Path, shown: tqdm[Any] | None = None) -> Record:
     """Size, stamp and sha256 of a file, which is read whole."""
     before, digest, size = stamp(path), hashlib.sha256(), 0
     with opened(path) as file:
         while piece := file.read(2**24):
             digest.update(piece)
             size += len(piece)
-            if bar is not None:
-                bar.update(len(piece))
+            if shown is not None:
+                shown.update(len(piece))
     return {"bytes": size, "stamp": before, "sha256": digest.hexdigest()}
 
 
@@ -189,13 +190,9 @@ def check_files(
         if every_byte or stamp(path) != record["stamp"]:
             suspects.append(name)
     now = dict(records)
-    bar = tqdm(
-        total=sum(records[name]["bytes"] for name in suspects),
-        unit="B", unit_scale=True, desc="checking", delay=2, disable=None, leave=False,
-    )  # fmt: skip
-    with bar:
+    with bar(sum(records[name]["bytes"] for name in suspects), "checking") as shown:
         for name in suspects:
-            now[name] = record_of(folder / name, bar)
+            now[name] = record_of(folder / name, shown)
             found, expected = now[name]["sha256"], records[name]["sha256"]
             if found != expected:
                 raise ValueError(

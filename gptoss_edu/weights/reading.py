@@ -30,6 +30,7 @@ from gptoss_edu.mxfp4 import BLOCK, Mxfp4
 from gptoss_edu.system import available_memory, cores
 from gptoss_edu.weights.layout import Entry, Field, Layout, places, tiled_shape
 from gptoss_edu.weights.mapped import SAME_BYTES
+from gptoss_edu.weights.progress import bar
 from gptoss_edu.weights.shards import DTYPES, Tensor, check_numbers, map_array
 
 T = TypeVar("T")
@@ -111,8 +112,8 @@ def read_params(
             layer = tile_layer(layer, form.dense) if form.tiles else layer
         return place(layer)
 
-    with progress(tensors, layout, config) as bar:
-        read_group = functools.partial(read_fields, tensors, layout, config, bar)
+    with progress(tensors, layout, config) as shown:
+        read_group = functools.partial(read_fields, tensors, layout, config, shown)
         top = {field.name: array for field, array in read_group(None, form).items()}
         params = place(Params(layers=(), **top))
         del top
@@ -128,18 +129,16 @@ def ready(tree: T) -> T:
     return tree
 
 
-def progress(tensors: dict[str, Tensor], layout: Layout, config: Config) -> tqdm[None]:
+def progress(tensors: dict[str, Tensor], layout: Layout, config: Config) -> tqdm[Any]:
     """A bar for the bytes of all tensors that are read."""
     groups = (None, *range(config.num_layers))
     used = {entry.name for layer in groups for _, entry in places(layout, layer)}
     total = sum(tensors[name].num_bytes for name in used)
-    return tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", delay=2, disable=None, leave=False
-    )
+    return bar(total, "loading")
 
 
 def read_fields(
-    tensors: dict[str, Tensor], layout: Layout, config: Config, bar: tqdm[None],
+    tensors: dict[str, Tensor], layout: Layout, config: Config, shown: tqdm[Any],
     layer: int | None, form: Form,
 ) -> dict[Field, Any]:  # fmt: skip
     """The fields of one layer, or of what belongs to no layer."""
@@ -147,7 +146,7 @@ def read_fields(
     for field, entry in places(layout, layer):
         tensor = tensors[entry.name]
         arrays[field] = read(tensor, field, entry, config, form)
-        bar.update(math.prod(arrays[field].shape) * DTYPES[tensor.dtype].itemsize)
+        shown.update(math.prod(arrays[field].shape) * DTYPES[tensor.dtype].itemsize)
     return arrays
 
 

@@ -5,9 +5,9 @@ a dtype, a shape and a byte range, and the tensors' bytes. So every name, shape 
 checkpoint can be checked by reading a few kilobytes, before anything is allocated. A checkpoint is
 one such file or several ("shards") with an index that says which tensor lies where.
 
-The safetensors package reads and writes the same files, and the tests use it as the witness. Here
-one tensor is mapped at a time, since a mapped file counts as this process's memory page by page,
-and files are written as a stream, since a 20B does not fit into memory twice.
+The safetensors package reads the same files, and the tests use it as the witness. Here one tensor
+is mapped at a time, since a mapped file counts as this process's memory page by page. How files are
+written, writing.py says.
 
 Source: the safetensors format description, https://github.com/huggingface/safetensors.
 """
@@ -15,7 +15,6 @@ Source: the safetensors format description, https://github.com/huggingface/safet
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import math
@@ -23,15 +22,14 @@ import mmap
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from reprlib import repr as brief  # bounded, whatever a file holds
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from gptoss_edu.weights.files import AGAIN, is_there, once, opened, read_json, visible, write_json
+from gptoss_edu.weights.files import AGAIN, is_there, once, opened, read_json, visible
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -297,104 +295,3 @@ def check_numbers(values: np.ndarray, kind: str, name: str, path: Path) -> None:
             f"{visible(path)}: {visible(name, 100)} holds {wrong:,} of {values.size:,} values that"
             f" are NaN or infinite, expected numbers; {AGAIN}, or export the model again"
         )
-
-
-class Pending(NamedTuple):
-    """A tensor to be written: what the header needs, and a function that yields its values.
-
-    The function returns the whole array, or an iterator over flat pieces of it, in order.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    values: Callable[[], np.ndarray | Iterator[np.ndarray]]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes on disk."""
-        return math.prod(self.shape) * BITS[self.dtype] // 8
-
-
-def write_file(path: Path, tensors: dict[str, Pending], align: int = 1) -> None:
-    """Write a new safetensors file, at most one tensor in memory, and wait until it is on disk.
-
-    Large items come first, so that every tensor starts at a multiple of its item's size. With
-    `align` every tensor starts at a multiple of so many bytes: the format allows no gaps, so
-    tensors named `padding.…` fill them.
-
-    Raises FileExistsError for a file that is there, ValueError for values that are not those that a
-    `Pending` announces.
-    """
-    tensors = dict(sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize))
-    tensors = _padded(tensors, align)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers asks for
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.num_bytes
-        entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
-        header[name] = entry
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % max(8, align))
-    with open(path, "xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, tensor in tensors.items():
-            _write_values(file, name, tensor)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _padded(tensors: dict[str, Pending], align: int) -> dict[str, Pending]:
-    padded: dict[str, Pending] = {}
-    for name, tensor in tensors.items():
-        padded[name] = tensor
-        if gap := -tensor.num_bytes % align:
-            padded[PADDING + name] = Pending(
-                "U8", (gap,), functools.partial(np.zeros, gap, np.uint8)
-            )
-    return padded
-
-
-def _write_values(file: BinaryIO, name: str, tensor: Pending) -> None:
-    values, written = tensor.values(), 0
-    if isinstance(values, np.ndarray):
-        _check_values(name, "shape", values.shape, tensor.shape)
-        values = iter([np.ascontiguousarray(values)])
-    for piece in values:
-        _check_values(name, "dtype", piece.dtype, DTYPES[tensor.dtype])
-        piece.view(np.uint8).tofile(file)
-        written += piece.nbytes
-    _check_values(name, "bytes", written, tensor.num_bytes)
-
-
-def _check_values(name: str, what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ValueError(f"{name} cannot be written: found {what} {found}, expected {expected}")
-
-
-def write_shards(
-    folder: Path, tensors: dict[str, Pending], shard_bytes: int, first: int = 1, stem: str = "model"
-) -> None:
-    """Write model.safetensors, or shards of at most `shard_bytes` with an index.
-
-    A tensor is never split: one that is larger than `shard_bytes` gets a shard of its own. `first`
-    is the number of the first shard; the published checkpoints count from 0. `stem` is how the
-    names of shards begin.
-    """
-    shards: list[dict[str, Pending]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and filled + tensor.num_bytes > shard_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += tensor.num_bytes
-    if len(shards) == 1:
-        write_file(folder / "model.safetensors", tensors)
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, first):
-        file = f"{stem}-{number:05}-of-{first + len(shards) - 1:05}.safetensors"
-        write_file(folder / file, shard)
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(tensor.num_bytes for tensor in tensors.values())
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from gptoss_edu.config import Config
 from gptoss_edu.tokenizer import NoText, Tokenizer
@@ -46,6 +45,7 @@ from gptoss_edu.weights.folders import (
     read_tokenizer,
 )
 from gptoss_edu.weights.layout import places
+from gptoss_edu.weights.progress import bar
 from gptoss_edu.weights.shards import (
     Tensor,
     count_no_numbers,
@@ -190,15 +190,14 @@ def scan(
     seen = Seen()
     paths = [path for path in weight_files(folder) if path.is_file()]
     total = sum(path.stat().st_size for path in paths)
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc="reading", delay=2, disable=None)
-    with bar:
+    with bar(total, "reading", leave=True) as shown:
         for path in paths:
             inside = {n: t for n, t in (tensors or {}).items() if t.path == path}
             digest, size = hashlib.sha256(), 0
             for name, piece in pieces(path, inside):
                 digest.update(piece)
                 size += len(piece)
-                bar.update(len(piece))
+                shown.update(len(piece))
                 if name is not None:
                     kind = "scales" if inside[name] in scales else inside[name].dtype
                     look_at_values(seen, name, kind, piece)
@@ -255,7 +254,7 @@ def compare_files(folder: Path, seen: Seen, known: Known) -> list[Row]:
     count = len(expected)
     rows = [summary("file sizes", wrong_sizes, f"{count} of {count} files as expected", again)]
     if unknown == count:
-        return [*rows, Row("sha256", UNCHECKED, "the size is published, no sha256 was found")]
+        return [*rows, Row("sha256", UNCHECKED, "only the sizes are known")]
     return [*rows, summary("sha256", wrong_bytes, f"{count} of {count} files, every bit", again)]
 
 

@@ -71,7 +71,7 @@ def test_no_tpu_is_refused_and_the_menu_is_named(on_colab):
         colab.find_chip(HUB_20B, devices("cpu", "cpu", gib=None))
     told = str(refused.value)
     assert "In Colab, choose Runtime > Change runtime type > v5e-1 TPU > Save" in told
-    assert "GPTOSS_EDU_MODEL to pocket" in told
+    assert "run %env GPTOSS_EDU_MODEL=pocket in a cell of its own" in told
     assert refused.value._render_traceback_() == [f"Stopped: {told}"]
 
 
@@ -148,6 +148,15 @@ def test_the_chip_chooses_the_precision(kind, platform, gib, count, name, precis
     assert plan.chip.dtype == jnp.bfloat16
     assert "the model needs, in GiB" in plan.reason
     assert gib is None or chip.memory_bytes == int(gib * fit.GIB)
+
+
+def test_a_precision_can_be_asked_for_and_is_refused_where_it_does_not_fit():
+    chip = colab.find_chip(HUB_20B, devices("TPU v6 lite", gib=31.25))
+    plan = colab.make_plan(HUB_20B, chip, precision="mxfp4")
+    assert (plan.precision, plan.reason) == ("mxfp4", "mxfp4, as was asked for")
+    assert plan.roofline.memory > colab.make_plan(HUB_20B, chip).roofline.memory
+    with pytest.raises(Refusal, match=r"v6e-1 has 31.25 GiB, and bf16 needs 39.\d\d GiB"):
+        colab.make_plan(HUB_20B, chip, precision="bf16")
 
 
 def test_a_dry_run_keeps_the_pocket_model_as_it_is_stored():

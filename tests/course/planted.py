@@ -19,7 +19,7 @@ PLANTED = {
     ("attention", "window_mask"): [
         ("one key too many", "(distance_BTS < window)", "(distance_BTS <= window)"),
         ("one key too few", "(distance_BTS < window)", "(distance_BTS < window - 1)"),
-        ("the next token is visible", "(distance_BTS >= 0)", "(distance_BTS >= -1)"),
+        ("the future is visible", "(distance_BTS >= 0) & ", ""),
     ],
     ("attention", "shared_scores"): [
         ("heads come back in another order", "->BKGTS", "->BGKTS"),
@@ -71,6 +71,15 @@ PLANTED = {
         ("the mask is left in sorted order", "order_V[kept_V]", "kept_V"),
         ("each token is compared with p", "kept_V = np.cumsum(p_V) - p_V < p", "kept_V = p_V >= p"),
     ],
+    ("full_model", "prefill"): [
+        ("the last column for all", "x_BTD[jnp.arange(len(x_BTD)), count_B - 1]", "x_BTD[:, -1]"),
+        (
+            "positions begin at zero",
+            "cache.length_B[:, None] + jnp",
+            "jnp.zeros((2, 1), int) + jnp",
+        ),
+        ("padding is counted", "cache.length_B + count_B", "cache.length_B + tokens_BT.shape[1]"),
+    ],
     ("moe", "route"): [
         ("no bias", " + b_router_E", ""),
         ("zero for those not chosen", "-np.inf", "0"),
@@ -83,7 +92,7 @@ PLANTED = {
     ],
     ("moe", "grouped"): [
         ("weights forgotten", "weight_TX[token, choice][:, None] * answer", "answer"),
-        ("plain mean", "weight_TX[token, choice][:, None] * answer", "answer / expert_TX.shape[1]"),
+        ("the last expert overwrites the others", "y_TD[token] +=", "y_TD[token] ="),
         ("the first weight for all choices", "weight_TX[token, choice]", "weight_TX[token, 0]"),
     ],
     ("moe", "active_parameters"): [
@@ -248,5 +257,10 @@ PLANTED = {
         ("the task is left out", 'f"{task}|{pair}"', "pair"),
         ("smallest byte first", '"big"', '"little"'),
         ("the last four bytes", "digest[:4]", "digest[-4:]"),
+    ],
+    ("training", "adamw"): [
+        ("no bias correction", "m / (1 - b1**t), v / (1 - b2**t)", "m, v"),
+        ("ε inside the root", "(np.sqrt(fair_v) + eps)", "np.sqrt(fair_v + eps)"),
+        ("v averages the gradients", "g**2", "abs(g)"),
     ],
 }

@@ -1,5 +1,6 @@
 """What the checker of chapter 03 does beyond comparing numbers: it looks for copies of the keys."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ import pytest
 from gptoss_edu.attention import grouped_scores, sink_softmax
 from gptoss_edu.config import GPT_OSS_20B
 from gptoss_edu.course.checks import attention
-from gptoss_edu.course.checks.attention import largest_array
 
 
 def head_by_head(q_BTNH, k_BSKH):
@@ -47,10 +47,27 @@ def test_copies_are_found_whatever_they_are_made_with(attempt):
     assert verdict.mistake == "the keys are copied", verdict
 
 
-def test_the_largest_array_is_found_inside_compiled_functions_too():
-    x_D = jnp.ones(3)
-    assert largest_array(lambda x_D: jnp.repeat(x_D, 5).sum(), x_D) == 15
-    assert largest_array(lambda x_D: np.asarray(x_D).sum(), x_D) == 0  # JAX cannot look inside
+def per_group(q_BTNH, k_BSKH, xp=jnp):
+    G = q_BTNH.shape[2] // k_BSKH.shape[2]
+    scores = []
+    for k in range(k_BSKH.shape[2]):
+        k_BSGH, heads = xp.repeat(k_BSKH[:, :, k : k + 1], G, axis=2), slice(k * G, (k + 1) * G)
+        scores.append(xp.einsum("BTGH,BSGH->BGTS", q_BTNH[:, :, heads], k_BSGH))
+    return xp.concatenate(scores, axis=1) / xp.sqrt(xp.float32(q_BTNH.shape[3]))
+
+
+def test_copies_are_seen_group_by_group_and_in_numpy_too():
+    assert attention.shared_scores(per_group).mistake == "the keys are copied"
+    assert attention.shared_scores(jax.jit(per_group)).mistake == "the keys are copied"
+
+    def repeated(q_BTNH, k_BSKH):
+        G = q_BTNH.shape[2] // k_BSKH.shape[2]
+        k_BSNH = np.repeat(np.asarray(k_BSKH), G, axis=2)
+        return np.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) / np.float32(q_BTNH.shape[3]) ** 0.5
+
+    assert attention.shared_scores(repeated).mistake == "the keys are copied"
+    in_numpy = attention.shared_scores(lambda q, k: per_group(np.asarray(q), np.asarray(k), np))
+    assert in_numpy.sentence == attention.UNSEEN, "what cannot be seen is not praised"
 
 
 def test_keys_are_counted_as_the_20b_reads_them():
@@ -67,6 +84,6 @@ def test_a_mistake_of_another_shape_has_its_own_sentence():
         return np.append(weights_BNTS, mass_BNT[..., None], axis=-1), mass_BNT
 
     assert attention.stable_softmax(with_column).mistake == "the sink is kept as a key"
-    other = attention.stable_softmax(lambda s, n, m: (sink_softmax(s, n, m)[0][:1], s))
+    other = attention.stable_softmax(lambda s, n, m: (sink_softmax(s, n, m)[0][..., :1], s))
     assert other.mistake == "wrong form"
-    assert "should have shape (2, 3, 5, 7), found (1, 3, 5, 7)" in other.sentence
+    assert "should have shape (1, 2, 1, 3), found (1, 2, 1, 1)" in other.sentence

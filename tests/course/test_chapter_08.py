@@ -44,14 +44,14 @@ def test_a_run_that_fails_leaves_what_it_had(notebook, tmp_path):
 
 def test_a_new_run_takes_the_place_of_its_predecessor(tmp_path):
     record = tmp_path / "runs.json"
-    for entry in (RUN, RUN | {"loading": "turned while loading"}, RUN | {"layers": 4}):
+    for entry in (RUN, RUN | {"loading": "transposed while loading"}, RUN | {"layers": 4}):
         chapter_08.remember(entry, record)
     chapter_08.remember(RUN | {"measured": {"writing, tokens/s": 9.0}}, record)
     runs = json.loads(record.read_text(encoding="utf-8"))
     assert [(run["layers"], run["loading"]) for run in runs] == [
         (4, "mapped"),
         (24, "mapped"),
-        (24, "turned while loading"),
+        (24, "transposed while loading"),
     ]
     assert runs[1]["measured"] == {"writing, tokens/s": 9.0}
     assert list(tmp_path.iterdir()) == [record]

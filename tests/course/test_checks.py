@@ -46,7 +46,7 @@ def solution(module, name, old="", new=""):
 
 def right(key, number=0):
     """What the right function makes of a case."""
-    exercise = ALL[key]
+    exercise, _ = ALL[key], cases(key)
     return exercise._known(exercise.function, number)
 
 
@@ -182,14 +182,14 @@ def malformed(value):
         yield "found a str", str(value)
         yield "found an int", 7
     else:
-        yield "should be an array, found a list", list(np.asarray(value))
+        yield "found a dict", {0: value}
         array = np.asarray(value)
         yield f"found {(1, *array.shape)}", array[None]
         if array.ndim:
             yield "should have shape", array[:-1]
         kind = array.dtype.kind
         other = np.float16 if kind == "f" and array.itemsize > 2 else np.int32
-        other = np.float32 if kind in "biu" else other
+        other = np.float32 if kind in "biu" else other  # any width of integer is welcome
         yield f"should be {array.dtype}, found {np.dtype(other)}", array.astype(other)
 
 
@@ -210,11 +210,11 @@ def test_wrong_shape_dtype_and_type_are_sentences(key):
 def test_unknown_mistake_says_how_far_off_it_is():
     verdict = full_model.top_p(lambda logits_V, p: full_model.right_top_p(logits_V, p) - 1)
     assert verdict.mistake == "unknown"
-    assert "they differ by up to 1" in verdict.sentence
+    assert "logits_V at v=0: expected 4.081838, found 3.081838 (1 of 7 differ)" in verdict.sentence
     verdict = full_model.top_p(lambda logits_V, p: np.full_like(logits_V, np.nan))
     assert verdict.mistake == "nan"
     verdict = start_here.by_channel(lambda pieces: {"final": "?"})
-    assert "found {'final': '?'}" in verdict.sentence
+    assert "texts has no entry 'analysis'; expected 'r in rose: r1' there" in verdict.sentence
 
 
 def test_an_attempt_cannot_spoil_the_inputs():
@@ -243,7 +243,7 @@ def test_lists_and_bytes_are_compared_and_shown():
     assert "expected [b'a', b'b'], found [b'a']" in exercise(lambda text: [text[:1]]).sentence
     assert exercise(lambda text: ["a", "b"]).status == "not yet right"
     assert "should be a list of 2, found a bytes" in exercise(lambda text: text).sentence
-    assert "should be a bytes, found a str" in checks.form("it", "a", b"a")
+    assert "should be a bytes, found a str" in checks.comparing.form("it", "a", b"a")
 
 
 def test_two_mistakes_that_agree_on_one_case_are_told_apart_by_the_others():

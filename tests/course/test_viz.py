@@ -171,12 +171,38 @@ def test_diagram_has_the_numbers_of_the_model(config):
     assert f"{config.experts_per_token} of {config.num_experts} experts" in alt
 
 
-def test_bars_say_which_change_gives_another_answer():
-    changes = {"nothing": (0.0, False), "no norm": (31.0, True)}
-    alt = check(viz.difference_bars(changes, unit="largest change of a logit"))
+def test_dots_say_how_far_and_which_change_gives_another_text():
+    changes = {
+        "nothing": (0.0, False),
+        "ε": (3.8e-6, False),
+        "no norm": (31.4, True),
+        "far": (6e-4, False),
+    }
+    alt = check(viz.difference_bars(changes, unit="largest change of a logit", margin=0.3))
     assert alt == (
-        "Bars: largest change of a logit. nothing: same answer; no norm: another answer."
+        "Dots: largest change of a logit, tolerance 10⁻⁴. nothing: within the tolerance, same text;"
+        " ε: within the tolerance, same text; no norm: about 30, other text;"
+        " far: under 0.001, same text."
     )
+
+
+def test_rings_part_from_full_stores_at_the_window():
+    alt = check(viz.cache_sizes(GPT_OSS_20B))
+    assert "every key on every layer 6 GiB; rings on sliding layers 3 GiB" in alt
+    assert "part at the window of 128" in alt
+
+
+def test_a_time_line_counts_its_steps_and_tells_no_times():
+    calls = {"first": [("compile", 3.0), ("prefill", 0.1), ("decode", 0.01), ("decode", 0.02)]}
+    alt = check(viz.generation_timeline(calls))
+    assert alt == "Time lines. first: 1 × compile, 1 × prefill, 2 × decode."
+
+
+def test_the_sampling_panel_sorts_every_token():
+    logits_V, ids = np.array([0.0, 2.0, 1.0]), [40, 41, 42]
+    panel = viz.sampling_sliders({"here": logits_V}, ids)
+    assert panel.data["here"]["logits"].tolist() == [0.0, -1.0, -2.0]
+    assert panel.data["here"]["names"] == [viz.label(41), viz.label(42), viz.label(40)]
 
 
 def test_text_stands_out_from_what_it_is_written_on():

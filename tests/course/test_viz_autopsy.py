@@ -61,3 +61,15 @@ def test_the_order_of_the_experts_is_no_difference(observed):
     )
     _, found = viz.differences(observed, (logits, [seen[0]._replace(routing=turned), seen[1]]))
     assert not found.any()
+
+
+def test_the_panel_holds_every_chart_as_text():
+    d = np.zeros((2, 5))
+    d[1] = [1e-9, 1e-6, 1e-4, 0.5, 99]
+    made = viz.autopsy_panel(
+        {"1": (["0 stream", "logits"], d), "2": (["0 stream", "logits"], 0 * d)}
+    )
+    assert made.data["rows"] == {"1": ["#####", "#$8]j"], "2": ["#####", "#####"]}
+    assert made.controls["stage"] == ("0 stream", "logits")
+    assert "patient 1: begins at logits, token 3; patient 2: equal everywhere" in made.picture.alt
+    assert made.start["count from"] == 2

@@ -23,10 +23,31 @@ def test_ledger_says_what_fits():
     assert "large: 17.5 of 8.0 GiB, does not fit" in alt
 
 
-def test_roofline_gives_the_ceilings():
-    alt = check(viz.roofline_plot({"chip": 1e12, "slow": 1e11}, {"wide": 1e10, "packed": 2.5e9}))
-    assert "chip: wide 100, packed 400" in alt
-    assert "slow: wide 10, packed 40" in alt
+def test_roofline_has_a_ridge_and_a_limit_on_each_side_of_it():
+    alt = check(
+        viz.roofline_plot({"chip": (1e12, 2e14), "slow": (1e11, 1e13)}, {"one": 2, "many": 1000})
+    )
+    assert "chip: ridge at 200 operations per byte; one 2, many 200" in alt
+    assert "slow: ridge at 100 operations per byte; one 0.2, many 10" in alt
+
+
+def test_near_ties_counts_what_can_change_the_answer():
+    alt = check(
+        viz.near_ties([0.1, 1.0, 3.0], {"coarse": [0.2, 1.0, 0.0], "fine": [0.01, 0.0, 0.0]})
+    )
+    assert "coarse: 2 of 3; fine: 0 of 3" in alt
+
+
+def test_timeline_tells_the_seconds_of_each_part():
+    alt = check(
+        viz.timeline({"first": {"compile": 2.0, "decode": 0.25}, "second": {"decode": 0.25}})
+    )
+    assert "first: compile 2.00 s, decode 0.25 s; second: decode 0.25 s" in alt
+
+
+def test_the_chip_is_told_from_memory_to_multiplier():
+    alt = check(viz.tpu_chip())
+    assert alt.index("HBM") < alt.index("VMEM") < alt.index("MXU") < alt.index("float32")
 
 
 def test_map_says_what_is_cut_and_what_is_whole():
@@ -35,9 +56,9 @@ def test_map_says_what_is_cut_and_what_is_whole():
         "norm_D": ((6,), (None,)),
         "w_DN": ((6, 8), (None, "tensor")),
     }
-    alt = check(viz.sharding_map(arrays, {"tensor": 2, "expert": 2}))
+    alt = check(viz.sharding_map(arrays, {"tensor": 2, "expert": 2}, {"w_EDP": ["expert"]}))
     assert alt.startswith("Parts of arrays on 4 devices.")
-    assert "w_EDP: cut along expert and cut along tensor" in alt
+    assert "w_EDP: cut along expert and cut along tensor, products added along expert" in alt
     assert "norm_D: whole on every device" in alt
     assert "w_DN: cut along tensor" in alt
 

@@ -32,6 +32,17 @@ def test_surprise_says_whether_it_fell():
     assert "the rows are alike" in viz.surprise_bars(IDS, {"a": high, "b": high}).alt
 
 
+def test_samples_keep_their_verdicts_and_show_the_first_question():
+    panel = viz.training_samples(
+        [3.0, 1.0], ["first?", "second?"], {0: ["a", "b"], 2: ["c", "d"]},
+        {0: [False, False, True], 2: [True, True, True]},
+    )  # fmt: skip
+    assert panel.picture.alt == "Table: replies to 'first?' at 2 steps, from 0 to 2."
+    assert panel.data["scores"] == [1, 3]
+    assert panel.data["asked"] == 3
+    assert panel.data["replies"][1] == [{"text": "c", "right": True}, {"text": "d", "right": True}]
+
+
 def test_curves_are_told_so_coarsely_that_machines_agree():
     steps = range(1, 101)
     falling = np.linspace(8, 0.1, 100)

@@ -26,7 +26,7 @@ from gptoss_edu.model import Params, forward
 from gptoss_edu.mxfp4 import Mxfp4
 from gptoss_edu.shapes import num_bytes
 from gptoss_edu.tokenizer import STOP_TOKENS, NoText, Tokenizer, byte_ids
-from gptoss_edu.weights import checkpoint, folders, reading, shards
+from gptoss_edu.weights import checkpoint, folders, progress, reading, shards
 from gptoss_edu.weights.checkpoint import load_model, save_checkpoint
 
 CONFIG = dataclasses.replace(TINY, num_layers=2, layer_types=())
@@ -147,12 +147,12 @@ def test_parameters_do_not_depend_on_the_file_once_loaded(folder, packed):
 def test_the_progress_bar_ends_at_its_total(tmp_path, packed, layout, monkeypatch):
     bars = []
 
-    class Bar(reading.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"disable": False, "file": io.StringIO()})
             bars.append(self)
 
-    monkeypatch.setattr(reading, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     load_model(write_layout(tmp_path, packed, CONFIG, layout))
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
     assert len(bars) == 1

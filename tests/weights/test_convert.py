@@ -22,7 +22,7 @@ from layouts import random_params, write_layout
 from gptoss_edu.commands import main as cli
 from gptoss_edu.commands.flags import load
 from gptoss_edu.config import TINY
-from gptoss_edu.weights import mapped, shards
+from gptoss_edu.weights import mapped, progress, shards
 from gptoss_edu.weights.checkpoint import POCKET, load_model
 
 module = importlib.import_module("gptoss_edu.weights.convert")
@@ -139,7 +139,7 @@ def test_the_progress_bar_ends_at_its_total(source, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     convert(source)
     assert bars[0].n == bars[0].total > 0
 

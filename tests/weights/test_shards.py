@@ -19,7 +19,8 @@ import safetensors
 from layouts import write_file as reference_write
 
 from gptoss_edu.weights import shards
-from gptoss_edu.weights.shards import Pending, find_tensors, map_array, read_header
+from gptoss_edu.weights.shards import find_tensors, map_array, read_header
+from gptoss_edu.weights.writing import Pending, write_file, write_shards
 
 ARRAYS = {
     "odd": np.arange(7, dtype=np.uint8),
@@ -39,7 +40,7 @@ def pending(arrays=ARRAYS) -> dict[str, Pending]:
 
 @pytest.fixture
 def path(tmp_path):
-    shards.write_file(tmp_path / "model.safetensors", pending())
+    write_file(tmp_path / "model.safetensors", pending())
     return tmp_path / "model.safetensors"
 
 
@@ -69,7 +70,7 @@ def test_every_tensor_starts_at_a_multiple_of_its_item_size(path):
 
 
 def test_shards_hold_everything_once_and_none_exceeds_its_limit(tmp_path):
-    shards.write_shards(tmp_path, pending(), shard_bytes=14)
+    write_shards(tmp_path, pending(), shard_bytes=14)
     assert len(list(tmp_path.glob("*.safetensors"))) == 3  # 7 + 4, 12, 8 bytes
     assert find_tensors(tmp_path).keys() == ARRAYS.keys()
     index = json.loads((tmp_path / shards.INDEX).read_text())
@@ -294,7 +295,7 @@ def test_a_byte_range_that_does_not_fit_its_shape_is_refused(tmp_path, shape, of
 
 
 def test_a_shard_missing_from_the_folder_is_named(tmp_path):
-    shards.write_shards(tmp_path, pending(), shard_bytes=12)
+    write_shards(tmp_path, pending(), shard_bytes=12)
     (tmp_path / "model-00002-of-00004.safetensors").unlink(missing_ok=True)
     name = next(iter(sorted(tmp_path.glob("*.safetensors")))).name
     (tmp_path / name).unlink()
@@ -310,7 +311,7 @@ def edit_index(folder, change) -> None:
 
 
 def test_an_index_that_names_a_tensor_that_is_nowhere_is_refused(tmp_path):
-    shards.write_shards(tmp_path, pending(), shard_bytes=14)
+    write_shards(tmp_path, pending(), shard_bytes=14)
     shard = sorted(tmp_path.glob("*.safetensors"))[0].name
     edit_index(tmp_path, lambda names: names.update(ghost=shard))
     with pytest.raises(ValueError, match=f"puts ghost in {shard}, but it was found in no shard"):
@@ -318,14 +319,14 @@ def test_an_index_that_names_a_tensor_that_is_nowhere_is_refused(tmp_path):
 
 
 def test_a_tensor_that_the_index_does_not_know_is_refused(tmp_path):
-    shards.write_shards(tmp_path, pending(), shard_bytes=14)
+    write_shards(tmp_path, pending(), shard_bytes=14)
     edit_index(tmp_path, lambda names: names.pop("odd"))
     with pytest.raises(ValueError, match="puts odd in no shard, but it was found in model-00001"):
         find_tensors(tmp_path)
 
 
 def test_an_index_that_puts_a_tensor_in_another_shard_is_refused(tmp_path):
-    shards.write_shards(tmp_path, pending(), shard_bytes=14)
+    write_shards(tmp_path, pending(), shard_bytes=14)
     edit_index(tmp_path, lambda names: names.update(odd=names["half"]))
     with pytest.raises(ValueError, match="the index puts odd in model-00003"):
         find_tensors(tmp_path)
@@ -370,10 +371,10 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 )
 def test_values_that_were_not_announced_are_refused(tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
-        shards.write_file(tmp_path / "x.safetensors", {"x": Pending("F32", (4,), values)})
+        write_file(tmp_path / "x.safetensors", {"x": Pending("F32", (4,), values)})
 
 
 def test_no_file_is_written_over(path):
     """Through a link, it could be somebody else's."""
     with pytest.raises(FileExistsError):
-        shards.write_file(path, pending())
+        write_file(path, pending())

@@ -2,25 +2,32 @@
 
 A checker runs the reader's function on fresh inputs and compares with the library. Where the two
 differ, it tries what usually goes wrong: each mistake is a wrong version of the function, and if
-the reader's result is the result of that version, its sentence names the misconception. Nothing
-that a reader writes ends in a traceback, and an untouched stub (`raise NotImplementedError`) is
-"not attempted yet", so that a notebook runs from top to bottom.
+the reader's results are those of that version on all inputs, its sentence names the misconception.
+Otherwise it tells the place: the smallest input that fails, where in the result, what was expected
+there and what was found (comparing.py, telling.py). Nothing that a reader writes ends in a
+traceback, and an untouched stub (`raise NotImplementedError`) is "not attempted yet", so that a
+notebook runs from top to bottom.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import inspect
 import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
+from gptoss_edu.course.checks.comparing import fit, is_array, kind, same
+from gptoss_edu.course.checks.telling import Decode, has_nan, inputs, misplaced, misshapen, size_of
+
 COLORS = {"passed": "#1a7340", "not attempted yet": "#5c5c5c", "not yet right": "#a33f00"}
+FORMS = ("wrong form", "wrong number of results")
 SIGNS = {"passed": "✓", "not attempted yet": "·", "not yet right": "✗"}
 
 
@@ -53,12 +60,21 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Raised:
+    """A result that is none: what the attempt raised."""
+
+    error: BaseException
+
+
+@dataclasses.dataclass(frozen=True)
 class Exercise:
     """A function to write: the right one, the usual wrong ones, and inputs to tell them apart.
 
     `mistakes` are misconceptions by name: what to say to somebody who has it, and the function.
     `parts` names what the function returns, one name per part, with the shape letters of arrays.
     `cases` yields argument tuples, easiest first; no mistake may agree with `function` on all.
+    `decode` shows tokens as text; `also` complains of what a right result does not show, and
+    `note` adds to what is said of a wrong one. A test (`is_test`) may fail by an assertion.
     """
 
     name: str
@@ -68,24 +84,31 @@ class Exercise:
     mistakes: Mapping[str, tuple[str, Callable[..., Any]]] = dataclasses.field(default_factory=dict)
     praise: str = ""
     atol: float = 1e-5
+    like: str = ""  # the library function that does the same, if it is not `function` itself
+    is_test: bool = False
+    decode: Decode | None = None
+    also: Callable[[Callable[..., Any], tuple[Any, ...]], tuple[str, str] | None] | None = None
+    note: Callable[[tuple[Any, ...], Any, Any], str] | None = None
     _memory: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, attempt: Any) -> Verdict:
         """Check a reader's function."""
         if not callable(attempt):
             return self._wrong(
-                f"expected your function itself, found {_kind(attempt)}. Pass it by name, without"
+                f"expected your function itself, found {kind(attempt)}. Pass it by name, without"
                 " parentheses.",
                 "not a function",
             )
         for number, case in enumerate(self._cases()):
             found = self._run(attempt, case)
-            if isinstance(found, Verdict):
-                return found
-            verdict = self._compare(found, self._known(self.function, number), number + 1)
-            if verdict is not None:
-                vague = verdict.mistake in ("unknown", "nan", "wrong form")
-                return (self._diagnose(attempt, number, found) if vague else None) or verdict
+            if isinstance(found, _Raised):
+                return self._failed(found, attempt, case)
+            if not self._agrees(found, self.function, number):
+                return self._explain(attempt, number)
+        for case in self._cases() if self.also else ():
+            assert self.also is not None
+            if (complaint := self.also(attempt, case)) is not None:
+                return self._wrong(*complaint)
         return Verdict(self.name, "passed", self.praise)
 
     def _cases(self) -> Iterator[tuple[Any, ...]]:
@@ -101,72 +124,108 @@ class Exercise:
     def _known(self, function: Callable[..., Any], number: int) -> Any:
         """What a function of ours makes of a case, computed once."""
         if (function, number) not in self._memory:
-            self._memory[function, number] = function(*self._memory[number])
+            self._memory[function, number] = self._run(function, self._memory[number])
         return self._memory[function, number]
 
     def _wrong(self, sentence: str, mistake: str) -> Verdict:
         return Verdict(self.name, "not yet right", sentence, mistake)
 
     def _run(self, attempt: Callable[..., Any], case: tuple[Any, ...]) -> Any:
-        """What the attempt returns, or the verdict on how it failed to return anything."""
-        try:  # a NumPy array can be changed in place: the attempt works on copies
-            return attempt(*map(_copied, case))
-        except NotImplementedError:
-            return Verdict(self.name, "not attempted yet")
-        except Exception as error:  # whatever a reader's code may raise becomes a sentence
-            line = _line_of(error, attempt)
-            where = f" in line {line} of your function" if line else ""
-            message = " ".join(str(error).split())[:200]
-            return self._wrong(
-                f"it stopped{where} with {type(error).__name__}: {message}", "it raises"
-            )
+        """What the attempt returns, or what it raised."""
+        try:
+            found = attempt(*map(_copied, case))
+        except (Exception, SystemExit) as error:  # whatever a reader's code may raise
+            if self.is_test and isinstance(error, AssertionError):
+                return False
+            return _Raised(error)
+        many = len(self.parts) > 1 and is_array(found) and np.shape(found)[:1] == (len(self.parts),)
+        return tuple(found) if many else found
 
-    def _compare(self, found: Any, expected: Any, number: int) -> Verdict | None:
-        """None if the attempt's result is right, else the verdict."""
-        if found is None:
-            return self._wrong("it returns nothing. Is there a `return` at its end?", "no return")
-        many = len(self.parts) > 1
-        if many and not (isinstance(found, tuple | list) and len(found) == len(self.parts)):
-            wanted = ", ".join(self.parts)
-            return self._wrong(
-                f"it should return {len(self.parts)} things, ({wanted}), and returned"
-                f" {_kind(found)}.",
-                "wrong number of results",
-            )
-        pairs = zip(found, expected, strict=True) if many else [(found, expected)]
-        for name, (got, want) in zip(self.parts, pairs, strict=True):
-            if complaint := form(name, got, want):
-                return self._wrong(complaint, "wrong form")
-        if same(found, expected, self.atol):
-            return None
-        if _any_nan(found):
-            return self._wrong("there is a NaN in what it returns.", "nan")
+    def _agrees(self, found: Any, function: Callable[..., Any], number: int) -> bool:
+        """Does a function of ours make the same of this case?"""
+        known = self._known(function, number)
+        if isinstance(known, _Raised) or isinstance(found, _Raised):
+            both = isinstance(known, _Raised) and isinstance(found, _Raised)
+            return both and type(known.error) is type(found.error)
+        try:
+            fitted = fit(found, known)
+            if function is self.function and misshapen(self.parts, fitted, known):
+                return False  # a float that is too narrow, for one
+            return same(fitted, known, self.atol)
+        except (ValueError, TypeError):  # a form that cannot even be compared
+            return False
+
+    def _failed(
+        self, raised: _Raised, attempt: Callable[..., Any], case: tuple[Any, ...]
+    ) -> Verdict:
+        error = raised.error
+        if isinstance(error, NotImplementedError) and _is_stub(error, attempt):
+            return Verdict(self.name, "not attempted yet")
+        line = _line_of(error, attempt)
+        where = f" in line {line} of your function" if line else ""
+        message = " ".join(str(error).split())[:200]
+        told = inputs(self._named(attempt, case))
+        given = f" (for {told})" if told else ""
         return self._wrong(
-            f"form and type are right, the values are not: test {number} expected"
-            f" {_brief(expected, found)}. None of the usual mistakes explains it; compare with the"
-            " library step by step.",
-            "unknown",
+            f"it stopped{where} with {type(error).__name__}: {message}{given}", "it raises"
         )
 
-    def _diagnose(self, attempt: Callable[..., Any], number: int, found: Any) -> Verdict | None:
-        """Whose wrong result is this? Two mistakes may agree on one case: the others decide."""
-        right = self._known(self.function, number)
-        suspects = [
-            name
-            for name, (_, wrong) in self.mistakes.items()
-            if same(found, known := self._known(wrong, number), self.atol)
-            and _kinds(found) == _kinds(known)  # True is not 1.0
-            and not same(known, right, self.atol)  # right here, so this is not a sign of it
+    def _named(self, attempt: Callable[..., Any], case: tuple[Any, ...]) -> dict[str, Any]:
+        """A case by the names of its arguments."""
+        for function in (self.function, attempt):
+            with contextlib.suppress(ValueError, TypeError):
+                names = list(inspect.signature(function).bind(*case).arguments)
+                if len(names) == len(case):
+                    return dict(zip(names, case, strict=True))
+        return {f"argument {number + 1}": value for number, value in enumerate(case)}
+
+    def _explain(self, attempt: Callable[..., Any], first: int) -> Verdict:
+        """Whose wrong result is this? Whoever agrees on all cases; if nobody, where is it wrong?"""
+        cases = list(self._cases())
+        results = [self._run(attempt, case) for case in cases]
+        for name, (sentence, wrong) in self.mistakes.items():
+            order = [first, *(number for number in range(len(cases)) if number != first)]
+            if all(self._agrees(results[number], wrong, number) for number in order):
+                return self._wrong(sentence, name)
+        if all(found is None for found in results):
+            return self._wrong("it returns nothing. Is there a `return` at its end?", "no return")
+        places = [
+            (size_of(case), self._place(attempt, case, found, self._known(self.function, number)))
+            for number, (case, found) in enumerate(zip(cases, results, strict=True))
+            if not isinstance(found, _Raised) and not self._agrees(found, self.function, number)
         ]
-        for other, case in enumerate(self._cases()) if len(suspects) > 1 else ():
-            result = self._run(attempt, case)
-            left = [
-                name
-                for name in suspects
-                if same(result, self._known(self.mistakes[name][1], other), self.atol)
-            ]
-            suspects = left or suspects
-        return self._wrong(self.mistakes[suspects[0]][0], suspects[0]) if suspects else None
+        formal = [place for _, place in places if place.mistake in FORMS]
+        if formal:
+            return formal[0]
+        place, passed = min(places, key=lambda one: one[0])[1], len(cases) - len(places)
+        others = f" {passed} of {len(cases)} tests pass." if passed else ""
+        return dataclasses.replace(place, sentence=place.sentence + others)
+
+    def _place(
+        self, attempt: Callable[..., Any], case: tuple[Any, ...], found: Any, expected: Any
+    ) -> Verdict:
+        """The input, the place, expected and found, and what to compare with."""
+        arguments, wanted = self._named(attempt, case), ", ".join(self.parts)
+        many = len(self.parts) > 1
+        if many and not (isinstance(found, tuple | list) and len(found) == len(self.parts)):
+            return self._wrong(
+                f"it should return {len(self.parts)} things, ({wanted}), and returned"
+                f" {kind(found)}.",
+                "wrong number of results",
+            )
+        fitted = fit(found, expected)
+        told = inputs(arguments)
+        if said := misshapen(self.parts, fitted, expected):
+            return self._wrong(f"{said}{f' (For {told}.)' * bool(told)}", "wrong form")
+        said = misplaced(self.parts, fitted, expected, self.atol, arguments, self.decode)
+        note = self.note(case, found, expected) if self.note else ""
+        where = self.function.__module__
+        library = where.startswith("gptoss_edu.") and not where.startswith(__name__)
+        like = self.like or f"{where}.{self.function.__name__}" * library
+        return self._wrong(
+            f"{f'for {told}, ' * bool(told)}{said}{note}{f' Compare with `{like}`.' * bool(like)}",
+            "nan" if has_nan(found) and not has_nan(expected) else "unknown",
+        )
 
 
 def changed(function: Callable[..., Any], *pieces: str) -> Callable[..., Any]:
@@ -197,138 +256,30 @@ def mistakes_in(
     }
 
 
-def form(name: str, got: Any, want: Any) -> str | None:
-    """A sentence if `got` has not the type, shape or dtype of `want`; None if it has."""
-    if isinstance(want, str | bytes | bool) or want is None or dataclasses.is_dataclass(want):
-        if type(got) is not type(want):
-            return f"{name} should be {_kind(want)}, found {_kind(got)}."
-        if dataclasses.is_dataclass(want):
-            return _form_of_leaves(name, got, want)
-        return None
-    if isinstance(want, dict):
-        return None if isinstance(got, dict) else f"{name} should be a dict, found {_kind(got)}."
-    if isinstance(want, list | tuple):
-        fine = isinstance(got, list | tuple)
-        return None if fine else f"{name} should be {_kind(want)}, found {_kind(got)}."
-    if isinstance(want, int | float):
-        fine = isinstance(got, int | float | np.number) or getattr(got, "shape", None) == ()
-        return None if fine else f"{name} should be a number, found {_kind(got)}."
-    if not _is_array(got):
-        return f"{name} should be an array, found {_kind(got)}."
-    if tuple(got.shape) != tuple(want.shape):
-        return f"{name} should have shape {tuple(want.shape)}, found {tuple(got.shape)}."
-    if want.dtype.kind != np.dtype(got.dtype).kind or got.dtype.itemsize < want.dtype.itemsize:
-        return f"{name} should be {want.dtype}, found {got.dtype}."
-    return None
+def _line_of(error: BaseException, attempt: Callable[..., Any]) -> int | None:
+    """The line of the reader's function, counted from its `def`, where an error came from."""
+    code = _code_of(attempt)
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if code is not None and frame.f_code is code]
+    return lines[-1] - code.co_firstlineno + 1 if lines and code is not None else None
 
 
-def _form_of_leaves(name: str, got: Any, want: Any) -> str | None:
-    if str(jax.tree.structure(got)) != str(jax.tree.structure(want)):
-        return f"{name} is {_kind(got)} as it should be, but its parts are not those expected."
-    for leaf, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        if complaint := form(f"an array in {name}", leaf, wanted):
-            return complaint
-    return None
+def _is_stub(error: BaseException, attempt: Callable[..., Any]) -> bool:
+    """Is this the `raise NotImplementedError` of the function itself, and not one inside of JAX?"""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is _code_of(attempt)
 
 
-def same(a: Any, b: Any, atol: float) -> bool:
-    """Are two results equal, arrays up to `atol` and everything else exactly?"""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key], atol) for key in b)
-    if isinstance(a, list | tuple) and isinstance(
-        b, list | tuple
-    ):  # a nested list is not a flat one
-        return len(a) == len(b) and all(same(x, y, atol) for x, y in zip(a, b, strict=True))
-    leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
-    if len(leaves) != len(others):
-        return False
-    return all(_same_leaf(x, y, atol) for x, y in zip(leaves, others, strict=True))
-
-
-def _same_leaf(x: Any, y: Any, atol: float) -> bool:
-    if isinstance(x, str | bytes) or isinstance(y, str | bytes):
-        return type(x) is type(y) and x == y
-    x, y = np.asarray(x), np.asarray(y)
-    if x.shape != y.shape:
-        return False
-    if x.dtype.kind in "OUS" or y.dtype.kind in "OUS":
-        return bool(np.all(x == y))
-    if y.dtype.kind in "biu":
-        return bool(np.all(x == y))
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    return bool(np.allclose(x, y, rtol=1e-5, atol=atol, equal_nan=True))
-
-
-def distance(a: Any, b: Any) -> float:
-    """The largest difference between the numbers of two results of the same form."""
-    largest = 0.0
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=False):
-        x, y = np.asarray(left), np.asarray(right)
-        if x.shape == y.shape and x.dtype.kind in "biuf" and x.size:
-            x, y = x.astype(np.float64), y.astype(np.float64)
-            finite = np.isfinite(x) & np.isfinite(y)
-            gap = np.abs(np.where(finite, x, 0) - np.where(finite, y, 0))
-            largest = max(largest, float(np.where(finite | (x == y), gap, np.inf).max()))
-    return largest
-
-
-def _brief(expected: Any, found: Any) -> str:
-    """What to say about two results: themselves if they are short, else their distance."""
-    if _is_plain(expected) and _is_plain(found):
-        whole = f"{expected!r:.120}, found {found!r:.120}"
-        lists = isinstance(expected, list | tuple) and isinstance(found, list | tuple)
-        return _first_difference(expected, found) if lists and len(str(expected)) > 120 else whole
-    return f"other numbers: they differ by up to {distance(found, expected):.2g}"
-
-
-def _first_difference(expected: Sequence[Any], found: Sequence[Any]) -> str:
-    """Where two long lists part."""
-    both = zip(expected, found, strict=False)
-    at = next((i for i, (a, b) in enumerate(both) if a != b), min(len(expected), len(found)))
-    wanted, got = (f"{x[at]!r:.60}" if at < len(x) else "the end" for x in (expected, found))
-    return f"{wanted} at index {at}, found {got}"
-
-
-def _is_array(value: Any) -> bool:
-    """Also of JAX; `np.float16`, the type, has a shape only for its instances."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
-
-
-def _kinds(result: Any) -> list[str]:
-    """Truth values, numbers or text: what a result is made of, leaf by leaf."""
-    kinds = [np.asarray(leaf).dtype.kind for leaf in jax.tree.leaves(result)]
-    return ["number" if kind in "iuf" else kind for kind in kinds]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, str | bytes | int | float | bool | dict)
+def _code_of(attempt: Any) -> types.CodeType | None:
+    """The code of a function, also where it is wrapped by `jit` or `partial`."""
+    bare = inspect.unwrap(attempt)
+    return getattr(getattr(bare, "func", bare), "__code__", None)
 
 
 def _copied(value: Any) -> Any:
+    """NumPy arrays, lists and dicts can be changed in place, so an attempt works on copies."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _any_nan(result: Any) -> bool:
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(result)]
-    return any(array.dtype.kind == "f" and np.isnan(array).any() for array in arrays)
-
-
-def _kind(value: Any) -> str:
-    if _is_array(value):
-        return f"an array of shape {tuple(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
-
-
-def _line_of(error: Exception, attempt: Callable[..., Any]) -> int | None:
-    """The line of the reader's function, counted from its `def`, where an error came from."""
-    code = getattr(attempt, "__code__", None)
-    if code is None:
-        return None
-    frames = traceback.walk_tb(error.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code is code]
-    return lines[-1] - code.co_firstlineno + 1 if lines else None

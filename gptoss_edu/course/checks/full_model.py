@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +59,10 @@ def _params(seed: int) -> Params:
 
 
 def block_cases() -> Iterator[tuple[Any, ...]]:
-    """Arguments of `block`: a sliding layer and a full one, seven keys already in the store."""
+    """Arguments of `block`: a sliding layer and a full one, seven keys already in the store; and a
+    small stream into large experts, so that ε, clamp and alpha are seen."""
     params = _params(1)
-    for index in (0, 1):
+    for index, size, expert_size in ((0, 1.0, 1), (1, 1.0, 1), (1, 3e-3, 12)):
         B, T, held, room = 2, 3, 7, 16
         rng = np.random.default_rng(10 + index)
         shape = (B, CONFIG.num_kv_heads, room, CONFIG.head_dim)
@@ -70,10 +72,14 @@ def block_cases() -> Iterator[tuple[Any, ...]]:
             v_BKSH=jnp.asarray(rng.standard_normal(shape), jnp.float32),
             position_BS=jnp.asarray(np.tile(np.where(slots_S < held, slots_S, -1), (B, 1))),
         )
-        x_BTD = jnp.asarray(rng.standard_normal((B, T, CONFIG.hidden_size)), jnp.float32)
+        x_BTD = jnp.asarray(size * rng.standard_normal((B, T, CONFIG.hidden_size)), jnp.float32)
         position_BT = jnp.asarray(np.tile(held + np.arange(T), (B, 1)))
         cos_BTC, sin_BTC = rope_tables(position_BT, CONFIG)
         layer, window = params.layers[index], CONFIG.window(index)
+        large = dataclasses.replace(
+            layer.moe, w_gate_up_EDP=expert_size * cast(jax.Array, layer.moe.w_gate_up_EDP)
+        )
+        layer = dataclasses.replace(layer, moe=large)
         yield layer, x_BTD, cos_BTC, sin_BTC, position_BT, kv, CONFIG, window
 
 
@@ -98,7 +104,17 @@ def _block(
     return x_BTD + y_BTD, kv
 
 
-block = Exercise(
+@dataclasses.dataclass(frozen=True)
+class Seen(Exercise):
+    """The library's block also returns what it saw: it may stay, and is not compared."""
+
+    def _run(self, attempt: Any, case: tuple[Any, ...]) -> Any:
+        found = super()._run(attempt, case)
+        extra = isinstance(found, tuple) and len(found) == 3 and dataclasses.is_dataclass(found[2])
+        return found[:2] if extra else found
+
+
+block = Seen(
     "block", right_block, ("x_BTD", "kv"), block_cases,
     mistakes_in(_block, {
         "no residual around attention": ("attention's answer replaces the residual stream. It"
@@ -109,26 +125,11 @@ block = Exercise(
         "no norm before attention": ("attention reads the raw residual stream. It should read"
             " rms_norm of it, with the scale layer.attention.norm_D.",
             "rms_norm(x_BTD, first, eps)", "x_BTD"),
-        "no norm before the experts": ("the experts read the raw residual stream. They should read"
-            " rms_norm of it, with the scale layer.moe.norm_D.",
-            "rms_norm(x_BTD, second, eps)", "x_BTD"),
         "the normed stream is kept": ("you add to the normed copy. The norm is only for reading:"
             " add the answer to the residual stream as it was before the norm.",
             "h_BTD = rms_norm", "h_BTD = x_BTD = rms_norm"),
-        "post-norm": ("you norm after adding, as the first transformers did. GPT-OSS norms before"
-            " each half reads, and leaves the sum alone.",
-            "rms_norm(x_BTD, first, eps)", "x_BTD", "rms_norm(x_BTD, second, eps)", "x_BTD",
-            "x_BTD = x_BTD + y_BTD", "x_BTD = rms_norm(x_BTD + y_BTD, first, eps)",
-            "return x_BTD + y_BTD", "return rms_norm(x_BTD + y_BTD, second, eps)"),
         "one norm for both halves": ("both halves use attention's norm. The experts have their"
             " own: layer.moe.norm_D.", "second, eps)", "first, eps)"),
-        "swapped norms": ("the two norms are swapped: layer.attention.norm_D belongs before"
-            " attention, layer.moe.norm_D before the experts.",
-            "first, second, eps =", "second, first, eps ="),
-        "both halves read the same stream": ("the experts read the stream from before attention."
-            " They come second, and should read what attention has added to.",
-            "x_BTD = x_BTD + y_BTD", "before_BTD, x_BTD = x_BTD, x_BTD + y_BTD",
-            "rms_norm(x_BTD, second", "rms_norm(before_BTD, second"),
         "the window is ignored": ("every key is visible on the sliding layer too. Hand `window` on"
             " to attention.", "kv, window)", "kv, None)"),
         "the old store is returned": ("the numbers are right, but you return the store that came"
@@ -136,6 +137,7 @@ block = Exercise(
             " see this one.", "y_BTD, kv, _ =", "y_BTD, _, _ ="),
     }),
     praise="Right on a sliding and on a full layer, with keys already in the store.",
+    like="gptoss_edu.model.block",
 )  # fmt: skip
 
 
@@ -152,6 +154,17 @@ def _read(params: Params, tokens_BT: jax.Array) -> Cache:
     return Cache(kvs, jnp.sum(tokens_BT >= 0, axis=1))
 
 
+def _small(params: Params) -> Params:
+    """The same with a residual stream of next to nothing."""
+    writers = re.compile(r"^\.embedding|w_o|b_o|down")
+
+    def shrink(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf * (0.004 if writers.search(jax.tree_util.keystr(path)) else 1)
+
+    small: Params = jax.tree_util.tree_map_with_path(shrink, params)
+    return small
+
+
 def decode_cases() -> Iterator[tuple[Any, ...]]:
     """Arguments of `decode_step`: two prompts of different lengths, and the step after."""
     params = _params(2)
@@ -161,6 +174,7 @@ def decode_cases() -> Iterator[tuple[Any, ...]]:
     yield params, jnp.array([8, 30]), cache, CONFIG
     _, cache = right_decode_step(params, jnp.array([8, 30]), cache, CONFIG)
     yield params, jnp.array([30, 0]), cache, CONFIG
+    yield _small(params), jnp.array([30, 0]), cache, CONFIG  # the last norm's ε is seen
 
 
 def right_decode_step(
@@ -190,12 +204,6 @@ decode_step = Exercise(
             " fill positions 0 to n - 1; the new one takes n.", NEXT, f"{NEXT} - 1"),
         "position zero": ("the token is rotated as if it were the first. Its position is"
             " cache.length_B.", NEXT, f"0 * {NEXT}"),
-        "one position for all prompts": ("both prompts use the position of the first. Each has its"
-            " own length: take cache.length_B whole, as a column.",
-            NEXT, f"0 * {NEXT} + cache.length_B[0]"),
-        "the longest prompt's position for all": ("both prompts use the position of the longest."
-            " Each has its own length: take cache.length_B whole, as a column.",
-            NEXT, f"0 * {NEXT} + cache.length_B.max()"),
         "odd layers slide": ("a layer that should see everything has been given the window. In"
             " GPT-OSS the even layers slide, 0, 2, 4, …, and the odd ones see every key: ask"
             " config.window(index).", "window(index)", "window(index + 1 - 2 * (index % 2))"),
@@ -213,6 +221,7 @@ decode_step = Exercise(
             "Cache(tuple(kvs)", "Cache(cache.layers"),
     }),
     praise="Right for two prompts of different lengths, and for the step after.",
+    like="gptoss_edu.generation.decode_step",
 )  # fmt: skip
 
 
@@ -220,7 +229,9 @@ decode_step = Exercise(
 
 
 def top_p_cases() -> Iterator[tuple[np.ndarray, float]]:
-    """Arguments of `top_p`: logits in no order, thresholds from nearly 0 to 1."""
+    """Arguments of `top_p`: sums that reach p exactly; in no order, from nearly 0 to 1."""
+    half = np.log([0.25, 0.5, 0.25])
+    yield from ((half, 0.5), (half, 0.4), (half + 3, 1.0), (half, 0.8))
     rng = np.random.default_rng(3)
     for V, p in ((7, 0.7), (7, 0.3), (31, 0.9), (31, 0.02), (13, 1.0)):
         yield (2 * rng.standard_normal(V)).astype(np.float32), p
@@ -274,20 +285,79 @@ top_p = Exercise(
         "the sorted logits are returned": ("you return the logits in the order of rank. Each"
             " belongs back in its own place.",
             FILTERED, "np.where(kept_V, logits_V[order_V], -np.inf)"),
-        "logits are added up": ("you add up logits. p is a probability: softmax first.",
-            "softmax", "", " | (p == 1)", ""),
         "each token is compared with p": ("you keep the tokens whose own probability reaches p. It"
             " is the sum, from the likeliest down, that has to reach it.", KEPT, "p_V >= p"),
-        "1 - p": ("you keep tokens until 1 - p is reached. p is what is kept, not what is cut.",
-            KEPT, "np.cumsum(p_V) - p_V < 1 - p"),
         "zero instead of minus infinity": ("tokens that are ruled out have the logit 0. exp(0) is"
             " 1, so they may still be drawn: use minus infinity.", "-np.inf", "0.0"),
         "probabilities are returned": ("you return probabilities. Return logits: the draw will do"
             " its own softmax.",
             FILTERED, "np.where(allowed_V, softmax(logits_V.astype(float)), 0)"),
-        "renormalized probabilities are returned": ("you return probabilities that sum to one."
-            " Return logits: the draw will do its own softmax.",
-            FILTERED, "softmax(np.where(allowed_V, logits_V.astype(float), -np.inf))"),
     }),
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
+    like="gptoss_edu.sampling.filter_logits",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def prefill_cases() -> Iterator[tuple[Any, ...]]:
+    """Arguments of `prefill`: prompts of one length, of two, and more for a cache that holds some.
+
+    Nine tokens outgrow the window of six, and with it the ring.
+    """
+    params, rng = _params(3), np.random.default_rng(4)
+    cache = empty_cache(CONFIG, 2, 16)
+    for lengths in ((4, 4), (3, 9)):
+        yield params, _padded(rng, lengths), cache, CONFIG
+    cache = _read(params, _padded(rng, (3, 9)))
+    yield params, _padded(rng, (5, 2)), cache, CONFIG
+
+
+def _padded(rng: np.random.Generator, lengths: tuple[int, ...]) -> jax.Array:
+    tokens_BT = rng.integers(0, CONFIG.vocab_size, (len(lengths), max(lengths)))
+    return jnp.asarray(
+        np.where(np.arange(max(lengths)) < np.array(lengths)[:, None], tokens_BT, -1)
+    )
+
+
+def right_prefill(
+    params: Params, tokens_BT: jax.Array, cache: Cache, config: Config
+) -> tuple[jax.Array, Cache]:
+    """The library's, written out: (logits_BV, cache)."""
+    real_BT = tokens_BT >= 0
+    count_B = real_BT.sum(axis=1)
+    position_BT = cache.length_B[:, None] + jnp.arange(tokens_BT.shape[1])
+    position_BT = jnp.where(real_BT, position_BT, -1)
+    x_BTD = params.embedding_VD[jnp.maximum(tokens_BT, 0)]
+    places = *rope_tables(position_BT, config), position_BT
+    kvs = []
+    for index, (layer, kv) in enumerate(zip(params.layers, cache.layers, strict=True)):
+        x_BTD, kv, _ = model.block(layer, x_BTD, *places, kv, config, config.window(index))
+        kvs.append(kv)
+    last_BD = x_BTD[jnp.arange(len(x_BTD)), count_B - 1]
+    logits_BV = unembed(params, last_BD[:, None], config.rms_eps)[:, 0]
+    return logits_BV, Cache(tuple(kvs), cache.length_B + count_B)
+
+
+prefill = Exercise(
+    "prefill", right_prefill, ("logits_BV", "cache"), prefill_cases,
+    mistakes_in(right_prefill, {
+        "the last column for all": ("you read the logits in the last column. There the shorter"
+            " prompt has padding: each row's last token stands at its own length minus one.",
+            "x_BTD[jnp.arange(len(x_BTD)), count_B - 1]", "x_BTD[:, -1]"),
+        "padding has positions": ("the padding has positions of its own, so its keys are stored as"
+            " if they were text. Give it the position -1, which no store keeps.",
+            "jnp.where(real_BT, position_BT, -1)", "position_BT"),
+        "positions begin at zero": ("the positions begin at 0 although the cache holds tokens"
+            " already. Each row goes on at its own cache.length_B.",
+            "cache.length_B[:, None] +", "0 * cache.length_B[:, None] +"),
+        "the longest row's position for all": ("all rows go on where the longest one ends. Each"
+            " has its own length: take cache.length_B whole, as a column.",
+            "cache.length_B[:, None] +", "0 * cache.length_B[:, None] + cache.length_B.max() +"),
+        "padding is counted": ("the logits are right, but every row's length grows by the width"
+            " of the array. Only real tokens count: tokens_BT >= 0.",
+            "cache.length_B + count_B)", "cache.length_B + tokens_BT.shape[1])"),
+    }),
+    praise="Right for rows of different lengths, and for a cache that held tokens already.",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chapter 05: write `decode_byte`, `quantize_block` and `checkpoint_bytes`.
+"""Chapter 05: write `decode_byte`, `quantize_block`, `checkpoint_bytes` and `best_byte`.
 
     from gptoss_edu.course.checks import mxfp4
     mxfp4.decode_byte(my_decode_byte)
@@ -17,6 +17,7 @@ import numpy as np
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_edu.course.checks import Exercise, changed, mistakes_in
+from gptoss_edu.course.checks.telling import as_many
 from gptoss_edu.mxfp4 import BLOCK, VALUES, Mxfp4, quantize
 from gptoss_edu.weights.layout import HF_PACKED
 
@@ -72,12 +73,9 @@ def _twos_complement(nibble: int) -> float:
     return float(VALUES[nibble]) if nibble < 8 else -float(VALUES[(16 - nibble) & 7])
 
 
-def _whole(nibble: int) -> float:
-    return math.copysign(nibble & 7, 7.5 - nibble)
-
-
-def _no_zero(nibble: int) -> float:
-    return math.copysign((1 + (nibble & 1) / 2) * 2.0 ** ((nibble >> 1 & 3) - 1), 7.5 - nibble)
+def _unbiased(nibble: int) -> float:
+    sign, exponent, half = 1 - nibble // 8 * 2, nibble >> 1 & 3, nibble & 1
+    return sign * ((1 + half / 2) * 2.0**exponent if exponent else half / 2)
 
 
 decode_byte = Exercise(
@@ -90,21 +88,15 @@ decode_byte = Exercise(
             " sign.", "(low)", "(low & 7)", "(high)", "(high & 7)"),
         "two's complement": ("you read negative nibbles as two's complement, as integers have it."
             " Here the top bit is only a sign: 1001 is minus 0001.", "_value", "_twos_complement"),
-        "whole numbers": ("you read the three low bits as a whole number. They are two exponent"
-            " bits and one mantissa bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6.", "_value", "_whole"),
-        "no zero": ("your smallest magnitudes are 0.5 and 0.75. Where the exponent bits are 0,"
-            " there is no hidden one in front: the two values are 0 and 0.5.",
-            "_value", "_no_zero"),
+        "FP4's own bias is forgotten": ("the exponent of a nibble has a bias, too, of 1: its"
+            " exponent bits 1, 2, 3 mean 2^0, 2^1, 2^2. Yours are twice as large.",
+            "_value", "_unbiased"),
         "bias 128": ("every weight is half as large as it should be. The scale is 2^(byte - 127).",
             "127", "128"),
         "bias 126": ("every weight is twice as large as it should be. The scale is 2^(byte - 127).",
             "127", "126"),
         "the scale byte is a factor": ("you multiply by the scale byte itself. It is an exponent:"
             " multiply by 2^(byte - 127).", "2.0 ** (scale - 127)", "scale"),
-        "the exponent is a factor": ("you multiply by byte - 127. That is the exponent: multiply"
-            " by two to its power.", "2.0 ** (scale", "(scale"),
-        "divided by the scale": ("you divide by the scale. That is what packing does; unpacking"
-            " multiplies.", "* factor", "/ factor"),
         "no scale": ("the nibbles are read well, but the scale is not used: multiply by 2^(byte -"
             " 127).", " * factor", ""),
     }),
@@ -126,6 +118,8 @@ def block_cases() -> Iterator[tuple[np.ndarray]]:
     yield (outlier,)
     ties = np.tile([0.25, -0.75, 1.25, -1.75, 2.5, -3.5, 5.0, 6.0], 4).astype(np.float32)
     yield (ties / 8,)
+    for largest in (1.0, 4.0, 5.9, 6.0, 7.9, 2.0**-20):  # either side of what is cut off at 6
+        yield (np.linspace(-largest, 0.9 * largest, BLOCK).astype(np.float32),)
     yield (-np.abs(rng.standard_normal(BLOCK)).astype(np.float32),)
     yield (np.zeros(BLOCK, np.float32),)
 
@@ -145,10 +139,6 @@ def _nearest(x_32: np.ndarray) -> np.ndarray:
 
 def _down(x_32: np.ndarray) -> np.ndarray:
     return np.abs(np.abs(x_32)[:, None] - VALUES[:8]).argmin(axis=1)
-
-
-def _up(x_32: np.ndarray) -> np.ndarray:
-    return 7 - np.abs(np.abs(x_32)[:, None] - VALUES[7::-1]).argmin(axis=1)
 
 
 def _cut(x_32: np.ndarray) -> np.ndarray:
@@ -177,12 +167,6 @@ quantize_block = Exercise(
         "halves of the block share a byte": ("you put weights u and u + 16 into one byte. Other"
             " file formats do that; here weights 2u and 2u + 1 share byte u.",
             "code_32[0::2] | code_32[1::2]", "code_32[:16] | code_32[16:]"),
-        "nothing is cut off": ("your scale is so large that the largest weight fits below 6. The"
-            " rule takes floor(log2(largest)) - 2, and what lies beyond 6 becomes 6.",
-            "math.floor(math.log2(largest)) - 2", "math.ceil(math.log2(largest / 6))"),
-        "largest / 6 without care": ("you take floor(log2(largest / 6)). That is a step too small"
-            " wherever largest begins with less than 1.5: divide by 4, the power of two in 6 = 1.5"
-            " · 4.", "log2(largest)) - 2", "log2(largest / 6))"),
         "the exponent is rounded": ("you round log2(largest) to the nearest whole number. Take the"
             " floor.", "math.floor(", "round("),
         "the largest lands at 1": ("your scale is four times too large: subtract 2, the exponent"
@@ -192,30 +176,11 @@ quantize_block = Exercise(
             " room, too: take the largest absolute value.", "np.abs(w_32).max()", "w_32.max()"),
         "bias 128": ("the codes are right, but the scale byte is one too large: it is the exponent"
             " + 127.", "127", "128"),
-        "bias 126": ("the codes are right, but the scale byte is one too small: it is the exponent"
-            " + 127.", "127", "126"),
-        "the exponent without its bias": ("the scale should be a byte, and yours is the exponent"
-            " itself: add 127.", "exponent + 127", "exponent"),
         "rounded toward zero": ("each weight goes to the next value toward zero. Take the nearest,"
             " whichever side it is on.", "_nearest", "_cut"),
         "ties go toward zero": ("a weight in the middle between two values goes to the smaller one"
             " (`argmin` takes the first of equals). It should go to the one with the even code.",
             "_nearest", "_down"),
-        "ties go away from zero": ("a weight in the middle between two values goes to the larger"
-            " one. It should go to the one with the even code, so that ties err to both sides.",
-            "_nearest", "_up"),
-        "whole numbers": ("you round to whole numbers and store them as codes. A code is a place"
-            " in the table 0, 0.5, 1, 1.5, 2, 3, 4, 6.",
-            "_nearest(x_32)", "np.clip(np.rint(np.abs(x_32)), 0, 7).astype(int)"),
-        "not divided by the scale": ("the scale byte is right, but the weights were rounded as"
-            " they are. Divide them by the scale first.", " / 2.0**exponent", ""),
-        "multiplied by the scale": ("you multiply by the scale. Unpacking multiplies, so packing"
-            " divides.", "/ 2.0**exponent", "* 2.0**exponent"),
-        "sign lost": ("all your codes are below 8. A negative weight has the top bit set: add 8.",
-            " | 8 * np.signbit(w_32)", ""),
-        "two's complement": ("negative codes are in two's complement. The top bit is only a sign:"
-            " minus code 1 is 9, not 15.",
-            "code_32 | 8 * np.signbit(w_32)", "np.where(w_32 < 0, -code_32 & 15, code_32)"),
         "no negative zero": ("the numbers are right, the bytes are not quite: a small negative"
             " weight that rounds to zero keeps its sign, and its code is 8.",
             "np.signbit(w_32)", "((w_32 < 0) & (code_32 > 0))"),
@@ -251,10 +216,14 @@ def _instead(*names: str, factor: float = 0.0) -> Callable[[Config], int]:
     return changed(_bytes, "size * ", f"size * ({factor} if {found} else 1) * ")
 
 
-def _chosen_only(config: Config) -> int:
-    others = config.num_experts - config.experts_per_token
-    per_expert = 3 * config.hidden_size * config.intermediate_size
-    return _bytes(config) - config.num_layers * others * per_expert * 17 // 32
+def _stored(config: Config) -> dict[str, int]:
+    """Name of every tensor -> its bytes, in all layers together."""
+    return {
+        str(field): math.prod(field.shape(config))
+        * (1 if ".blocks" in str(field) or ".scales" in str(field) else 2)
+        * (config.num_layers if field.part else 1)
+        for field in HF_PACKED
+    }
 
 
 checkpoint_bytes = Exercise(
@@ -267,38 +236,77 @@ checkpoint_bytes = Exercise(
             " alone.", _instead(".scales", factor=2)),
         "a scale is a float": ("your scales take four bytes each. A scale is a power of two: its"
             " exponent alone fits into one.", _instead(".scales", factor=4)),
-        "a byte per weight": ("you count one byte for each packed weight. Two weights share a"
-            " byte.", _instead(".blocks", factor=2)),
         "nothing is packed": ("these are the bytes of a model in bf16. The experts' matrices are"
             " packed: half a byte per weight, and the scales.",
             "count if packed", "4 * count * ('.blocks' in name) if packed"),
-        "everything is packed": ("you packed every matrix. Only the experts are; attention, router"
-            " and the two large tables stay in bf16.",
-            "2 * count", "(17 / 32 if '.w_' in name or 'embedding' in name else 2) * count"),
-        "no expert biases": ("the experts' biases are missing: per expert 2F numbers behind gate"
-            " and up, D behind down, in bf16.", _instead("b_gate_up", "b_down")),
-        "no attention biases": ("attention's biases are missing. In GPT-OSS queries, keys, values"
-            " and the output have one each.", _instead("b_q", "b_k", "b_v", "b_o_D")),
         "no biases at all": ("all biases are missing: of attention, of the router and of the"
             " experts.", _instead(".b_")),
-        "no sinks": ("the sinks are missing: one number per query head and layer.",
-            _instead("sinks")),
-        "no norms": ("the norms are missing: two of D numbers in each layer, and one at the end.",
-            _instead("norm_D")),
-        "no last norm": ("only 2 D bytes are missing: the norm behind the last layer.",
-            lambda config: _bytes(config) - 2 * config.hidden_size),
-        "no router": ("the router is missing: D times E numbers and E biases in each layer.",
-            _instead("router")),
-        "gate without up": ("gate and up are two matrices in one tensor: its output is 2F wide.",
-            _instead("gate_up", factor=0.5)),
         "tied embedding": ("one of the two large tables is missing. Embedding and unembedding are"
             " stored apart.", _instead("unembedding")),
         "float32": ("what is not packed is bf16: two bytes per number, not four.",
             "2 * count", "4 * count"),
-        "one layer": ("that is one layer and the tables. Count all config.num_layers.",
-            "config.num_layers if field.part else 1", "1"),
-        "only the chosen experts": ("you count the experts that one token visits. All of them have"
-            " to be stored, since the next token may choose others.", _chosen_only),
     }),
     praise="To the last byte, for a small model and for both published ones.",
+    note=lambda case, found, right: as_many(found, right, _stored(case[0])),
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def best_cases() -> Iterator[tuple[np.ndarray]]:
+    """Arguments of `best_byte`: where the rule is best and where it is not, ties, extremes."""
+    rng = np.random.default_rng(54)
+    for size in (0.05, 3.0):
+        yield ((size * rng.standard_normal(BLOCK)).astype(np.float32),)
+    yield (np.append(np.full(30, 0.9), [7.9, -7.8]).astype(np.float32),)  # not to be cut off
+    yield (np.append(np.full(31, 0.37), 6.3).astype(np.float32),)  # better cut off
+    yield (np.append(np.full(31, 0.5), 7.5).astype(np.float32),)  # one large error, not 31 small
+    yield (np.tile([1.0, -2.0, 0.5, 0.0], 8).astype(np.float32),)  # several bytes lose nothing
+    outlier = (0.02 * rng.standard_normal(BLOCK)).astype(np.float32)
+    outlier[3] = 0.9
+    yield (outlier,)
+    for size in (1e-33, 1e33):
+        yield ((size * rng.standard_normal(BLOCK)).astype(np.float32),)
+    yield (np.zeros(BLOCK, np.float32),)
+
+
+def _best(w_32: np.ndarray) -> int:
+    """Every byte is tried."""
+    losses = []
+    for byte in range(255):
+        stored = 2.0 ** (byte - 127) * VALUES.astype(np.float64)
+        gap = np.abs(w_32.astype(np.float64)[:, None] - stored).min(axis=1)
+        losses.append((gap**2).sum())
+    return int(np.argmin(losses))
+
+
+def _by_rule(w_32: np.ndarray) -> int:
+    largest = float(np.abs(w_32).max())
+    return math.floor(math.log2(largest)) - 2 + 127 if largest else 0
+
+
+def _never_cut(w_32: np.ndarray) -> int:
+    largest = float(np.abs(w_32).max())
+    return math.ceil(math.log2(largest / 6)) + 127 if largest else 0
+
+
+best_byte = Exercise(
+    "best_byte", _best, ("byte",), best_cases,
+    mistakes_in(_best, {
+        "the rule of the standard": ("you follow the rule of the standard. It looks at the largest"
+            " weight only; for some blocks the next byte loses less. Measure the loss.", _by_rule),
+        "nothing is cut off": ("your byte never cuts a weight off. Sometimes the block loses less"
+            " when its largest weight does become 6 times the scale: measure the loss.",
+            _never_cut),
+        "errors that are not squared": ("you add up the errors without squaring them. The loss is"
+            " the sum of the squares, so one large error costs more than many small ones.",
+            "(gap**2)", "gap"),
+        "only the largest error": ("you minimize the largest error. The loss adds up the squares"
+            " of all of them.", "(gap**2).sum()", "gap.max()"),
+        "the largest of equals": ("of several bytes that lose equally little you return the"
+            " largest. Asked for is the smallest: np.argmin takes the first of equals.",
+            "int(np.argmin(losses))", "254 - int(np.argmin(losses[::-1]))"),
+    }),
+    praise="The best byte for every block, also where the rule of the standard has another.",
 )  # fmt: skip

@@ -5,7 +5,8 @@
     logits_BTV, seen = patient.observe(params, tokens_BT, config)
 
 A patient runs the library's own code with a few functions replaced, so whatever it does differently
-comes from those. Every replacement below was shipped by a real implementation of GPT-OSS.
+comes from those. Each was seen in a public implementation of GPT-OSS, or of a model with the same
+part: the chapter links to where.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Chapter 08: write `token_bytes`, `steps_that_agree`, `context_bytes` and `prefill_bytes`.
+"""Chapter 08: write `token_bytes`, `steps_that_agree`, `context_bytes`, `prefill_bytes` and
+`tiled_product`.
 
     from gptoss_edu.course.checks import speed
     speed.token_bytes(my_token_bytes)
@@ -11,13 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gptoss_edu.course.checks import Exercise, mistakes_in
+from gptoss_edu.mxfp4 import VALUES
 
 # ------------------------------------------------------------------------------------ exercise 1
 
 
 def token_cases() -> Iterator[tuple[dict[str, int], int, int]]:
     """Arguments of `token_bytes`: bytes by name, experts of a layer, experts per token."""
+    yield {"embedding": 50, "layer 0 experts": 30, "unembedding": 40}, 4, 1
     small = {"embedding": 700, "layer 0 attention": 90, "layer 0 router": 12}
     small |= {"layer 0 experts": 640, "last norm": 4, "unembedding": 500}
     yield small, 8, 2
@@ -61,6 +66,8 @@ token_bytes = Exercise(
 
 def agree_cases() -> Iterator[tuple[list[int], list[float], list[int], list[float]]]:
     """Arguments of `steps_that_agree`: tokens and log-probabilities, found and published."""
+    for ours, theirs in ((-1.21, -1.0), (-0.81, -1.0), (-0.79, -1.0), (-0.21, -0.1), (-0.0, -0.1)):
+        yield [7], [ours], [7], [theirs]  # either side of 0.1 + 0.1 * |theirs|
     published, sure = [11, 7, 29, 5, 3], [-0.04, -1.2, -2.2, -0.9, -1.6]
     yield published, sure, published, sure
     yield [11, 7, 29, 4, 3], sure, published, sure
@@ -97,8 +104,6 @@ steps_that_agree = Exercise(
             " says nothing.", "a != b or ", ""),
         "all that agree": ("you count agreement anywhere. After the first difference both read"
             " other texts: stop there.", "break", "continue"),
-        "one side": ("you miss log-probabilities that are too low. Take the absolute difference.",
-            "abs(x - y)", "x - y"),
     }),
     praise="`python -m gptoss_edu verify` asks this of your copy.",
 )  # fmt: skip
@@ -110,7 +115,7 @@ def context_cases() -> Iterator[tuple[int, list[int], int, int]]:
     """Arguments of `context_bytes`: tokens, window of each layer or 0, kv heads, numbers in one."""
     for context in (100, 128, 4096, 131_072):
         yield context, [128, 0] * 12, 8, 64
-    yield 5, [3, 0, 3, 0, 0], 2, 7
+    yield from ((5, [3, 0, 3, 0, 0], 2, 7), (5, [3], 1, 1), (2, [3], 1, 1), (5, [0], 1, 1))
 
 
 def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> int:
@@ -121,7 +126,8 @@ def _context(context: int, windows: list[int], kv_heads: int, head_dim: int) -> 
 context_bytes = Exercise(
     "context_bytes", _context, ("bytes",), context_cases,
     mistakes_in(_context, {
-        "keys only": ("your number is half of it: each token leaves a key and a value.",
+        "keys only": ("your number is half of it: each token leaves a key and a value, and each of"
+            " their numbers takes 4 bytes here.",
             "2 * ", ""),
         "no window": ("you count the whole text on every layer. A sliding layer reads its window,"
             " and no more.", "min(context, window or context)", "context"),
@@ -140,7 +146,7 @@ def prefill_cases() -> Iterator[tuple[int, float, float, int, int]]:
     """Arguments of `prefill_bytes`: tokens, bytes of an expert, of all else, experts, chosen."""
     for tokens in (1, 2, 8, 128, 512):
         yield tokens, 317.0, 2440.0, 32, 4
-    yield 3, 10.0, 7.0, 6, 2
+    yield from ((3, 10.0, 7.0, 6, 2), (2, 10.0, 0.0, 4, 1), (2, 0.0, 6.0, 4, 1))
 
 
 def _prefill(
@@ -173,4 +179,48 @@ prefill_bytes = Exercise(
             " / tokens", ""),
     }),
     praise="That is why a prompt is read much faster than an answer is written.",
+)  # fmt: skip
+
+# ------------------------------------------------------------------------------------ exercise 5
+
+
+def tiled_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Arguments of `tiled_product`: x_I, blocks_LJUW and scales_LJW; L tiles of W outputs each."""
+    rng = np.random.default_rng(13)
+    for L, J, U, W in ((1, 1, 2, 3), (2, 3, 16, 4), (3, 2, 16, 5)):
+        blocks_LJUW = rng.integers(0, 256, (L, J, U, W)).astype(np.uint8)
+        scales_LJW = rng.integers(122, 131, (L, J, W)).astype(np.uint8)
+        yield rng.standard_normal(2 * J * U).astype(np.float32), blocks_LJUW, scales_LJW
+
+
+def _tiled(x_I: np.ndarray, blocks_LJUW: np.ndarray, scales_LJW: np.ndarray) -> np.ndarray:
+    L, J, U, W = blocks_LJUW.shape
+    x_JU2 = x_I.reshape(J, U, 2)
+    y_LW = np.zeros((L, W), np.float32)
+    for tile, block in np.ndindex(L, J):
+        bytes_UW = blocks_LJUW[tile, block]
+        sum_W = x_JU2[block, :, 0] @ VALUES[bytes_UW & 15]
+        sum_W = sum_W + x_JU2[block, :, 1] @ VALUES[bytes_UW >> 4]
+        y_LW[tile] += sum_W * np.exp2(scales_LJW[tile, block].astype(np.float32) - 127)
+    return y_LW.reshape(L * W)
+
+
+tiled_product = Exercise(
+    "tiled_product", _tiled, ("y_O",), tiled_cases,
+    mistakes_in(_tiled, {
+        "nibbles the wrong way round": ("you give the high nibble to the first of two inputs. The"
+            " low one comes first: byte u holds the inputs 2u and 2u + 1 of its block.",
+            "x_I.reshape(J, U, 2)", "x_I.reshape(J, U, 2)[:, :, ::-1]"),
+        "halves of a block": ("you give the low nibbles to the first half of a block and the high"
+            " ones to the second. Neighbors share a byte.",
+            "x_JU2 = x_I.reshape(J, U, 2)", "x_JU2 = x_I.reshape(J, 2, U).swapaxes(1, 2)"),
+        "one scale for all": ("you use the scales of the first block everywhere. Each block of 32"
+            " inputs has its own.", "scales_LJW[tile, block]", "scales_LJW[tile, 0]"),
+        "only the last block": ("you overwrite the sum of a tile with each block. Add it.",
+            "y_LW[tile] +=", "y_LW[tile] ="),
+        "outputs dealt out": ("your outputs come one from each tile in turn. A tile holds"
+            " neighbors: all of the first tile come first.",
+            "y_LW.reshape(L * W)", "y_LW.T.reshape(L * W)"),
+    }),
+    praise="That is `packed_product` of native.cc, but for vectors, threads and prefetching.",
 )  # fmt: skip

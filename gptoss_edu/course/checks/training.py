@@ -21,7 +21,7 @@ from gptoss_edu.course.checks import Exercise, mistakes_in
 def loss_cases() -> Iterator[tuple[np.ndarray, int]]:
     """Arguments of `loss_positions`: a conversation, and the index of the reply's first token."""
     rng = np.random.default_rng(0)
-    for length, reply_at in ((9, 5), (14, 3), (6, 1)):
+    for length, reply_at in ((9, 5), (14, 3), (6, 1), (4, 2)):
         yield rng.permutation(100)[:length].astype(np.int32), reply_at
 
 
@@ -46,8 +46,6 @@ loss_positions = Exercise(
         "the stop token is left out": ("the last token is never asked for. It is the stop token: a"
             " model that never learned to write it never stops.",
             "len(tokens) - 1", "len(tokens) - 2"),
-        "the prompt counts and the reply does not": ("you have the two halves swapped: the prompt"
-            " is judged and the reply is not.", "reply_at - 1, len(tokens) - 1", "0, reply_at - 1"),
         "the targets are not moved": ("the positions are right, but each is paired with the token"
             " that stands there. The logits at position t are judged by token t + 1.",
             "where_L + 1", "where_L"),
@@ -61,6 +59,8 @@ loss_positions = Exercise(
 
 def uneven_cases() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Arguments of `uneven`: M tokens, X choices among E experts, and which tokens are real."""
+    p_ME = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)
+    yield np.array([[0], [1], [2]]), p_ME, np.array([True, True, False])  # nobody asks expert 2
     for seed, (M, X, E) in enumerate(((7, 2, 5), (11, 3, 4))):
         rng = np.random.default_rng(seed)
         exp_ME = np.exp(rng.standard_normal((M, E)))
@@ -98,11 +98,6 @@ uneven = Exercise(
         "probabilities alone": ("you squared the mean probabilities. A probability that is a"
             " little too high does no harm; being chosen does. One of the two factors must be the"
             " share of choices.", "share_E * mean_E", "mean_E * mean_E"),
-        "each token for itself": ("you multiply token by token and average afterwards. That would"
-            " forbid a token to be sure of its experts. Average over the tokens first, then"
-            " multiply.",
-            "(share_E * mean_E).sum()",
-            "np.take_along_axis(probability_ME, expert_MX, axis=1).mean()"),
     }),
     praise="Right: 1 when the load is even, and more the more one-sided it is.",
 )  # fmt: skip
@@ -134,9 +129,6 @@ held_out = Exercise(
             "big", "little"),
         "the last four bytes": ("you take the last four bytes of the digest. As good as any, but"
             " the split has to be the same everywhere: take the first four.", "[:4]", "[-4:]"),
-        "one byte": ("you take a single byte. It has 256 values, and 26 of those end in 0: that is"
-            " more than a tenth. Take four bytes.",
-            'int.from_bytes(digest[:4], "big")', "digest[0]"),
         "Python's own hash": ("Python's hash() of a text changes with every start of Python. After"
             " a restart you would train on yesterday's test questions. Use sha256.",
             lambda task, pair: hash(f"{task}|{pair}") % 10 == 0),
@@ -144,4 +136,54 @@ held_out = Exercise(
             " tenth is trained on.", "== 0", "!= 0"),
     }),
     praise="Right, and the same on every machine and in every year.",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 4
+
+
+def adamw_cases() -> Iterator[tuple[object, ...]]:
+    """Arguments of `adamw`: a first step, a later one, and gradients next to nothing."""
+    rng = np.random.default_rng(5)
+    settings = 0.1, 0.9, 0.95, 1e-8, 0.1  # rate, b1, b2, eps, decay
+    w, g = rng.standard_normal(4), rng.standard_normal(4)
+    yield w, g, np.zeros(4), np.zeros(4), 1, *settings
+    m, v = 0.3 * rng.standard_normal(4), rng.random(4)
+    yield 20 * w, g[::-1].copy(), m, v, 3, *settings
+    yield w, 1e-8 * g, np.zeros(4), np.zeros(4), 1, *settings
+
+
+def right_adamw(
+    w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
+    rate: float, b1: float, b2: float, eps: float, decay: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """One step of AdamW: the weights after it, and both running means."""
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * g**2
+    fair_m = m / (1 - b1**t)
+    fair_v = v / (1 - b2**t)
+    update = fair_m / (np.sqrt(fair_v) + eps) + decay * w
+    return w - rate * update, m, v
+
+
+adamw = Exercise(
+    "adamw", right_adamw, ("w", "m", "v"), adamw_cases,
+    mistakes_in(right_adamw, {
+        "no bias correction": ("the means are used as they are. They began at 0, so after t steps"
+            " they are too small by the factor 1 - b**t: divide by it, each by its own.",
+            "m / (1 - b1**t)", "m", "v / (1 - b2**t)", "v"),
+        "decay goes through the gradient": ("the decay is part of the gradient, so it is divided by"
+            " the root of v, too. That is Adam with an L2 penalty; the W of AdamW says that the"
+            " decay goes past both means, straight to the weights.",
+            "m = b1 * m + (1 - b1) * g", "g = g + decay * w\n    m = b1 * m + (1 - b1) * g",
+            " + decay * w\n    return", "\n    return"),
+        "ε inside the root": ("ε stands inside the root. There it is 1e-4 to a gradient, and the"
+            " smallest gradients stop counting: add it after the root.",
+            "(np.sqrt(fair_v) + eps)", "np.sqrt(fair_v + eps)"),
+        "the decay forgets the rate": ("the decay is not multiplied by the rate: at rate 0 nothing"
+            " may move.", "w - rate * update", "w - rate * (update - decay * w) - decay * w"),
+        "v averages the gradients": ("v averages the gradients themselves. It is the mean of their"
+            " squares: otherwise opposite signs cancel.", "g**2", "np.abs(g)"),
+    }),
+    praise="Right at the first step, at a later one, and for gradients next to nothing.",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from gptoss_edu.course.viz.attention import (
     mask_pictures,
     sink_mass_table,
 )
-from gptoss_edu.course.viz.autopsy import difference_maps, differences
+from gptoss_edu.course.viz.autopsy import autopsy_panel, difference_maps, differences
 from gptoss_edu.course.viz.experts import (
     expert_costs,
     expert_heat_map,
@@ -26,14 +26,19 @@ from gptoss_edu.course.viz.explore import Explorer, explore
 from gptoss_edu.course.viz.hardware import (
     format_lines,
     memory_ledger,
+    near_ties,
     roofline_plot,
     sharding_map,
+    timeline,
     token_bytes,
+    tpu_chip,
 )
 from gptoss_edu.course.viz.look import Picture, draw, label
 from gptoss_edu.course.viz.model import (
     cache_picture,
+    cache_sizes,
     difference_bars,
+    generation_timeline,
     logit_lens_table,
     network_diagram,
 )
@@ -42,6 +47,8 @@ from gptoss_edu.course.viz.numbers import (
     block_panels,
     byte_picture,
     error_bars,
+    float_picture,
+    grid_histograms,
     memory_rows,
     number_line,
 )
@@ -54,7 +61,7 @@ from gptoss_edu.course.viz.rotation import (
     wavelength_plot,
     yarn_panel,
 )
-from gptoss_edu.course.viz.sampling import sampling_panels
+from gptoss_edu.course.viz.sampling import sampling_panels, sampling_sliders
 from gptoss_edu.course.viz.steppers import (
     compile_stepper,
     merge_stepper,
@@ -82,4 +89,5 @@ from gptoss_edu.course.viz.training import (
     rounding_staircase,
     surprise_bars,
     training_curves,
+    training_samples,
 )

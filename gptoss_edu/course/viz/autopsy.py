@@ -9,6 +9,7 @@ import numpy as np
 
 from gptoss_edu.course.viz.colors import INK, LINE, PAPER
 from gptoss_edu.course.viz.look import Figure, Picture, draw, small_multiples
+from gptoss_edu.course.viz.panel import Panel, Values, panel
 
 TINY, HUGE = 1e-6, 1e1  # differences below the first count as none
 
@@ -88,3 +89,29 @@ def _first(names: Sequence[str], d: np.ndarray) -> str:
         if (row > 1e-4).any():
             return f"begins at {name}, token {int((row > 1e-4).argmax())}"
     return "equal everywhere"
+
+
+def autopsy_panel(maps: Mapping[str, tuple[Sequence[str], Any]]) -> Panel:
+    """One chart at a time, with a threshold and a cell to read: it works without a kernel.
+
+    `maps` maps the name of a patient to what `differences` returns.
+    """
+    stages = list(next(iter(maps.values()))[0])
+    charts = {str(name): np.asarray(d) for name, (_, d) in maps.items()}
+    tokens = next(iter(charts.values())).shape[1]
+    controls: dict[str, Values] = {
+        "patient": tuple(charts),
+        "count from": (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1),
+        "stage": tuple(stages),
+        "token": tuple(range(tokens)),
+    }
+    data = {"stages": stages, "rows": {name: _coded(d) for name, d in charts.items()}}
+    titled = {f"patient {name}": found for name, found in maps.items()}
+    picture = difference_maps(titled, columns=min(4, len(titled)))
+    return panel("autopsy", picture, controls, data, {"count from": 1e-4, "token": 0})
+
+
+def _coded(d: np.ndarray) -> list[str]:
+    """A string for each stage, a character for each token: "#" is equal, ten steps are a decade."""
+    steps = np.round(10 * (np.log10(np.clip(d, TINY, HUGE)) + 6)).astype(int)
+    return ["".join(row) for row in np.where(d < TINY, "#", np.vectorize(chr)(36 + steps))]

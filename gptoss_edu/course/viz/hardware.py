@@ -15,12 +15,11 @@ from gptoss_edu.course.viz.colors import (
     LINE,
     ORANGE,
     PALE,
-    PAPER,
     PINK,
     SKY,
     VERMILION,
 )
-from gptoss_edu.course.viz.look import Axes, Figure, Picture, bare, draw, fill, name_rows, write
+from gptoss_edu.course.viz.look import Axes, Figure, Picture, draw, fill, name_rows, write
 
 Style = tuple[str, str | None]  # color and hatch
 PARTS: dict[str, Style] = {
@@ -97,39 +96,143 @@ def _stack(
     return left
 
 
-def roofline_plot(bandwidths: Mapping[str, float], formats: Mapping[str, float]) -> Picture:
-    """Ceilings in tokens per second: machine -> bytes per second, format -> bytes per token.
-
-    Both axes are logarithmic, so each machine is a straight line: half the bytes, twice the speed.
-    """
-    marks, colors = ("o", "s", "^", "D", "v", "P"), (BLUE, VERMILION, GREEN, PINK, ORANGE, INK)
-    sizes = sorted(formats.values())
+def tpu_chip() -> Picture:
+    """One TPU v5e from its memory to its multiplier, with what flows between them and how wide."""
+    boxes = (
+        ("HBM", "16 GB: weights,\nkeys and values", SKY),
+        ("VMEM", "128 MiB: the part that\nis computed with now", PALE),
+        ("4 MXUs", "each 128 × 128 cells:\nmultiply and add", ORANGE),
+        ("VMEM", "sums in float32; the vector\nunit adds, scales, exp", PALE),
+    )
+    flows = ("819 GB/s", "about 20 times\nas fast", "197 Top/s,\nin bf16")
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        span = [sizes[0] / 1.4 / 1e9, sizes[-1] * 1.4 / 1e9]
-        for (name, rate), mark, color in zip(bandwidths.items(), marks, colors, strict=False):
-            axes.plot(span, [rate / x / 1e9 for x in span], color=color, lw=1)
-            at = [size / 1e9 for size in formats.values()]
-            axes.plot(at, [rate / x / 1e9 for x in at], mark, color=color, markersize=7)
-            axes.text(span[1] * 1.03, rate / span[1] / 1e9, name, va="center", color=INK)
+        for place, (name, text, color) in enumerate(boxes):
+            left = 3.1 * place
+            fill(axes, left, 0, 2.1, 2, facecolor=color, edgecolor=INK, lw=0.8)
+            write(axes, left + 1.05, 1.5, name, fontsize=12, fontweight="bold")
+            write(axes, left + 1.05, 0.7, text, fontsize=7.5)
+        for place, text in enumerate(flows):
+            at = 3.1 * place + 2.1
+            arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.6}
+            axes.annotate("", (at + 1, 1), (at, 1), arrowprops=arrow)
+            write(axes, at + 0.5, 1.5, text, fontsize=8)
+        axes.set_xlim(-0.1, 11.5)
+        axes.set_ylim(-0.15, 2.15)
+        axes.axis("off")
+
+    alt = (
+        "A TPU v5e, from left to right. HBM, 16 GB, holds weights, keys and values; 819 GB/s lead"
+        " to VMEM, 128 MiB, for the part that is computed with now; four MXUs of 128 by 128 cells"
+        " multiply and add bf16 numbers, 197 Top/s; sums in float32 come back to VMEM, where the"
+        " vector unit works on them."
+    )
+    return draw(paint, alt, width=9.5, height=2)
+
+
+def roofline_plot(chips: Mapping[str, tuple[float, float]], points: Mapping[str, float]) -> Picture:
+    """Rooflines: chip -> (bytes per second, operations per second), and points: name -> operations
+    per byte. Left of a chip's ridge it waits for memory, right of it for its multipliers.
+    """
+    ridges = {name: flops / rate for name, (rate, flops) in chips.items()}
+    colors, dashes = (BLUE, VERMILION, GREEN, PINK, INK), ("-", "--", "-.", ":", "-")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        xs = [*points.values(), *ridges.values()]
+        span = np.geomspace(min(xs) / 2, max(xs) * 3, 200)
+        for (name, (rate, flops)), color, dash in zip(chips.items(), colors, dashes, strict=False):
+            axes.plot(span, np.minimum(rate * span, flops) / 1e12, dash, color=color, lw=1.6)
+            axes.text(span[-1] * 1.08, flops / 1e12, name, color=color, va="center", fontsize=9)
+            axes.plot(ridges[name], flops / 1e12, "^", color=color)
+            axes.text(ridges[name], flops / 1e12 * 1.2, f"{ridges[name]:.0f}", ha="center")
+            at = np.array(list(points.values()))
+            axes.plot(at, np.minimum(rate * at, flops) / 1e12, "o", color=color, ms=5)
+        low = min(rate for rate, _ in chips.values()) * span[0] / 1e12
+        for name, at in points.items():
+            axes.axvline(at, color=LINE, lw=0.6, zorder=0)
+            axes.text(at * 1.05, low, name, rotation=90, va="bottom", fontsize=8)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlim(span[0], span[1] * 1.45)
-        shown = [f"{name}\n{size / 1e9:.1f} GB" for name, size in formats.items()]
-        axes.set_xticks([size / 1e9 for size in formats.values()], shown)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlim(span[0], span[-1] * 3)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
-        axes.grid(axis="y", color=LINE, lw=0.3)
-        axes.set_xlabel("read for one token")
-        axes.set_ylabel("tokens per second, at most")
+        axes.set_xlabel("arithmetic intensity: operations per byte read   (triangle: the ridge)")
+        axes.set_ylabel("tera-operations per second, at most")
 
     summary = "; ".join(
-        f"{machine}: " + ", ".join(f"{name} {rate / size:.0f}" for name, size in formats.items())
-        for machine, rate in bandwidths.items()
+        f"{name}: ridge at {ridges[name]:.0f} operations per byte; "
+        + ", ".join(f"{p} {min(rate * x, flops) / 1e12:.3g}" for p, x in points.items())
+        for name, (rate, flops) in chips.items()
     )
-    alt = f"Ceilings on tokens per second by machine and format. {summary}."
-    return draw(paint, alt, width=8, height=4)
+    return draw(paint, f"Rooflines, in tera-operations per second. {summary}.", width=8, height=4)
+
+
+def near_ties(margins: Sequence[float], shifts: Mapping[str, Sequence[float]]) -> Picture:
+    """Can a rounding change the answer? Each dot is a place: right, how far the likeliest token is
+    ahead of the second in the reference; up, how far a format moves the two against each other.
+    """
+    styles = ((VERMILION, "o"), (BLUE, "s"), (GREEN, "^"), (PINK, "D"))
+    floor = 1e-6
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        moved = [max(value, floor) for values in shifts.values() for value in values]
+        for (name, values), (color, mark) in zip(shifts.items(), styles, strict=False):
+            ys = np.maximum(values, floor)
+            axes.plot(margins, ys, mark, color=color, ms=4, alpha=0.7, label=name)
+        ends = [min(min(margins), min(moved)) / 2, max(max(margins), max(moved)) * 2]
+        axes.plot(ends, ends, color=INK, lw=1)
+        axes.fill_between(ends, ends, [ends[1]] * 2, color=PALE, zorder=0)
+        note = "above the line another\ntoken can become likeliest"
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(min(margins) / 1.5, max(margins) * 1.5)
+        axes.set_ylim(min(moved) / 2, max(moved) * 20)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+        axes.set_xlabel("margin of the likeliest token, in nats")
+        axes.set_ylabel("moved by the format, in nats")
+        axes.legend(frameon=False, loc="lower right")
+
+    summary = "; ".join(
+        f"{name}: {sum(v >= m for v, m in zip(values, margins, strict=True))} of {len(margins)}"
+        for name, values in shifts.items()
+    )
+    alt = (
+        f"Places where a format moves the two likeliest tokens by at least their margin. {summary}."
+    )
+    return draw(paint, alt, width=7, height=3.6)
+
+
+def timeline(replies: Mapping[str, Mapping[str, float]]) -> Picture:
+    """What a reply's seconds were spent on, in order: reply -> part -> seconds."""
+    parts = dict.fromkeys(part for reply in replies.values() for part in reply)
+    looks = ((PALE, "..."), (ORANGE, "///"), (SKY, None), (PINK, "xx"))
+    styles: dict[str, Style] = dict(zip(parts, looks, strict=False))
+    summaries = {
+        name: ", ".join(f"{part} {seconds:.2f} s" for part, seconds in reply.items())
+        for name, reply in replies.items()
+    }
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        most = max(sum(reply.values()) for reply in replies.values())
+        for place, (name, reply) in enumerate(replies.items()):
+            _stack(axes, place, reply, styles)
+            axes.text(0, place + 0.42, summaries[name], fontsize=8.5, va="center")
+        axes.set_xlim(0, 1.05 * most)
+        axes.set_ylim(len(replies) - 0.4, -0.6)
+        name_rows(axes, replies)
+        axes.set_xlabel("seconds since the question")
+        figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
+
+    alt = "; ".join(f"{name}: {summary}" for name, summary in summaries.items())
+    return draw(paint, f"Seconds of replies. {alt}.", width=9, height=1.3 + 0.5 * len(replies))
 
 
 def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> Picture:
@@ -160,47 +263,59 @@ def token_bytes(rows: Mapping[str, Mapping[str, float]], unit: float = 1e9) -> P
 
 
 def sharding_map(
-    arrays: Mapping[str, tuple[Sequence[int], Sequence[str | None]]], mesh: Mapping[str, int]
+    arrays: Mapping[str, tuple[Sequence[int], Sequence[str | None]]],
+    mesh: Mapping[str, int],
+    sums: Mapping[str, Sequence[str]] | None = None,
 ) -> Picture:
     """Who holds what: name -> (shape, mesh axis of each axis or None), mesh axis -> devices.
 
-    A row per array, a square per device; what stands in the square is its part of the array.
+    Each array is drawn on the grid of devices, a square each with the part that it holds. `sums`
+    says along which sides of the mesh the products with an array are added: arrows.
     """
-    devices = [(a, b) for a in range(mesh.get("tensor", 1)) for b in range(mesh.get("expert", 1))]
+    columns, rows = mesh.get("tensor", 1), mesh.get("expert", 1)
+    sums, colors = sums or {}, (SKY, ORANGE, GREEN, PINK)
 
-    def part(spec: Sequence[str | None], device: tuple[int, int]) -> tuple[str, int]:
-        place = dict(zip(("tensor", "expert"), device, strict=True))
-        used = [axis for axis in spec if axis is not None and mesh.get(axis, 1) > 1]
-        number = sum(place[axis] * (10 if axis == "expert" else 1) for axis in used)
-        summary = " ".join(f"{axis[0]}{place[axis]}" for axis in used)
-        return summary or "all", number if used else -1
+    def part(name: str, device: Mapping[str, int]) -> tuple[str, int]:
+        shape, spec = arrays[name]
+        found, number = [], -1
+        for letter, size, axis in zip(name.rsplit("_", 1)[-1], shape, spec, strict=True):
+            if axis is not None and mesh.get(axis, 1) > 1:
+                each = size // mesh[axis]
+                begin = device[axis] * each
+                found.append(
+                    f"{letter} {begin}–{begin + each - 1}".replace("–", "–" + "\n" * (each > 99))
+                )
+                number = device[axis] if axis == "tensor" or number < 0 else number
+        return "\n".join(found) or "whole", number
 
     def paint(figure: Figure) -> None:
-        axes, colors = figure.subplots(), (SKY, ORANGE, GREEN, PINK)
-        for row, (_, spec) in enumerate(arrays.values()):
-            for column, device in enumerate(devices):
-                summary, number = part(spec, device)
-                color = PALE if number < 0 else colors[number % 10 % len(colors)]
-                place = column + 0.04, row - 0.38, 0.92, 0.76
-                fill(axes, *place, facecolor=color, edgecolor=INK, lw=0.6)
-                write(axes, column + 0.5, row, summary, fontsize=8.5)
-        axes.set_xlim(0, len(devices))
-        axes.set_ylim(len(arrays) - 0.4, -0.6)
-        names = [
-            f"{name}  [{', '.join(f'{size:,}' for size in shape)}]"
-            for name, (shape, _) in arrays.items()
-        ]
-        axes.set_yticks(range(len(arrays)), names)
-        columns = range(len(devices))
-        axes.set_xticks([column + 0.5 for column in columns], map(str, columns))
-        axes.set_xlabel("device   (t3: part 3 along the mesh axis tensor; all: a whole copy)")
-        axes.set_facecolor(PAPER)
-        bare(axes)
+        grid = figure.subplots(1, len(arrays), squeeze=False)[0]
+        for axes, (name, (shape, _)) in zip(grid, arrays.items(), strict=True):
+            for column in range(columns):
+                for row in range(rows):
+                    text, number = part(name, {"tensor": column, "expert": row})
+                    color = PALE if number < 0 else colors[number % len(colors)]
+                    fill(axes, column, row, 0.92, 0.92, facecolor=color, edgecolor=INK, lw=0.6)
+                    write(axes, column + 0.46, row + 0.46, text, fontsize=6.5)
+            both: dict[str, Any] = {"arrowprops": {"arrowstyle": "<|-|>", "color": VERMILION}}
+            if "tensor" in sums.get(name, ()):
+                axes.annotate("", (columns, rows + 0.15), (0, rows + 0.15), **both)
+            if "expert" in sums.get(name, ()):
+                axes.annotate("", (columns + 0.1, rows), (columns + 0.1, 0), **both)
+            axes.set_title(f"{name}\n{' × '.join(f'{size:,}' for size in shape)}", fontsize=9)
+            axes.set_xlim(-0.1, columns + 0.3)
+            axes.set_ylim(rows + 0.4, -0.1)
+            axes.axis("off")
+        figure.supxlabel(
+            f"a square is a device; {columns} along tensor, {rows} along expert; red: sums",
+            fontsize=9,
+        )
 
     summary = "; ".join(
         f"{name}: "
         + (" and ".join(f"cut along {axis}" for axis in spec if axis) or "whole on every device")
+        + "".join(f", products added along {axis}" for axis in sums.get(name, ()))
         for name, (_, spec) in arrays.items()
     )
-    alt = f"Parts of arrays on {len(devices)} devices. {summary}."
-    return draw(paint, alt, width=9, height=0.9 + 0.4 * len(arrays))
+    alt = f"Parts of arrays on {columns * rows} devices. {summary}."
+    return draw(paint, alt, width=9.6, height=1.1 + 0.62 * rows)

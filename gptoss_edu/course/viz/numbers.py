@@ -25,7 +25,8 @@ from gptoss_edu.mxfp4 import VALUES
 def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None) -> Picture:
     """All values that a format can write, one line per format: name -> value of code 0, 1, 2 ...
 
-    With `bits`, each value of the first line carries its codes in so many binary digits.
+    With `bits`, each value of the first line carries its codes: one square for each binary digit,
+    in the colors of `byte_picture`.
     """
     largest = max(abs(value) for values in grids.values() for value in values)
 
@@ -34,27 +35,69 @@ def number_line(grids: Mapping[str, Sequence[float]], *, bits: int | None = None
         for row, (name, values) in enumerate(grids.items()):
             axes.plot([-largest, largest], [-row, -row], color=LINE, lw=1, zorder=1)
             axes.plot(values, [-row] * len(values), "o", color=BLUE, markersize=7, zorder=2)
-            axes.text(-1.16 * largest, -row, name, ha="right", va="center")
+            axes.text(-1.1 * largest, -row, name, ha="right", va="center")
             for value in sorted({float(value) for value in values}):
                 axes.text(value, -row - 0.17, f"{value:.3g}", ha="center", va="top", fontsize=8.5)
-                if row == 0 and bits:
-                    codes = [f"{code:0{bits}b}" for code, v in enumerate(values) if v == value]
-                    style: dict[str, Any] = {
-                        "fontsize": 7.5,
-                        "rotation": 90,
-                        "fontfamily": "DejaVu Sans Mono",
-                    }
-                    axes.text(value, 0.17, "\n".join(codes), ha="center", va="bottom", **style)
-        axes.set_xlim(-1.5 * largest, 1.1 * largest)
-        axes.set_ylim(0.5 - len(grids), 0.95 if bits else 0.3)
+                codes = [code for code, v in enumerate(values) if v == value]
+                for place, code in enumerate(codes if row == 0 and bits else []):
+                    _paint_code(axes, value, 0.2 + place, f"{code:0{bits}b}", largest / 32)
+        axes.set_xlim(-1.45 * largest, 1.1 * largest)
+        axes.set_ylim(0.45 - len(grids), 2.6 if bits else 0.3)
         axes.set_axis_off()
+        if bits:
+            note = "each code from top to bottom: sign (orange), exponent (blue), mantissa (gray)"
+            axes.text(0, 2.55, note, ha="center", va="top", fontsize=9)
 
     summary = "; ".join(
         f"{name}: {' '.join(f'{value:.3g}' for value in sorted(set(np.add(values, 0.0).tolist())))}"
         for name, values in grids.items()
     )
-    height = 0.35 + 0.6 * len(grids) + (0.5 if bits else 0)
-    return draw(paint, f"Number lines. {summary}.", width=9.0, height=height)
+    height = 0.35 + 0.6 * len(grids) + (1.6 if bits else 0)
+    return draw(paint, f"Number lines. {summary}.", width=9.4, height=height)
+
+
+def _paint_code(axes: Axes, x: float, y: float, code: str, half: float) -> None:
+    """The digits of a code, the first on top: sign, exponent, mantissa."""
+    for place, digit in enumerate(code):
+        color = ORANGE if place == 0 else PALE if place == len(code) - 1 else SKY
+        bottom = y + 0.22 * (len(code) - 1 - place)
+        fill(axes, x - half, bottom, 2 * half, 0.22, facecolor=color, edgecolor=INK, lw=0.5)
+        write(axes, x, bottom + 0.1, digit, fontsize=8.5)
+
+
+def float_picture(nibble: int) -> Picture:
+    """An FP4 number inside a float32: where its four bits go, and what becomes of the exponent."""
+    value = float(VALUES[nibble])
+    word = f"{np.float32(value).view(np.uint32):032b}"
+    e, f = (nibble >> 1) & 3, nibble & 1
+    parts = [(0, 1, ORANGE), (1, 9, SKY), (9, 32, PALE)]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for start, end, color in parts:
+            for place in range(start, end):
+                box(axes, place, 0, 0.94, 0.9, word[place], color)
+        above = {0: (f"{nibble >> 3}", ORANGE, 0), 7: (f"{e >> 1}", SKY, 7)}
+        above |= {8: (f"{e & 1}", SKY, 8), 9: (f"{f}", PALE, 9)}
+        for at, (digit, color, to) in above.items():
+            box(axes, at, 2.2, 0.94, 0.9, digit, color)
+            arrow = {"arrowstyle": "->", "lw": 0.9}
+            axes.annotate("", (to + 0.47, 0.95), (at + 0.47, 2.15), arrowprops=arrow)
+        axes.text(10.6, 2.65, f"FP4 code {nibble:04b}: {value:g}", va="center")
+        note = f"exponent {e} + 126 = {e + 126}; 22 zeros follow the one bit of mantissa"
+        axes.text(10.6, 1.5, note, va="center", fontsize=9)
+        for middle, text in ((0.47, "sign"), (4.97, "exponent"), (20.5, "mantissa")):
+            axes.text(middle, -0.2, text, ha="center", va="top", fontsize=8.5)
+        axes.set_xlim(-0.3, 32.2)
+        axes.set_ylim(-0.9, 3.3)
+        axes.set_axis_off()
+
+    alt = (
+        f"The FP4 code {nibble:04b}, {value:g}, inside the 32 bits of a float32, {word[0]}"
+        f" {word[1:9]} {word[9:]}: sign to sign, exponent {e} plus 126 to the end of the exponent,"
+        " mantissa to the first bit of the mantissa."
+    )
+    return draw(paint, alt, width=9.2, height=1.7)
 
 
 def byte_picture(byte: int, scale: int) -> Picture:
@@ -155,34 +198,61 @@ def _paint_block(axes: Axes, block: Block, top: float) -> None:
 
 
 def error_bars(errors: Mapping[str, tuple[float, float]]) -> Picture:
-    """What formats lose, on a logarithmic axis: name -> (bits per weight, relative error).
-
-    A format whose error is zero has no bar, and is said to be exact.
-    """
-    names = list(errors)
-    losses = [error for _, error in errors.values()]
-    floor = min([error for error in losses if error > 0], default=1e-3) / 3
+    """What formats lose: name -> (bits per weight, relative error), on an axis that begins at 0."""
+    names = [f"{name}   ·   {bits:g} bits" for name, (bits, _) in errors.items()]
+    losses = [100 * error for _, error in errors.values()]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (bits, error) in enumerate(errors.values()):
-            color, hatch = (ORANGE, "///") if bits < 5 else (SKY, None)
-            axes.barh(place, max(error, floor), color=color, hatch=hatch, edgecolor=PAPER)
-            summary = f"{_percent(error)}   ({bits:g} bits)"
-            axes.text(max(error, floor) * 1.12, place, summary, va="center", fontsize=9)
-        axes.set_xscale("log")
-        axes.set_xlim(floor, 8 * max(*losses, 3 * floor))
-        axes.set_xticks([tick for tick in (0.001, 0.01, 0.1, 1) if floor <= tick])
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}"[:6] if value < 1 else "1")
-        axes.minorticks_off()
+            color = ORANGE if bits < 5 else SKY
+            axes.barh(place, 100 * error, color=color, edgecolor=PAPER, height=0.72)
+            at = 100 * error + 0.015 * max(*losses, 1)
+            axes.text(at, place, _percent(error), va="center", fontsize=9)
+        axes.set_xlim(0, 1.15 * max(*losses, 1))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         name_rows(axes, names)
         axes.invert_yaxis()
-        axes.set_xlabel("error, as a part of the weights (hatched: below 5 bits per weight)")
+        axes.set_xlabel("length of the error, in percent of the length of the weights")
 
     summary = "; ".join(
         f"{name}, {bits:g} bits: {_percent(e)}" for name, (bits, e) in errors.items()
     )
     return draw(paint, f"Errors by format. {summary}.", width=8.6, height=0.8 + 0.36 * len(names))
+
+
+def grid_histograms(scaled: Any, grids: Mapping[str, Sequence[float]]) -> Picture:
+    """Where weights lie, in units of their block's scale, and which values a format offers there.
+
+    Bars say how many of 100 weights land on a value; the outline is the weights themselves.
+    """
+    scaled = np.abs(np.asarray(scaled, np.float64)).ravel()
+    shares = {}
+    for name, values in grids.items():
+        grid = np.unique(np.abs(np.asarray(values, np.float64)))
+        nearest = np.abs(scaled[:, None] - grid).argmin(axis=1)
+        shares[name] = grid, 100 * np.bincount(nearest, minlength=len(grid)) / scaled.size
+
+    def paint(figure: Figure) -> None:
+        panels = small_multiples(figure, len(grids), len(grids), sharey=True)
+        for axes, (name, (grid, share)) in zip(panels, shares.items(), strict=True):
+            bins = np.arange(0, 8.01, 0.25)
+            weights = np.full(scaled.size, 100 / scaled.size)
+            axes.hist(scaled, bins, weights=weights, color=PALE, edgecolor=LINE, lw=0.5)
+            axes.bar(grid, share, width=0.12, color=BLUE)
+            for value, height in zip(grid, share, strict=True):
+                axes.text(value, height + 0.6, f"{height:.0f}", ha="center", fontsize=8.5)
+            axes.set_title(name, loc="left")
+            axes.set_xticks(grid, [f"{value:g}" for value in grid], fontsize=8)
+            axes.set_xlabel("size of a weight, in units of its block's scale")
+        panels[0].set_ylabel("of 100 weights")
+
+    summary = "; ".join(
+        f"{name}: " + ", ".join(f"{s:.0f} on {v:g}" for v, s in zip(grid, share, strict=True))
+        for name, (grid, share) in shares.items()
+    )
+    alt = f"Histograms of weights and the values they are rounded to, of 100 weights. {summary}."
+    return draw(paint, alt, width=9.2, height=2.9)
 
 
 def _percent(error: float) -> str:
@@ -194,29 +264,26 @@ def _percent(error: float) -> str:
 
 
 def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
-    """What lies side by side in memory: per layout the (output, first input) of each byte.
+    """What one vector instruction meets: per layout the (output, first input) of each byte.
 
-    A byte holds the weights of two inputs. The cells of one output have one color, and their
-    number says it, too.
+    In the middle the bytes as they lie in memory, above them the inputs that they are multiplied
+    with, below them the sums that they are added to. What all share is one wide box.
     """
-    colors = (SKY, ORANGE, PALE)
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for row, (name, owners) in enumerate(rows.items()):
-            axes.text(0, 0.62 - 1.75 * row, name, weight="bold")
+        for axes, (name, owners) in zip(
+            small_multiples(figure, len(rows), 1), rows.items(), strict=True
+        ):
+            axes.set_title(name, loc="left", weight="bold")
+            _paint_lane_ends(axes, 2.1, [f"x{first}" for _, first in owners], SKY, (2.1, 1.85))
             for place, (output, first) in enumerate(owners):
-                style: dict[str, Any] = {
-                    "facecolor": colors[output % 3],
-                    "edgecolor": INK,
-                    "lw": 0.6,
-                }
-                fill(axes, place, -0.5 - 1.75 * row, 0.96, 0.96, **style)
-                summary = f"out {output}\nin {first}\n  {first + 1}"
-                write(axes, place + 0.48, -0.02 - 1.75 * row, summary, fontsize=7.5)
-        axes.set_xlim(-0.1, max(len(owners) for owners in rows.values()) + 0.1)
-        axes.set_ylim(1.1 - 1.75 * len(rows), 1.0)
-        axes.set_axis_off()
+                box(axes, place, 1.0, 0.94, 0.85, f"out {output}\nin {first}", PALE)
+            _paint_lane_ends(axes, 0.0, [f"y{output}" for output, _ in owners], ORANGE, (0.7, 1.0))
+            for y, text in ((2.45, "inputs"), (1.42, "bytes"), (0.35, "sums")):
+                axes.text(-0.25, y, text, ha="right", va="center", fontsize=9)
+            axes.set_xlim(-1.6, len(owners))
+            axes.set_ylim(-0.1, 2.85)
+            axes.set_axis_off()
 
     summary = "; ".join(
         f"{name}: outputs {_spans(o for o, _ in owners)}, inputs"
@@ -225,7 +292,20 @@ def memory_rows(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
     )
     count = max(len(owners) for owners in rows.values())
     alt = f"{count} neighboring bytes in memory. {summary}."
-    return draw(paint, alt, width=9.0, height=0.1 + 0.95 * len(rows))
+    return draw(paint, alt, width=9.2, height=0.2 + 2.0 * len(rows))
+
+
+def _paint_lane_ends(
+    axes: Axes, y: float, names: Sequence[str], color: str, line: tuple[float, float]
+) -> None:
+    """What the lanes share as one wide box, or one box each; a line leads to every lane."""
+    count, shared = len(names), len(set(names)) == 1
+    if shared:
+        box(axes, 0, y, count - 0.06, 0.7, f"{names[0]}: the same for all {count}", color)
+    for place, name in enumerate(names):
+        if not shared:
+            box(axes, place, y, 0.94, 0.7, name, color)
+        axes.plot([place + 0.47] * 2, line, color=INK, lw=0.9, zorder=1)
 
 
 def _spans(numbers: Any) -> str:

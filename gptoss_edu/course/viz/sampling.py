@@ -10,6 +10,7 @@ import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, INK, VERMILION
 from gptoss_edu.course.viz.look import Figure, Picture, draw, label, small_multiples
+from gptoss_edu.course.viz.panel import Panel, Values, panel
 from gptoss_edu.sampling import Sampling, filter_logits
 
 
@@ -23,6 +24,7 @@ def sampling_panels(
     """
     logits_V = np.asarray(logits_V, np.float64)
     order = np.argsort(-logits_V, kind="stable")[:top]
+    top = len(order)
     names = [label(int(ids[row]), 11) for row in order]
     plain = _probabilities(logits_V, Sampling(temperature=1.0))[order]
     drawn = {name: _probabilities(logits_V, setting) for name, setting in settings.items()}
@@ -54,6 +56,32 @@ def sampling_panels(
         f" Tokens that can still be drawn: {kept}."
     )
     return draw(paint, alt, width=9, height=0.75 + rows * (0.5 + 0.25 * top))
+
+
+def sampling_sliders(places: Mapping[str, Any], ids: Sequence[int], *, top: int = 10) -> Panel:
+    """The settings of the draw as inputs: place -> logits_V, the first one shown at the start.
+
+    The whole vocabulary is inside, sorted and in hundredths, so that the filters are exact.
+    """
+    data = {}
+    for name, logits_V in places.items():
+        logits_V = np.asarray(logits_V, np.float64)
+        order_V = np.argsort(-logits_V, kind="stable")
+        names = [label(int(ids[row]), 11) for row in order_V[:top]]
+        logits_V = np.round(logits_V[order_V] - logits_V.max(), 2)
+        data[name] = {"names": names, "logits": logits_V}
+    V = len(ids)
+    controls: dict[str, Values] = {
+        "place": tuple(data),
+        "temperature": (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5),
+        "top-k": (1, 2, 3, 4, 5, 10, 20, 50, 200, V),
+        "top-p": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
+        "min-p": (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+    }
+    settings = {f"temperature {t}": Sampling(temperature=t) for t in (0.5, 1.0, 2.0)}
+    picture = sampling_panels(next(iter(places.values())), ids, settings)
+    start = {"temperature": 1, "top-k": V, "top-p": 1, "min-p": 0}
+    return panel("sampling", picture, controls, data, start)
 
 
 def _probabilities(logits_V: np.ndarray, setting: Sampling) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, TINTS, VERMILION
 from gptoss_edu.course.viz.look import Figure, Picture, draw, label, short
+from gptoss_edu.course.viz.panel import Panel, panel
 from gptoss_edu.mxfp4 import VALUES
 from gptoss_edu.tokenizer import FIRST_CONTROL
 
@@ -54,7 +55,8 @@ def loss_strip(ids: Sequence[int], counts: Sequence[bool]) -> LossStrip:
 def surprise_bars(ids_L: Sequence[int], nats: Mapping[str, Any]) -> Picture:
     """How surprised models are by each token of the right reply: one row of bars per model.
 
-    `nats` maps a model's name to the loss of each token, in nats.
+    `nats` maps a model's name to the loss of each token, in nats. The axis is logarithmic, from a
+    thousandth of a nat (a probability of 99.9 %); what is less has no bar.
     """
     nats = {name: np.asarray(values_L, np.float64) for name, values_L in nats.items()}
     L, top = len(ids_L), max(float(values_L.max()) for values_L in nats.values())
@@ -62,10 +64,16 @@ def surprise_bars(ids_L: Sequence[int], nats: Mapping[str, Any]) -> Picture:
     def paint(figure: Figure) -> None:
         rows = figure.subplots(len(nats), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, (name, values_L) in zip(rows, nats.items(), strict=True):
-            axes.bar(range(L), values_L, color=BLUE, width=0.8)
-            axes.set_ylim(0, 1.1 * top)
+            colors = [VERMILION if nat > np.log(2) else BLUE for nat in values_L]
+            axes.bar(range(L), values_L, color=colors, width=0.8)
+            axes.set_yscale("log")
+            axes.set_ylim(1e-3, 2 * top)
+            axes.set_yticks([0.001, 0.01, 0.1, 1], ["0.001", "0.01", "0.1", "1"])
+            axes.minorticks_off()
+            axes.axhline(np.log(2), color=INK, lw=0.8, ls=":")
             axes.set_title(name, loc="left")
             axes.set_ylabel("nats")
+        rows[0].text(L, np.log(2), " ln 2: a\n coin flip", va="center", fontsize=8)
         rows[-1].set_xticks(
             range(L), [short(token) for token in ids_L], rotation=90, fontfamily="DejaVu Sans Mono"
         )
@@ -75,6 +83,44 @@ def surprise_bars(ids_L: Sequence[int], nats: Mapping[str, Any]) -> Picture:
     summary = "each row's mean is less than half of that above" if falls else "the rows are alike"
     alt = f"Bars: loss of each of the {L} tokens of a reply, for {', '.join(nats)}; {summary}."
     return draw(paint, alt, width=max(7.0, 0.27 * L), height=0.9 + 1.35 * len(nats))
+
+
+def training_samples(
+    loss: Sequence[float], questions: Sequence[str], replies: Mapping[int, Sequence[str]],
+    right: Mapping[int, Sequence[bool]],
+) -> Panel:  # fmt: skip
+    """What a model says while it learns: step -> its replies to the questions, and the verdicts.
+
+    `right` may go on beyond the questions: all of it is the score of the step. Without a script the
+    first question is shown at every step.
+    """
+    steps = list(replies)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        mono: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 8, "va": "center"}
+        for row, step in enumerate(steps):
+            text = replies[step][0]
+            score = f"{sum(right[step])}/{len(right[step])}"
+            axes.text(0, row, f"{step:>5}  {score:>5}  {text[:96]}", **mono)
+        axes.set_ylim(len(steps) - 0.5, -0.6)
+        axes.set_axis_off()
+        axes.set_title(f"step, right answers, reply to: {questions[0]}", loc="left")
+
+    alt = (
+        f"Table: replies to {questions[0]!r} at {len(steps)} steps, from {steps[0]} to {steps[-1]}."
+    )
+    picture = draw(paint, alt, width=8.5, height=0.5 + 0.24 * len(steps))
+    found = [
+        [
+            {"text": text, "right": bool(good)}
+            for text, good in zip(replies[step], right[step], strict=False)
+        ]
+        for step in steps
+    ]
+    data: dict[str, Any] = {"loss": loss, "steps": steps, "questions": questions, "replies": found}
+    data |= {"scores": [int(sum(right[step])) for step in steps], "asked": len(right[steps[0]])}
+    return panel("training", picture, {"step": steps, "question": questions}, data)
 
 
 def training_curves(
