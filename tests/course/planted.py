@@ -164,10 +164,34 @@ PLANTED = {
         ("bias on every device", 'psum(part_TD, "tensor") + b_D', 'psum(part_TD + b_D, "tensor")'),
         ("the mean", "psum", "pmean"),
     ],
+    ("primer", "compilations"): [
+        (
+            "values count",
+            "(shape, dtype, static) for shape, dtype, _",
+            "(shape, dtype, static, v) for shape, dtype, v",
+        ),
+        ("the dtype does not count", "{(shape, dtype, static)", "{(shape, static)"),
+        ("static arguments do not count", "{(shape, dtype, static)", "{(shape, dtype)"),
+    ],
+    ("primer", "moving_averages"): [
+        ("the parts are swapped", "keep * y + (1 - keep) * x", "keep * x + (1 - keep) * y"),
+        ("it begins at zero", "leaf[0]", "0 * leaf[0]"),
+        ("nothing is carried", "return carry, carry", "return first, carry"),
+    ],
+    ("primer", "weighted_values"): [
+        ("conversations are mixed", "BSH->", "ASH->"),
+        ("absolute weights", 'H", w_BTS,', 'H", jnp.abs(w_BTS),'),
+        ("a mean", 'H", w_BTS,', 'H", w_BTS / w_BTS.shape[2],'),
+    ],
     ("rope", "rotate"): [
         ("two minus signs", "second * cos + first * sin", "second * cos - first * sin"),
         ("two plus signs", "first * cos - second * sin", "first * cos + second * sin"),
         ("cos and sin swapped", "cos, sin = ", "sin, cos = "),
+    ],
+    ("rope", "shift_keys"): [
+        ("forward", "shift * inv_C", "-shift * inv_C"),
+        ("interleaved", "jnp.split(k_BSKH, 2, axis=-1)", "(k_BSKH[..., 0::2], k_BSKH[..., 1::2])"),
+        ("the concentration again", "jnp.split(k_BSKH,", "jnp.split(1.3 * k_BSKH,"),
     ],
     ("rope", "to_half_split"): [
         ("nothing moves", HALVES, "w_DNH.copy()"),
@@ -219,10 +243,24 @@ PLANTED = {
         ("layers only", "leaves(params,", "leaves(params.layers,"),
         ("tied embedding", "leaves(params,", f"leaves([{TIED}],"),
     ],
+    ("start_here", "hidden_steps"): [
+        ("counted from 1", "return step,", "return step + 1,"),
+        ("signed", "np.abs(a - b).max()", "(a - b).max()"),
+        ("the text does not grow", "(*ids, int(a.argmax()))", "ids"),
+    ],
     ("start_here", "largest_difference"): [
         ("signed", "np.max(np.abs(a - b))", "np.max(a - b)"),
         ("absolute value of the maximum", "np.max(np.abs(a - b))", "abs(a.max() - b.max())"),
         ("mean", "np.max(", "np.mean("),
+    ],
+    ("tokens", "injection_test"): [
+        (
+            "one token only",
+            "start end message channel constrain return call startoftext endoftext",
+            "end",
+        ),
+        ("the first message only", '[("user", "Hi"), (role, ', "[(role, "),
+        ("the text may be lost", " or text not in decode(ids)", ""),
     ],
     ("tokens", "merges"): [
         ("every word counts once", "+ words[word]", "+ 1"),
