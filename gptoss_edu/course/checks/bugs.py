@@ -53,7 +53,8 @@ ALIBIS = {
     " nobody to be at a distance from",
     "position": "positions that all begin at 1 keep every distance, so almost nothing would change",
     "bf16": "rounding in the norm changes everything from token 0 on, but only in the third digit",
-    "epsilon": "an ε ten times smaller changes everything from token 0 on, by next to nothing",
+    "epsilon": "an ε ten times smaller changes everything from token 0 on, by a part in a"
+    " hundred thousand",
     "softmax": "a second softmax leaves attention and the choice of experts of layer 0 alone, and"
     " makes their weights more equal",
     "experts": "with an expert too few, a weight would be missing in every token's routing",

@@ -50,7 +50,7 @@ token_bytes = Exercise(
         "one expert": ("you count one expert per layer; a token reads `chosen` of them.",
             "size * chosen", "size"),
         "the embedding": ("you count the embedding whole. A token looks up a single row of it,"
-            " which is next to nothing.", 'name != "embedding"', "True"),
+            " which hardly counts.", 'name != "embedding"', "True"),
         "no unembedding": ("you left the unembedding out. It looks like the embedding, but it is"
             " read whole: each token of the vocabulary gets a score.",
             '!= "embedding"', 'not in ("embedding", "unembedding")'),
