@@ -106,11 +106,6 @@ def _sink_after(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array)
     return weights_BNTS, jnp.broadcast_to(mass_1N1, scores_BNTS.shape[:3])
 
 
-def _renormalized(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
-    mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)[1]
-    return _keys_alone(scores_BNTS, mask_BTS), mass_BNT
-
-
 def _kept_column(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
     weights_BNTS, mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)
     return jnp.concatenate([weights_BNTS, mass_BNT[..., None]], axis=-1), mass_BNT
@@ -142,9 +137,6 @@ stable_softmax = Exercise(
         "the sink after the softmax": ("you run softmax over the keys, and add the sink"
             " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
             " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
-        "the weights sum to one": ("your weights sum to one, as if there were no sink. Divide the"
-            " exps of the keys by the sum that has exp(sink) in it, and leave it at that.",
-            _renormalized),
         "the sink is kept as a key": ("your weights have a column for the sink. There is no value"
             " for it to be multiplied with: leave the column out, and return it as the sink mass.",
             _kept_column),

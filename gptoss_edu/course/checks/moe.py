@@ -138,9 +138,6 @@ swiglu = Exercise(
             "gate_F, up_F =", "up_F, gate_F ="),
         "gate not clamped": ("the gate may grow without end. It is cut off at the limit, from"
             " above.", "np.minimum(gate_F, limit)", "gate_F"),
-        "gate clamped on both sides": ("the gate is clamped from below, too. It should only be"
-            " clamped from above. (You would hardly see it in a text: the sigmoid makes those"
-            " gates tiny anyway.)", "np.minimum(gate_F, limit)", "np.clip(gate_F, -limit, limit)"),
         "up not clamped": ("up may grow without end. It is clamped between -limit and limit.",
             "np.clip(up_F, -limit, limit)", "up_F"),
         "no + 1": ("one is missing: the second factor is up + 1, so that an up of zero lets the"
