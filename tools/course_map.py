@@ -144,13 +144,13 @@ def _station(key: str, label: str, state: str) -> str:
 
 def _flag(key: str, x: int, y: int, radius: int) -> str:
     """A sign that points at the station from where no label is: above, below or from the left."""
-    if y == SIDE:
+    if y == SIDE and x > radius + 112:  # else there is no room at its left
         left, top = x - radius - 112, y - 10
         tip = f"{left + 95},{y - 6} {x - radius - 8},{y} {left + 95},{y + 6}"
     else:
         left = min(x - 48, WIDTH - 108)
         below = key == "09"
-        top = y + 55 if below else y - radius - 36
+        top = y + 55 if below else y - radius - (31 if y == SIDE else 36)
         base, end = (top + 1, top - 7) if below else (top + 20, top + 28)
         tip = f"{x - 6},{base} {x},{end} {x + 6},{base}"
     return (

@@ -98,7 +98,7 @@ def _entry(address: str, entry: object) -> Iterator[str]:
     if not re.match(r"https://[\w.-]+\.[a-z]{2,}(/|$)", address):
         yield "expected an address that begins with https:// and a name"
     match entry:
-        case [str() as what, str() as read] if len(what.split()) > 1:
+        case [str() as what, str() as read] if what.strip():
             if read != NOT_CHECKED and not _is_past(read):
                 yield f"read {read!r}, expected a past day as 2026-12-01, or {NOT_CHECKED!r}"
         case _:

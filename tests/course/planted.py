@@ -19,7 +19,7 @@ PLANTED = {
     ("attention", "window_mask"): [
         ("one key too many", "(distance_BTS < window)", "(distance_BTS <= window)"),
         ("one key too few", "(distance_BTS < window)", "(distance_BTS < window - 1)"),
-        ("the future is visible", "(distance_BTS >= 0) & ", ""),
+        ("the own key is hidden", "(distance_BTS >= 0)", "(distance_BTS > 0)"),
     ],
     ("attention", "shared_scores"): [
         ("heads come back in another order", "->BKGTS", "->BGKTS"),
@@ -60,6 +60,11 @@ PLANTED = {
         ("compiling counted as prefill", "began - before", "began"),
         ("compiling counted as decode", "ticks[0] - after", "ticks[0]"),
         ("only the first program", "before + after", "before"),
+    ],
+    ("colab", "fetched"): [
+        ("always from 0", "receive(len(have))", "receive(0)"),
+        ("never forgives", "0 if piece else fruitless + 1", "fruitless + (not piece)"),
+        ("one try too many", "fruitless == patience", "fruitless > patience"),
     ],
     ("full_model", "block"): [
         ("no residual around attention", "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD"),
@@ -130,6 +135,15 @@ PLANTED = {
         ("the largest of equals", "np.argmin(losses)", "254 - np.argmin(losses[::-1])"),
         ("only the largest error", "(gap.min(axis=1) ** 2).sum()", "gap.min(axis=1).max()"),
     ],
+    ("parity", "parity_test"): [
+        ("too short for the window", "T = max(vocabulary, window + 1, 2 * context)", "T = window"),
+        ("one conversation", "np.stack([tokens_T, tokens_T[::-1]])", "tokens_T[None]"),
+        (
+            "words for numbers",
+            "gap_BTV = np.abs(reference(tokens_BT) - candidate(tokens_BT))",
+            "gap_BTV = reference(tokens_BT).argmax(-1) != candidate(tokens_BT).argmax(-1)",
+        ),
+    ],
     ("precision", "needed_gib"): [
         ("everything in few bits", "others * 16", "others * bits"),
         ("others in 32 bits", "others * 16", "others * 32"),
@@ -150,10 +164,49 @@ PLANTED = {
         ("the last", "np.argwhere(flipped_LT)[0]", "np.argwhere(flipped_LT)[-1]"),
         ("swapped", "return int(layer), int(token)", "return int(token), int(layer)"),
     ],
+    ("precision", "nearest_fp8"): [
+        ("one bit too few", " - 3)", " - 2)"),
+        ("no subnormal numbers", "np.maximum(exponent - 1, -6)", "(exponent - 1)"),
+        ("half up", "np.round(x / step)", "np.floor(x / step + 0.5)"),
+    ],
+    ("precision", "must_stay_wide"): [
+        ("the harmless one", "max(moved, key", "min(moved, key"),
+        ("signed", "np.abs(network(rounded) - right)", "(network(rounded) - right)"),
+        ("the rounding itself", "network(rounded) - right", "rounded[name] - tensors[name]"),
+    ],
+    ("precision", "summed_down"): [
+        ("no sum over devices", 'jax.lax.psum(part_TD, "tensor")', "part_TD"),
+        ("bias on every device", 'psum(part_TD, "tensor") + b_D', 'psum(part_TD + b_D, "tensor")'),
+        ("the mean", "psum", "pmean"),
+    ],
+    ("primer", "compilations"): [
+        (
+            "values count",
+            "(shape, dtype, static) for shape, dtype, _",
+            "(shape, dtype, static, v) for shape, dtype, v",
+        ),
+        ("the dtype does not count", "{(shape, dtype, static)", "{(shape, static)"),
+        ("static arguments do not count", "{(shape, dtype, static)", "{(shape, dtype)"),
+    ],
+    ("primer", "moving_averages"): [
+        ("the parts are swapped", "keep * y + (1 - keep) * x", "keep * x + (1 - keep) * y"),
+        ("it begins at zero", "leaf[0]", "0 * leaf[0]"),
+        ("nothing is carried", "return carry, carry", "return first, carry"),
+    ],
+    ("primer", "weighted_values"): [
+        ("conversations are mixed", "BSH->", "ASH->"),
+        ("absolute weights", 'H", w_BTS,', 'H", jnp.abs(w_BTS),'),
+        ("a mean", 'H", w_BTS,', 'H", w_BTS / w_BTS.shape[2],'),
+    ],
     ("rope", "rotate"): [
         ("two minus signs", "second * cos + first * sin", "second * cos - first * sin"),
         ("two plus signs", "first * cos - second * sin", "first * cos + second * sin"),
         ("cos and sin swapped", "cos, sin = ", "sin, cos = "),
+    ],
+    ("rope", "shift_keys"): [
+        ("forward", "shift * inv_C", "-shift * inv_C"),
+        ("interleaved", "jnp.split(k_BSKH, 2, axis=-1)", "(k_BSKH[..., 0::2], k_BSKH[..., 1::2])"),
+        ("the concentration again", "jnp.split(k_BSKH,", "jnp.split(1.3 * k_BSKH,"),
     ],
     ("rope", "to_half_split"): [
         ("nothing moves", HALVES, "w_DNH.copy()"),
@@ -190,6 +243,11 @@ PLANTED = {
         ("all experts", "experts * (1 - (1 - chosen / experts) ** tokens)", "experts"),
         ("the rest per token", "+ other_bytes) / tokens", "+ other_bytes * tokens) / tokens"),
     ],
+    ("speed", "tiled_product"): [
+        ("nibbles the wrong way round", "reshape(J, U, 2)", "reshape(J, U, 2)[:, :, ::-1]"),
+        ("only the last block", "y_LW[tile] +=", "y_LW[tile] ="),
+        ("outputs dealt out", "y_LW.reshape", "y_LW.T.reshape"),
+    ],
     ("start_here", "by_channel"): [
         ("only the last piece", 'texts.get(piece.channel, "") + piece', "piece"),
         ("spaces are stripped", "return texts", "return {k: v.strip() for k, v in texts.items()}"),
@@ -200,10 +258,24 @@ PLANTED = {
         ("layers only", "leaves(params,", "leaves(params.layers,"),
         ("tied embedding", "leaves(params,", f"leaves([{TIED}],"),
     ],
+    ("start_here", "hidden_steps"): [
+        ("counted from 1", "return step,", "return step + 1,"),
+        ("signed", "np.abs(a - b).max()", "(a - b).max()"),
+        ("the text does not grow", "(*ids, int(a.argmax()))", "ids"),
+    ],
     ("start_here", "largest_difference"): [
         ("signed", "np.max(np.abs(a - b))", "np.max(a - b)"),
         ("absolute value of the maximum", "np.max(np.abs(a - b))", "abs(a.max() - b.max())"),
         ("mean", "np.max(", "np.mean("),
+    ],
+    ("tokens", "injection_test"): [
+        (
+            "one token only",
+            "start end message channel constrain return call startoftext endoftext",
+            "end",
+        ),
+        ("the first message only", '[("user", "Hi"), (role, ', "[(role, "),
+        ("the text may be lost", " or text not in decode(ids)", ""),
     ],
     ("tokens", "merges"): [
         ("every word counts once", "+ words[word]", "+ 1"),

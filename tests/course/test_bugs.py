@@ -52,6 +52,15 @@ def test_the_folded_solution_names_and_proves_it(ward, number):
     exec(compile(proof, f"patient {number}", "exec"), dict(ward))
 
 
+def test_every_case_says_where_it_was_seen():
+    prose = "\n".join(c["source"] for c in exercises.cells_of(NOTEBOOK))
+    first = prose[prose.index("## 3 · Patient 1") : prose.index("## 4 · ")]
+    cases = [first, *re.split(r"^### Patient ", prose, flags=re.MULTILINE)[1:]]
+    assert len(cases) == 10
+    for number, case in enumerate(cases, 1):
+        assert re.search(r"\*\*Seen in\*\* .*\]\(https://github\.com/", case), number
+
+
 def test_a_patient_does_not_infect_the_library():
     two_BT = jnp.arange(5)[None]
     right = visible(two_BT, two_BT, 2)

@@ -60,3 +60,20 @@ def test_a_new_run_takes_the_place_of_its_predecessor(tmp_path):
 def test_numbers_are_kept_to_three_digits():
     assert [chapter_08.rounded(x) for x in (8.1234, 1234.5, 0.0)] == [8.12, 1230.0, 0.0]
     assert "cores of" in chapter_08.machine()
+
+
+@pytest.mark.parametrize(
+    "asked, expected", [(None, None), ("", None), ("pocket", None), ("a/folder", "a/folder")]
+)
+def test_the_notebook_knows_pocket_as_chapter_09_does(monkeypatch, asked, expected):
+    monkeypatch.delenv("GPTOSS_EDU_MODEL", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("GPTOSS_EDU_MODEL", asked)
+    cells = nbformat.read(chapter_08.NOTEBOOK, as_version=4).cells
+    (plain,) = [cell.source for cell in cells if "\nwhere = " in cell.source]
+    chosen = [
+        line for line in plain.split("\n") if line.startswith(("import os", "asked", "where"))
+    ]
+    scope = {}
+    exec("\n".join(chosen), scope)
+    assert scope["where"] == expected

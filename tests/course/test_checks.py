@@ -10,14 +10,12 @@ import dataclasses
 import math
 
 import exercises
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from looks import contrast
 from planted import PLANTED
 
-import gptoss_edu.moe
 from gptoss_edu.course import checks
 from gptoss_edu.course.checks import Exercise, Verdict, full_model, start_here
 
@@ -25,16 +23,6 @@ ALL = exercises.checkers()
 WRITTEN = exercises.written()
 EVERY = pytest.mark.parametrize("key", ALL, ids=".".join)
 EDITED = [(key, *entry) for key, entries in PLANTED.items() for entry in entries]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_loops_once():
-    """Outside of jit, `lax.map` over a new closure compiles at every call: half a minute in all."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("moe_gathered", "moe_grouped"):
-            compiled = jax.jit(getattr(gptoss_edu.moe, name), static_argnames=("limit", "alpha"))
-            patch.setattr(gptoss_edu.moe, name, compiled)
-        yield
 
 
 def solution(module, name, old="", new=""):

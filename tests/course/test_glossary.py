@@ -80,7 +80,8 @@ def words_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["glossary.md", "symptoms.md"])
 def test_links_lead_somewhere(name):
-    dead = [address for _, address in LINK.findall(page(name)) if target(address) is None]
+    inside = [a for _, a in LINK.findall(page(name)) if not a.startswith("https://")]
+    dead = [address for address in inside if target(address) is None]
     assert not dead, f"{name} links to {dead}: was a section renamed?"
 
 

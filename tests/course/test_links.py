@@ -50,7 +50,7 @@ def test_a_good_list_has_no_problems(course):
         ('"https://arxiv.org', '"https://Arxiv.org', "is not in"),
         ('["a page", "2026-11-30"]', '["a page", "yesterday"]', "expected a past day"),
         ('["a page", "2026-11-30"]', '["a page", "2999-01-01"]', "expected a past day"),
-        ('["a page", "2026-11-30"]', '["page", "not checked"]', "expected [what it is"),
+        ('["a page", "2026-11-30"]', '["", "not checked"]', "expected [what it is"),
         ('["a page", "2026-11-30"]', '"a page"', "expected [what it is"),
     ],
 )

@@ -27,7 +27,7 @@ ENVIRONMENTS = {"aligned", "cases", "matrix", "pmatrix", "bmatrix", "array"}
 FORBIDDEN = re.compile(
     r"\\(?:(?:re)?newcommand|def|let|bm|tag|label|ref|eqref|require|operatorname)\b"
 )
-BARE = re.compile(r"(?:^|: |\bis |= )(?:True|False)\.?$")
+BARE = re.compile(r"^(?:True|False)$|(?:: |\bis |= )True\.?$")
 REMOTE = re.compile(r"""https?://(?!www\.w3\.org/)[^"'\s]+|(?:src|href)=["']//""")
 
 

@@ -53,6 +53,14 @@ def test_distances_are_told_inside_and_beyond_the_trained_length():
     assert alt == "Curves of score over distances. flat: 1.0 to 1.0; kink: -20.0 to 0.0."
 
 
+def test_one_head_is_compared_with_what_it_was_to_learn():
+    distance_S = np.arange(1, 9)
+    curves = {"right": np.zeros(8), "astray": np.where(distance_S < 5, 0.25, -3.0)}
+    alt = check(viz.head_panels(curves, distance_S, np.zeros(8), trained=5))
+    assert "right: wrong by up to 0.0 inside, 0.0 beyond" in alt
+    assert "astray: wrong by up to 0.2 inside, 3.0 beyond" in alt
+
+
 def test_panel_counts_pairs_with_new_angles():
     settings = [(4095, 1, 32), (131071, 1, 32), (131071, 32, 8)]
     alt = check(viz.yarn_panel(settings))

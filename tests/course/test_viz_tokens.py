@@ -67,9 +67,9 @@ def test_merges_are_told_in_order():
 
 
 def test_pieces_that_are_no_text_are_hexadecimal():
-    assert tokens._piece(b"\xf0\x9f") == "f0 9f"
-    assert tokens._piece(b" a\n") == "·a↵"
-    assert tokens._piece(b"\x00") == "00"
+    assert tokens.piece_text(b"\xf0\x9f") == "f0 9f"
+    assert tokens.piece_text(b" a\n") == "·a↵"
+    assert tokens.piece_text(b"\x00") == "00"
 
 
 def test_bars_tell_all_three_numbers():
@@ -104,3 +104,10 @@ def test_parts_of_a_message_are_found_in_any_order():
     found = tokens._parts([90, START, 91, MESSAGE, 92, END, 93, CHANNEL, 94])
     assert found[0] == {"role": [90]}
     assert found[1] == {"role": [91], "text": [92, 93], "end": [END], "channel": [94]}
+
+
+def test_a_marked_message_says_why():
+    ids = [START, 90, MESSAGE, 91, END, START, 92, MESSAGE, 93, END]
+    alt = check(viz.message_table(ids, marked={1: "forged"}))
+    assert alt.count("(forged)") == 1
+    assert alt.endswith("closed by end (forged).")

@@ -53,7 +53,8 @@ ALIBIS = {
     " nobody to be at a distance from",
     "position": "positions that all begin at 1 keep every distance, so almost nothing would change",
     "bf16": "rounding in the norm changes everything from token 0 on, but only in the third digit",
-    "epsilon": "an ε ten times smaller changes everything from token 0 on, by next to nothing",
+    "epsilon": "an ε ten times smaller changes everything from token 0 on, by a part in a"
+    " hundred thousand",
     "softmax": "a second softmax leaves attention and the choice of experts of layer 0 alone, and"
     " makes their weights more equal",
     "experts": "with an expert too few, a weight would be missing in every token's routing",
@@ -165,6 +166,7 @@ def stages_cases() -> Iterator[tuple[list[np.ndarray], list[np.ndarray], float]]
     for a, b in (
         (ones, ones + 0.5), (ones + 0.5, ones), (1000 * ones, 1000.005 * ones), (nan, ones),
         (ones, nan), (nan, nan), (ones[None], ones[:, None]), (ones[None], ones), (ones, ones[:1]),
+        (ones, ones[:, None]), (ones, ones + np.array([0.5, -0.5], np.float32)),
     ):  # fmt: skip
         yield [ones, a, a], [ones, b, b], 1e-3
     rng = np.random.default_rng(0)
@@ -222,8 +224,8 @@ first_difference = Exercise(
         "NaN passes": ("a NaN went unnoticed: it is neither above nor below your tolerance. Ask"
             " `not gap <= atol` instead of `gap > atol`.",
             "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol"),
-        "signed": ("a result that is too small went unnoticed. Take the absolute value of the"
-            " difference.", "np.abs(a - b)", "(b - a)"),
+        "signed": ("a result that is too small went unnoticed: the size of a difference counts,"
+            " not its sign.", "np.abs(a - b)", "(b - a)"),
         "mean": ("one wrong number among many went unnoticed: you average. Take the maximum.",
             ".max()", ".mean()"),
         "shapes are broadcast": ("arrays of different shapes passed, because NumPy repeated the"

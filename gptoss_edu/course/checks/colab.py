@@ -51,6 +51,7 @@ def stall_cases() -> Iterator[tuple[list[float], list[int], float]]:
     """Arguments of `stalled`: seconds, bytes that had come by then, and the patience."""
     yield [100.0, 120.0, 140.0], [5_000_000_000] * 3, 30.0  # a download that goes on
     yield [7.0, 20.0, 40.0], [5, 9, 9], 30.0
+    yield [50.0, 70.0, 90.0], [0, 0, 0], 30.0
     yield [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0], [0, 5, 9, 9, 9, 9, 9], 30.0
     yield [0.0, 20.0, 40.0, 60.0, 80.0], [0, 4, 8, 12, 16], 30.0
     yield [0.0, 10.0, 25.0, 45.0, 70.0, 90.0], [0, 0, 3, 3, 7, 7], 60.0

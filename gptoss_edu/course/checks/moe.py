@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 
 from gptoss_edu import moe as library
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_edu.course.checks import Exercise, Verdict, changed, mistakes_in
+from gptoss_edu.course.checks import Exercise, changed, mistakes_in
+from gptoss_edu.course.checks.telling import as_many
 from gptoss_edu.model import init_params
 
 Array = np.ndarray
@@ -29,7 +31,10 @@ Array = np.ndarray
 
 
 def route_cases() -> Iterator[tuple[Any, ...]]:
-    """Arguments of `route`: three sizes, and a bias that changes who is chosen."""
+    """Arguments of `route`: numbers for the head; three sizes, a bias that changes the choice."""
+    one = np.ones((1, 1), np.float32)
+    for bias in ((0.5, -1, 0, 2), (-3, 3, -3, 0)):
+        yield one, np.array([[1, 2, 3, -2]], np.float32), np.array(bias, np.float32), 2
     for seed, (T, D, E, k) in enumerate([(1, 4, 5, 2), (3, 6, 9, 4), (5, 7, 11, 3)]):
         rng = np.random.default_rng(seed)
         x_TD, w_DE, b_E = (rng.standard_normal(shape) for shape in ((T, D), (D, E), (E,)))
@@ -50,11 +55,6 @@ def softmax(logits: Array) -> Array:
     """Softmax over the last axis, in NumPy."""
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
-
-
-def _divided(values_TE: Array, chosen_TE: Array) -> Array:
-    kept_TE = np.where(chosen_TE, values_TE, 0)
-    return kept_TE / kept_TE.sum(axis=-1, keepdims=True)
 
 
 def _route(x_TD: Array, w_router_DE: Array, b_router_E: Array, k: int) -> Array:
@@ -82,28 +82,13 @@ route = Exercise(
         "logits as weights": ("your weights are the logits themselves. They may be negative and do"
             " not sum to one: take the softmax of those that were chosen.",
             RIGHT, "np.where(chosen_TE, logits_TE, 0)"),
-        "logits divided by their sum": ("you divide the logits by their sum. Logits may be"
-            " negative, and their sum may be zero: take exp first. That, together, is a softmax.",
-            RIGHT, "_divided(logits_TE, chosen_TE)"),
-        "sigmoid": ("you weigh by sigmoids, as some other models do. GPT-OSS takes a softmax over"
-            " the logits of the chosen experts.",
-            RIGHT, "_divided(1 / (1 + np.exp(-logits_TE)), chosen_TE)"),
-        "a sigmoid for each": ("each weight is the sigmoid of its own logit, so they do not sum to"
-            " one. The chosen experts share a softmax.",
-            RIGHT, "np.where(chosen_TE, 1 / (1 + np.exp(-logits_TE)), 0)"),
-        "even weights": ("the right experts, but all with the same weight. The router also says"
-            " how much each one counts: softmax of their logits.",
-            RIGHT, "_divided(np.ones_like(logits_TE), chosen_TE)"),
         "the least likely experts": ("you chose the experts with the smallest logits. `np.argsort`"
             " sorts upward: sort -logits_TE, or take the last k.", "-logits_TE", "logits_TE"),
-        "all tokens to the same experts": ("every token is sent to the experts that the first one"
-            " chose. Choose for each token alone: sort along the last axis.",
-            "order_TE[:, :k]", "order_TE[:1, :k]"),
         "no bias": ("the router's bias is missing. It can change who is chosen: add b_router_E"
             " first.", " + b_router_E", ""),
-        "zero for those not chosen": ("those that were not chosen went into the softmax with the"
-            " logit 0. exp(0) is 1, so they get a weight, too: use minus infinity, or leave them"
-            " out.", "-np.inf", "0"),
+        "zero for those not chosen": ("those that were not chosen went into the softmax as zeros,"
+            " and exp(0) is 1: they get a weight, too. Use minus infinity, or leave them out.",
+            "-np.inf", "0"),
     }),
     praise="The weights of each token sum to one, and they sit where their experts are.",
 )  # fmt: skip
@@ -113,7 +98,9 @@ route = Exercise(
 
 
 def swiglu_cases() -> Iterator[tuple[Any, ...]]:
-    """Arguments of `swiglu`: gentle numbers, then some far outside of every clamp."""
+    """Arguments of `swiglu`: one gate and one up; gentle numbers, then some outside of clamps."""
+    for pair in ((1, 0.5), (9, 0.5), (-9, -0.5), (0.5, 9), (0.5, -9)):
+        yield np.array(pair, np.float32), 7.0, 1.702
     for seed, (shape, size) in enumerate([((6,), 1.0), ((3, 10), 6.0), ((2, 4, 14), 20.0)]):
         gate_up = size * np.random.default_rng(seed).standard_normal(shape)
         yield gate_up.astype(np.float32), 7.0, 1.702
@@ -149,9 +136,6 @@ swiglu = Exercise(
             COLUMNS, "np.split(gate_up_P, 2, axis=-1)"),
         "gate and up swapped": ("gate and up are swapped: the even columns are the gate.",
             "gate_F, up_F =", "up_F, gate_F ="),
-        "up is the gate, in halves": ("you took the second half for gate and the first for up."
-            " They are not halves but alternate, and gate comes first: columns 0, 2, 4, …, of the"
-            " last axis.", COLUMNS, "np.split(gate_up_P, 2, axis=-1)[::-1]"),
         "gate not clamped": ("the gate may grow without end. It is cut off at the limit, from"
             " above.", "np.minimum(gate_F, limit)", "gate_F"),
         "gate clamped on both sides": ("the gate is clamped from below, too. It should only be"
@@ -159,22 +143,10 @@ swiglu = Exercise(
             " gates tiny anyway.)", "np.minimum(gate_F, limit)", "np.clip(gate_F, -limit, limit)"),
         "up not clamped": ("up may grow without end. It is clamped between -limit and limit.",
             "np.clip(up_F, -limit, limit)", "up_F"),
-        "up clamped from above only": ("up is clamped from above only. Unlike the gate it is"
-            " clamped on both sides.", "np.clip(up_F, -limit, limit)", "np.minimum(up_F, limit)"),
-        "nothing clamped": ("nothing is clamped: the gate should stop at the limit, and up at both"
-            " -limit and limit.",
-            "np.minimum(gate_F, limit)", "gate_F", "np.clip(up_F, -limit, limit)", "up_F"),
         "no + 1": ("one is missing: the second factor is up + 1, so that an up of zero lets the"
             " gate through.", "(up_F + 1)", "up_F"),
-        "+ 1 before the clamp": ("you add one before clamping up. Clamp first: the factor goes up"
-            " to limit + 1.", "(up_F + 1)", "up_F", "np.clip(up_F,", "np.clip(up_F + 1,"),
         "alpha missing": ("alpha is missing: the sigmoid sees alpha * gate, not the gate itself.",
             "alpha * gate_F", "gate_F"),
-        "alpha outside of the sigmoid": ("alpha multiplies the result. It belongs inside the"
-            " sigmoid: sigmoid(alpha * gate).",
-            "sigmoid(alpha * gate_F)", "alpha * sigmoid(gate_F)"),
-        "only the sigmoid": ("the first factor is only the sigmoid. It is gate * sigmoid(alpha *"
-            " gate).", "gate_F * sigmoid", "sigmoid"),
     }),
     praise="Right inside and outside of the clamps, and for any number of axes in front.",
     atol=1e-6,
@@ -190,8 +162,10 @@ class Experts:
 
     w_EDD: Array
     b_ED: Array
+    questions: list[tuple[int, int]]  # of this round: which expert, and about how many tokens
 
     def __call__(self, expert: int, x_TD: Array) -> Array:
+        self.questions.append((int(expert), len(x_TD)))
         return np.asarray(np.tanh(x_TD @ self.w_EDD[expert]) + self.b_ED[expert])
 
 
@@ -204,7 +178,8 @@ def grouped_cases() -> Iterator[tuple[Any, ...]]:
         experts = E - 1  # the last one is never chosen, and should never be asked
         expert_TX = np.array([rng.permutation(experts)[:X] for _ in range(T)])
         weight_TX = softmax(rng.standard_normal((T, X))).astype(np.float32)
-        yield Experts(w_EDD.astype(np.float32), b_ED.astype(np.float32)), x_TD, expert_TX, weight_TX
+        ask = Experts(w_EDD.astype(np.float32), b_ED.astype(np.float32), [])
+        yield ask, x_TD, expert_TX, weight_TX
 
 
 def _grouped(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> tuple[Array, int]:
@@ -217,14 +192,35 @@ def _grouped(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> tuple
     return y_TD.astype(np.float32), asked
 
 
-def _first_only(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> tuple[Array, int]:
-    return _grouped(ask, x_TD, expert_TX[:, :1], weight_TX[:, :1])
-
-
 def _sorted_order(ask: Any, x_TD: Array, expert_TX: Array, weight_TX: Array) -> tuple[Array, int]:
     """Tokens in the order of their first expert, and never sent back."""
     y_TD, asked = _grouped(ask, x_TD, expert_TX, weight_TX)
     return y_TD[np.argsort(expert_TX[:, 0], kind="stable")], asked
+
+
+ONCE = (
+    "the answer is right, but you asked once per choice. Each question means reading all weights of"
+    " an expert. Collect an expert's tokens first, and ask it once."
+)
+
+
+def _frugally(attempt: Any, case: tuple[Any, ...]) -> tuple[str, str] | None:
+    """What was asked is counted, not believed."""
+    ask, _, expert_TX, _ = case
+    ask.questions.clear()
+    attempt(*case)
+    chosen, calls, rows = (
+        len(np.unique(expert_TX)),
+        len(ask.questions),
+        sum(n for _, n in ask.questions),
+    )
+    if calls != chosen:
+        told = f"{chosen} experts were chosen, and you asked {calls} times"
+        return f"the answer is right, but {told}: ask each of them once.", "asked too often"
+    if rows != expert_TX.size:
+        told = f"together {rows} rows, and the tokens have {expert_TX.size} choices"
+        return f"you ask each expert about tokens that did not choose it: {told}.", "too many rows"
+    return None
 
 
 grouped = Exercise(
@@ -232,9 +228,6 @@ grouped = Exercise(
     mistakes_in(_grouped, {
         "weights forgotten": ("the answers are added up as if all counted the same. Multiply each"
             " by the weight that the router gave it.", "weight * ask", "ask"),
-        "plain mean": ("you take the mean of the answers. The router said how much each one"
-            " counts: multiply each answer by its weight.",
-            "weight * ask", "1 / weight_TX.shape[1] * ask"),
         "the first weight for all choices": ("every answer is multiplied by the weight of the"
             " token's first choice. An expert may be the second choice of one token and the third"
             " of another: use weight_TX[token, choice].",
@@ -243,18 +236,12 @@ grouped = Exercise(
             " expert overwrites what was there. Add (+=).", "] += ", "] = "),
         "the input is weighed": ("you multiply the expert's input by the weight. An expert is not"
             " linear: multiply its answer.", "weight * ask(expert, ", "ask(expert, weight * "),
-        "only the first choice": ("only the first choice of each token is asked. All columns of"
-            " expert_TX count.", _first_only),
-        "asked once per choice": ("the answer is right, but you asked once per choice. Each"
-            " question means reading all weights of an expert. Collect an expert's tokens first,"
-            " and ask it once.", "len(np.unique(expert_TX))", "expert_TX.size"),
-        "all experts are asked": ("the answer is right, but you asked an expert that nobody had"
-            " chosen. Skip those: their weights need not be read.",
-            "len(np.unique(expert_TX))", "int(expert_TX.max()) + 2"),
+        "asked once per choice": (ONCE, "len(np.unique(expert_TX))", "expert_TX.size"),
         "the tokens stay sorted": ("the rows are right, but in the order of the experts. Send each"
             " answer back to the place of its token.", _sorted_order),
     }),
     praise="Each chosen expert was asked once, with all of its tokens.",
+    also=_frugally,
 )  # fmt: skip
 
 
@@ -271,7 +258,7 @@ def _sizes(config: Config) -> dict[str, int]:
     """Path of every array of the model -> how many numbers it has, without making any."""
     shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    return {jax.tree_util.keystr(path): leaf.size for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).lstrip("."): leaf.size for path, leaf in leaves}
 
 
 def _active(config: Config) -> int:
@@ -280,12 +267,19 @@ def _active(config: Config) -> int:
         share = 1.0
         if "gate_up" in path or "down" in path:  # an expert's weights and biases
             share = config.experts_per_token / config.num_experts
-        if path != ".embedding_VD":
+        if path != "embedding_VD":
             total += size * share
     return round(total)
 
 
-COUNTED = 'path != ".embedding_VD"'
+def _working(config: Config) -> dict[str, int]:
+    """As `_sizes`, of the experts only those that a token asks."""
+    X, E = config.experts_per_token, config.num_experts
+    experts = re.compile("gate_up|down")
+    return {p: n * X // E if experts.search(p) else n for p, n in _sizes(config).items()}
+
+
+COUNTED = 'path != "embedding_VD"'
 
 
 def _without(*names: str) -> Callable[[Config], int]:
@@ -307,33 +301,14 @@ active_parameters = Exercise(
             COUNTED, "True"),
         "the unembedding is left out": ("the unembedding is missing. It is as large as the"
             " embedding, but all of it is multiplied for every token.", _without("unembedding")),
-        "gate and up counted as one": ("an expert's first matrix makes gate and up, 2 * F numbers."
-            " You counted F.", "size * share", 'size * share * (0.5 if "gate_up" in path else 1)'),
-        "the experts' biases are left out": ("the experts' biases are missing: 2 * F after the"
-            " first matrix, D after the second.", _without("b_gate_up", "b_down")),
         "no biases at all": ("all biases are missing: GPT-OSS has them in attention, router and"
             " experts.", _without(".b_")),
-        "the router only looks at the chosen": ("you counted the router's columns of the chosen"
-            " experts only. To choose, it must compute a logit for every expert: D * E + E.",
-            'or "down" in path', 'or "down" in path or "router" in path'),
-        "no router": ("the router itself is missing: D * E weights and E biases.",
-            _without("router")),
         "as many key heads as query heads": ("keys and values have only num_kv_heads heads, fewer"
             " than the queries.",
             lambda config: _active(dataclasses.replace(config, num_kv_heads=config.num_heads))),
-        "the sinks are left out": ("nearly: the sinks are missing, one number per query head and"
-            " layer.", _without("sinks")),
-        "the norms are left out": ("nearly: the norms are missing, two of D numbers in each layer,"
-            " and one at the end.", _without("norm_D")),
-        "the last norm is left out": ("nearly: the norm before unembedding is missing, D numbers.",
-            COUNTED, f'{COUNTED} and path != ".norm_D"'),
-        "one layer": ("that is one layer's worth, together with the unembedding. Count every"
-            " layer.",
-            lambda config: _active(dataclasses.replace(
-                config, num_layers=1, layer_types=config.layer_types[:1]
-            ))),
     }),
     praise="3,608,307,264 for the 20B and 5,132,849,472 for the 120B, to the last number.",
+    note=lambda case, found, right: as_many(found, right, _working(case[0])),
 )  # fmt: skip
 
 
@@ -382,30 +357,23 @@ def _by_choice(x_TD: Any, w_EDO: Any, expert_TX: Any, weight_TX: Any) -> Any:
 NOT_COMPILED = (
     "the numbers are right, but `jax.jit` cannot compile it: its shapes or its loops depend on the"
     " values of expert_TX. Sort with jnp.argsort, count with jnp.bincount(..., length=E), and use"
-    " jax.lax.ragged_dot.",
-    _by_choice,
+    " jax.lax.ragged_dot."
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled(Exercise):
-    """An exercise whose solution must also go through `jax.jit`."""
-
-    def __call__(self, attempt: Any) -> Verdict:
-        """Check a reader's function, and then whether it can be compiled."""
-        verdict = super().__call__(attempt)
-        if verdict.passed:
-            try:
-                jax.jit(attempt).lower(*next(iter(self.cases())))
-            except Exception:  # whatever JAX objects to
-                return self._wrong(NOT_COMPILED[0], "it cannot be compiled")
-        return verdict
+def _compiled(attempt: Any, case: tuple[Any, ...]) -> tuple[str, str] | None:
+    """Engines compile it, so `jax.jit` has to take it."""
+    try:
+        jax.jit(attempt).lower(*case)
+    except Exception:  # whatever JAX objects to
+        return NOT_COMPILED, "it cannot be compiled"
+    return None
 
 
-sorted_mixture = Compiled(
+sorted_mixture = Exercise(
     "sorted_mixture", right_sorted, ("y_TO",), sorted_cases,
     mistakes_in(_sorted, {
-        "it cannot be compiled": NOT_COMPILED,
+        "it cannot be compiled": (NOT_COMPILED, _by_choice),
         "answers stay sorted": ("your answers are still in the order of the experts. Put each back"
             " into its own row: jnp.zeros_like(y_RO).at[order_R].set(y_RO).",
             "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO"),
@@ -421,5 +389,6 @@ sorted_mixture = Compiled(
             " the rows have to be in the order of their experts.",
             "[order_R]\n", "\n", "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO"),
     }),
+    also=_compiled,
     praise="Right, with experts that nobody asks, and it compiles.",
 )  # fmt: skip

@@ -308,12 +308,15 @@ class OnDevices(Exercise):
     """The function is that of one device; it runs on as many as the arguments have parts."""
 
     def _run(self, attempt: Callable[..., Any], case: tuple[Any, ...]) -> Any:
-        over = jax.vmap(attempt, in_axes=(0, 0, None), axis_name="tensor")
-        return super()._run(over, case)
+        def last(*parts: Any) -> Any:  # of the devices, which should all have the same
+            over = jax.vmap(attempt, in_axes=(0, 0, None), axis_name="tensor")
+            return jax.tree.map(lambda y: y[-1], over(*parts))
+
+        return super()._run(last, case)
 
 
 summed_down = OnDevices(
-    "summed_down", _device, ("y_TD on each device",), summed_cases,
+    "summed_down", _device, ("y_TD",), summed_cases,
     mistakes_in(_device, {
         "no sum over devices": ("each device has the sum over its own part of F only. Add the"
             " parts of all: jax.lax.psum(y_TD, \"tensor\").",

@@ -255,7 +255,8 @@ shift_keys = Exercise(
             "jnp.split(k_BSKH, 2, axis=-1)", "(k_BSKH[..., 0::2], k_BSKH[..., 1::2])"),
         "the concentration again": ("the keys have become longer. They carry the concentration"
             " already: multiply by cosine and sine alone.",
-            "jnp.cos(angle_C), jnp.sin(angle_C)", "1.3 * jnp.cos(angle_C), 1.3 * jnp.sin(angle_C)"),
+            "jnp.cos(angle_C), jnp.sin(angle_C)",
+            "1.3 * jnp.cos(angle_C), 1.3 * jnp.sin(angle_C)"),
     }),
     praise="A cache moves without its tokens being read again.",
     atol=1e-4,

@@ -50,7 +50,7 @@ token_bytes = Exercise(
         "one expert": ("you count one expert per layer; a token reads `chosen` of them.",
             "size * chosen", "size"),
         "the embedding": ("you count the embedding whole. A token looks up a single row of it,"
-            " which is next to nothing.", 'name != "embedding"', "True"),
+            " which hardly counts.", 'name != "embedding"', "True"),
         "no unembedding": ("you left the unembedding out. It looks like the embedding, but it is"
             " read whole: each token of the vocabulary gets a score.",
             '!= "embedding"', 'not in ("embedding", "unembedding")'),
@@ -66,7 +66,7 @@ token_bytes = Exercise(
 
 def agree_cases() -> Iterator[tuple[list[int], list[float], list[int], list[float]]]:
     """Arguments of `steps_that_agree`: tokens and log-probabilities, found and published."""
-    for ours, theirs in ((-1.21, -1.0), (-0.81, -1.0), (-0.79, -1.0), (-0.21, -0.1), (-0.0, -0.1)):
+    for ours, theirs in ((-1.21, -1.0), (-0.81, -1.0), (-0.79, -1.0), (-9.6, -9.0), (-9.95, -9.0)):
         yield [7], [ours], [7], [theirs]  # either side of 0.1 + 0.1 * |theirs|
     published, sure = [11, 7, 29, 5, 3], [-0.04, -1.2, -2.2, -0.9, -1.6]
     yield published, sure, published, sure

@@ -130,7 +130,8 @@ def right_count(params: Params) -> int:
 
 def _told_count(case: tuple[Params], found: Any, expected: int) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(case[0])
-    return as_many(found, expected, {jax.tree_util.keystr(path): a.size for path, a in leaves})
+    sizes = {jax.tree_util.keystr(path).lstrip("."): leaf.size for path, leaf in leaves}
+    return as_many(found, expected, sizes)
 
 
 count_parameters = Exercise(

@@ -86,7 +86,7 @@ def _in_array(name: str, got: Any, want: Any, atol: float, arguments: Mapping[st
         axes = suffix(argument, value)
         if axes and set(axes) <= set(letters) and np.size(value) > NEAR:
             seen.append(f"{argument} = {shown(value[tuple(index[a] for a in axes)])}")
-    there = f", where {', '.join(seen)}," if seen else ""
+    there = f" ({', '.join(seen)})" if seen else ""
     share = "" if wrong.size == 1 else f" ({int(wrong.sum())} of {wrong.size} differ)"
     return (
         f"{name} at {where}{there}: expected {shown(np.asarray(want)[place])}, found"
@@ -109,14 +109,27 @@ def shown(value: Any) -> str:
         number = np.asarray(value).item()
         return f"{number:.7g}" if isinstance(number, float) else str(number)
     if isinstance(value, int | np.integer):
-        return f"{int(value):,}" if abs(int(value)) >= 10**6 else str(int(value))
+        return f"{int(value):,}" if abs(int(value)) >= 10**4 else str(int(value))
     if is_array(value):
-        whole = np.array2string(np.asarray(value), precision=4, separator=", ")
-        return " ".join(whole.split()) if np.size(value) <= NEAR else f"{tuple(value.shape)}"
-    if isinstance(value, list) and any(map(is_array, value)):
-        return f"[{', '.join(map(shown, value))}]"
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+        small = np.size(value) <= NEAR
+        return _row(np.asarray(value).tolist()) if small else f"shape {tuple(value.shape)}"
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        said = [f"{name}={one!r}" for name, one in fields.items() if one is not None and one != ()]
+        return _cut(f"{type(value).__name__}({', '.join(said)})", 190)
+    if isinstance(value, list) and any(is_array(x) or dataclasses.is_dataclass(x) for x in value):
+        return _cut(f"[{', '.join(map(shown, value))}]", 200)
+    return _cut(repr(value))
+
+
+def _row(values: Any) -> str:
+    if isinstance(values, list):
+        return f"[{', '.join(map(_row, values))}]"
+    return str(values) if isinstance(values, bool) else f"{values:.4g}"
+
+
+def _cut(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def inputs(arguments: Mapping[str, Any]) -> str:
@@ -124,7 +137,8 @@ def inputs(arguments: Mapping[str, Any]) -> str:
     told = []
     for name, value in arguments.items():
         if is_array(value) and np.size(value) > NEAR:
-            told.append(f"{name} of shape {tuple(value.shape)}")
+            all_zero = " full of zeros" if not np.asarray(value).any() else ""
+            told.append(f"{name} of shape {tuple(value.shape)}{all_zero}")
         elif not callable(value) and (is_array(value) or not _is_large(value)):
             told.append(f"{name} = {shown(value)}")
     return ", ".join(told)

@@ -320,6 +320,7 @@ header = Exercise(
 
 Written = Sequence[tuple[str, str]]
 Renderer = Callable[[Written], list[int]]
+Decoder = Callable[[Sequence[int]], str]
 SPECIAL = ("start", "end", "message", "channel", "constrain", "return", "call", "startoftext",
            "endoftext")  # fmt: skip
 PEOPLE = ("system", "developer", "user", "assistant", "tool")
@@ -352,21 +353,21 @@ def _by_bytes(text: str) -> list[int]:
     return [byte_ids()[byte] for byte in text.encode()]
 
 
-def renderer_cases() -> Iterator[tuple[Renderer]]:
+def renderer_cases() -> Iterator[tuple[Renderer, Decoder]]:
     """Arguments of `injection_test`: safe ones, and ones with a single open door each."""
-    yield (_renderer(),)
-    yield (_renderer(allowed=SPECIAL),)
-    yield (_renderer(encode=_by_bytes),)  # other ids, and no less safe
-    yield (_renderer(allowed=("return",)),)
-    yield (_renderer(allowed=SPECIAL, roles=("tool",)),)
-    yield (_renderer(allowed=SPECIAL, first=1),)
-    yield (_renderer(spoil=lambda text: text.replace("<|", "")),)
-    yield (_renderer(allowed=("startoftext", "constrain")),)
-
-
-def right_injection(render: Renderer) -> bool:
-    """Does no text become a special token, and is every text still there?"""
     decode = Tokenizer().decode
+    yield _renderer(), decode
+    yield _renderer(allowed=SPECIAL), decode
+    yield _renderer(encode=_by_bytes), decode  # other ids, and no less safe
+    yield _renderer(allowed=("return",)), decode
+    yield _renderer(allowed=SPECIAL, roles=("tool",)), decode
+    yield _renderer(allowed=SPECIAL, first=1), decode
+    yield _renderer(spoil=lambda text: text.replace("<|", "")), decode
+    yield _renderer(allowed=("startoftext", "constrain")), decode
+
+
+def right_injection(render: Renderer, decode: Decoder) -> bool:
+    """Does no text become a special token, and is every text still there?"""
     for role in PEOPLE:
         for name in SPECIAL:
             text = f"a <|{name}|> b"

@@ -108,7 +108,7 @@ uneven = Exercise(
 
 def held_out_cases() -> Iterator[tuple[str, str]]:
     """Arguments of `held_out`: tasks and pairs, some of them on either side of the split."""
-    for number in range(30):
+    for number in range(60):
         yield ("count", "add", "spell")[number % 3], f"word{number} r"
 
 

@@ -68,7 +68,9 @@ def rotation_wheels(wheels: Sequence[Wheel], *, columns: int = 4) -> Picture:
             figure.supxlabel("thick blue: angles seen in training   ·   red dots: new angles")
 
     alt = f"Dials. {' '.join(map(str, wheels))}"
-    return draw(paint, alt, width=2.2 * columns, height=2.45 * rows + (0.3 if rim else 0))
+    return draw(
+        paint, alt, width=2.2 * columns, height=(2.2 if rim else 2.45) * rows + (0.3 if rim else 0)
+    )
 
 
 def _dial(axes: Axes, wheel: Wheel) -> None:
@@ -77,7 +79,8 @@ def _dial(axes: Axes, wheel: Wheel) -> None:
     axes.plot(np.cos(around), np.sin(around), color=LINE, lw=1)
     if wheel.reached:
         _arc(axes, 0, min(wheel.seen, TURN), color=SKY, lw=6)
-        _arc(axes, min(wheel.seen, TURN), min(wheel.reached, TURN), color=VERMILION, ls=":", lw=4)
+        _arc(axes, min(wheel.seen, TURN), min(wheel.reached, TURN), color=VERMILION, lw=4.5,
+             ls=(0, (0.01, 1.8)), dash_capstyle="round")  # fmt: skip
     for (name, angle), (color, line, _) in zip(wheel.hands.items(), CURVES, strict=False):
         x, y = math.cos(angle), math.sin(angle)
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 2, "ls": line, "shrinkA": 0}

@@ -440,7 +440,7 @@ def message_table(
             if row in marked:
                 fill(axes, -0.6, -row - 0.46, width + 1.2, 0.92, facecolor="#f6d5c3", zorder=0)
                 note: dict[str, Any] = {"color": "#a33f00", "weight": "bold", "fontsize": 8.5}
-                axes.text(width, -row, marked[row], ha="right", va="center", **note)
+                axes.text(x - 1, -row, marked[row], ha="right", va="center", **note)
             for opener, part in OPENS.items():
                 if part in message:
                     _control(axes, starts[part], -row, opener)
