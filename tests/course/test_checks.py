@@ -202,7 +202,7 @@ def test_unknown_mistake_says_how_far_off_it_is():
     verdict = full_model.top_p(lambda logits_V, p: np.full_like(logits_V, np.nan))
     assert verdict.mistake == "nan"
     verdict = start_here.by_channel(lambda pieces: {"final": "?"})
-    assert "texts has no entry 'analysis'; expected 'r in rose: r1' there" in verdict.sentence
+    assert "texts has an entry 'final', '?', that should not be there" in verdict.sentence
 
 
 def test_an_attempt_cannot_spoil_the_inputs():
