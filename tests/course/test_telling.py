@@ -159,3 +159,4 @@ def test_a_count_that_is_off_says_what_has_as_many():
         0, 16, sizes
     )
     assert telling.as_many(1, 1000, sizes) == " That is 999 too few."
+    assert telling.as_many(float("inf"), 1000, sizes) == ""

@@ -69,8 +69,8 @@ keys_read = Exercise(
 def softmax_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
     """Arguments of `stable_softmax`: few and everyday; huge scores; huge sinks and empty rows."""
     for row in ((1.0, 2.0, 3.0), (-150.0, -151.0, 4.0), (1.0, 2.0, 300.0)):
-        mask_BTS = jnp.array([[[True, True, row[2] == 3.0]]])
-        yield jnp.array([[[row]], [[row]]]).reshape(1, 2, 1, 3), jnp.array([0.5, -160.0]), mask_BTS
+        seen_BTS = jnp.array([[[True, True, row[2] == 3.0]]])
+        yield jnp.array([[[row], [row]]]), jnp.array([0.5, -160.0]), seen_BTS
     rng = np.random.default_rng(31)
     for size, sinks, empty in ((1, (-1, 0.5, 2), 0), (200, (1, -3, 2), 0), (2, (200, 120, -90), 1)):
         mask_BTS = rng.random((2, 5, 7)) < 0.6

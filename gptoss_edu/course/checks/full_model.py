@@ -106,7 +106,7 @@ def _block(
     return x_BTD + y_BTD, kv
 
 
-COMPILED = {
+COMPILED: dict[str, Any] = {
     name: jax.jit(getattr(library_moe, name), static_argnames=("limit", "alpha"))
     for name in ("moe_gathered", "moe_grouped")
 }
