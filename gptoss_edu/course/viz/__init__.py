@@ -31,6 +31,7 @@ from gptoss_edu.course.viz.hardware import (
     near_ties,
     roofline_plot,
     sharding_map,
+    tile_order,
     timeline,
     token_bytes,
     tpu_chip,
