@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from reprlib import repr as brief
 from typing import Self, TypeVar
 
 import jax
@@ -155,7 +156,7 @@ def empty_cache(config: Config, batch: int, capacity: int, dtype: DTypeLike = jn
     """A cache without keys: room for `capacity` tokens on full layers, for a window on others."""
     sizes = whole_numbers([batch, capacity])
     if not isinstance(config, Config) or sizes is None or sizes.shape != (2,) or sizes.min() < 1:
-        found = f"a {type(config).__name__}, batch {batch!r}, capacity {capacity!r}"
+        found = f"a {type(config).__name__}, batch {brief(batch)}, capacity {brief(capacity)}"
         raise ValueError(f"found {found}; expected model.config and whole numbers, 1 or more")
 
     def store(window: int | None) -> FullKV | RingKV:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from reprlib import repr as brief  # bounded, whatever a prompt holds
 from typing import Any, Protocol, TypeAlias
 
 import openai_harmony as oh
@@ -74,7 +74,8 @@ def render(
     """
     if isinstance(prompt, oh.Conversation):
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
-        given["reasoning_effort"] = None if str(reasoning_effort) == "medium" else reasoning_effort
+        if brief(reasoning_effort) != "'medium'":
+            given["reasoning_effort"] = reasoning_effort
         if extra := [name for name, value in given.items() if not is_empty(value)]:
             raise ValueError(
                 f"{', '.join(extra)} given together with a Conversation, which is rendered as it"
@@ -116,7 +117,7 @@ def _as_dict(given: Any, where: str) -> dict[str, Any]:
     check_kind(given, Mapping, where, wanted)
     role = given.get("role")
     if not (isinstance(role, str) and role in ENTRIES):
-        raise expected(f"{where} has role {role!r}", f"one of {', '.join(ENTRIES)}")
+        raise expected(f"{where} has role {brief(role)}", f"one of {', '.join(ENTRIES)}")
     known = ["role", "content", *ENTRIES[role].split()]
     message = {key: value for key, value in given.items() if not is_empty(value)}
     for other in THINKING if role == "assistant" else ():
@@ -124,9 +125,9 @@ def _as_dict(given: Any, where: str) -> dict[str, Any]:
             thought = as_text(message.pop(other), f"{other} of {where}")
             if as_text(message.setdefault("thinking", thought), f"thinking of {where}") != thought:
                 raise ValueError(f"{where} has {other} and another thinking beside it; keep one")
-    if unknown := [str(key) for key in message if key not in known]:
+    if unknown := [brief(key) for key in message if key not in known]:
         raise ValueError(
-            f"{where} ({role}) has unknown entries {', '.join(unknown)}; known are"
+            f"{where} ({role}) has unknown entries {', '.join(unknown[:9])}; known are"
             f" {', '.join(known)}. Remove them: they would not reach the model"
         )
     if role == "user" and "content" not in message:
@@ -144,14 +145,16 @@ def _text(message: dict[str, Any]) -> str:
         found = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if not isinstance(found, str) or found != "text":
             wanted = 'only {"type": "text", "text": …} (GPT-OSS reads text only)'
-            raise expected(f"{what} has a part of type {found!r}", wanted)
+            raise expected(f"{what} has a part of type {brief(found)}", wanted)
     return "".join(as_text(part.get("text"), what) for part in content)
 
 
 def _system(reasoning_effort: str, current_date: str | datetime.date | None) -> oh.Message:
     """OpenAI's system message: identity, knowledge cutoff, date, effort, channels."""
     if not (isinstance(reasoning_effort, str) and reasoning_effort in EFFORTS):
-        raise expected(f"reasoning_effort is {reasoning_effort!r}", f"one of {', '.join(EFFORTS)}")
+        raise expected(
+            f"reasoning_effort is {brief(reasoning_effort)}", f"one of {', '.join(EFFORTS)}"
+        )
     effort, date = oh.ReasoningEffort(reasoning_effort.capitalize()), _date(current_date)
     return _say("system", oh.SystemContent(reasoning_effort=effort, conversation_start_date=date))
 
@@ -163,7 +166,7 @@ def _date(given: str | datetime.date | None) -> str | None:
         # fromisoformat alone also takes 20250628 and 2025-W26-6, which the model has not seen.
         if datetime.date.fromisoformat(given).isoformat() == given:
             return given
-    raise expected(f"current_date is {given!r}", "'YYYY-MM-DD', a datetime.date or None")
+    raise expected(f"current_date is {brief(given)}", "'YYYY-MM-DD', a datetime.date or None")
 
 
 def _developer(instructions: str | None, functions: list[Any]) -> oh.Message:
@@ -186,11 +189,11 @@ def _harmony_messages(message: dict[str, Any], names: dict[str, str]) -> list[oh
     name: Any = message.get("name")
     if role == "tool" and name is None:
         call_id, called = message.get("tool_call_id"), {*names.values()}
-        name = called.pop() if call_id is None and len(called) == 1 else names.get(str(call_id))
+        name = called.pop() if call_id is None and len(called) == 1 else names.get(_id(call_id))
         if name is None:
             raise ValueError(
                 f"{where} (tool) does not say which function answered: found tool_call_id"
-                f' {call_id!r}, known ids {sorted(names)}; give it "name"'
+                f' {brief(call_id)}, known ids {brief(sorted(names))}; give it "name"'
             )
     name = None if name is None else _word(name, f"name of {where}")
     if role == "assistant":
@@ -207,7 +210,7 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
     calls = list(_tool_calls(message.get("tool_calls", ()), where))
     channel = message.get("channel", "commentary" if calls else "final")
     if not (isinstance(channel, str) and channel in CHANNELS):
-        raise expected(f"{where} has channel {channel!r}", f"one of {', '.join(CHANNELS)}")
+        raise expected(f"{where} has channel {brief(channel)}", f"one of {', '.join(CHANNELS)}")
     messages = []
     if thinking := as_text(message.get("thinking", ""), f"thinking of {where}"):
         messages.append(say(thinking, channel="analysis"))
@@ -226,6 +229,10 @@ def _assistant(message: dict[str, Any], text: str, names: dict[str, str]) -> lis
     return messages
 
 
+def _id(given: object) -> str:
+    return given if isinstance(given, str) else brief(given)
+
+
 def _tool_calls(calls: Any, where: str) -> Iterator[tuple[str, str, str]]:
     """OpenAI's tool_calls -> (function name, arguments as JSON text, id)."""
     check_kind(calls, (list, tuple), f"tool_calls of {where}", "a list")
@@ -235,11 +242,11 @@ def _tool_calls(calls: Any, where: str) -> Iterator[tuple[str, str, str]]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
             wanted = '{"id", "type": "function", "function": {"name", "arguments"}}'
-            raise expected(f"{this} is {reprlib.repr(call)}", wanted)
+            raise expected(f"{this} is {brief(call)}", wanted)
         arguments = function.get("arguments", "{}")
         if isinstance(arguments, Mapping):
             arguments = as_json(dict(arguments), f"arguments of {this}")
-        call_id = str(call.get("id", f"{where} call {index}"))
+        call_id = _id(call.get("id", f"{where} call {index}"))
         yield name, as_text(arguments, f"arguments of {this}"), call_id
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
+from reprlib import repr as brief
 from typing import NamedTuple
 
 import jax
@@ -171,7 +172,7 @@ def check_tokens(
     """Tokens as an array. Raises ValueError unless they are whole numbers in the vocabulary."""
     found = whole_numbers(tokens)
     if found is None or found.ndim != axes:
-        raise ValueError(f"{name} is {str(tokens)[:60]!r}, expected whole numbers on {axes} axes")
+        raise ValueError(f"{name} is {brief(tokens)}, expected whole numbers on {axes} axes")
     if found.size < least:
         raise ValueError(f"{name} has no tokens, expected at least one")
     for row in (found.min(), found.max()) if found.size else ():

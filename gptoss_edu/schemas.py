@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from reprlib import repr as brief
 from typing import Any
 
 import openai_harmony as oh
@@ -89,7 +89,7 @@ def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | N
     """One schema, nested or flat -> name, description, parameters."""
     schema = '{"type": "function", "function": {"name", "description", "parameters"}}'
     check_kind(tool, Mapping, where, schema)
-    kind = reprlib.repr(tool.get("type", "function"))
+    kind = brief(tool.get("type", "function"))
     if kind not in ("'function'", "None") and "input_schema" not in tool:
         raise ValueError(f"{where} has type {kind}, but only 'function' is supported")
     function = tool.get("function", tool)
@@ -99,7 +99,7 @@ def _checked_schema(tool: Any, where: str) -> tuple[str, str, dict[str, Any] | N
     name = function.get("name")
     if not (isinstance(name, str) and FUNCTION_NAME.fullmatch(name)):
         wanted = "one of 1 to 64 letters, digits, '_' or '-'"
-        raise expected(f"{where} has name {reprlib.repr(name)}", wanted)
+        raise expected(f"{where} has name {brief(name)}", wanted)
     description = function.get("description")
     description = "" if description is None else as_text(description, f"description of {where}")
     given = [key for key in SCHEMA_KEYS if function.get(key) is not None]
@@ -122,7 +122,7 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> N
         if value is not None and key not in (*known, *IGNORED_KEYS):
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            found = f"{where} has an unknown entry {reprlib.repr(key)}"
+            found = f"{where} has an unknown entry {brief(key)}"
             raise ValueError(f"{found}, which would not reach the model; {hint}")
 
 
@@ -133,19 +133,19 @@ def _parameters(given: Any, where: str) -> dict[str, Any]:
     implied = found is None and keys & {"properties", *PARTS}
     if not implied and not (isinstance(found, str) and found == "object"):
         wanted = 'a schema {"type": "object", "properties": …}'
-        raise expected(f"{where}: found {reprlib.repr(found)}", wanted)
+        raise expected(f"{where}: found {brief(found)}", wanted)
     root: dict[str, Any] = json.loads(as_json(dict(given), where))
     properties, required = root.get("properties") or {}, root.get("required") or []
     check_kind(properties, dict, f"{where}: properties", "a dict")
     for name, schema in properties.items():
         if not isinstance(schema, dict):
-            raise expected(f"{where}: property {name!r} has schema {schema!r}", "a dict")
+            raise expected(f"{where}: property {brief(name)} has schema {brief(schema)}", "a dict")
     if not isinstance(required, list):
-        raise expected(f"{where}: required is {required!r}", "a list of names")
+        raise expected(f"{where}: required is {brief(required)}", "a list of names")
     if [key for key in root if _says(key, root[key]) and key not in (*BESIDE, *WHOLE)]:
         return {"type": [_typescript(root, root)]}
     if unknown := [name for name in required if name not in [*properties]]:
-        raise ValueError(f"{where}: required names {unknown[0]!r}, which is not in properties")
+        raise ValueError(f"{where}: required names {brief(unknown[0])}, which is not in properties")
     for name, schema in properties.items():
         beside = {key: schema.pop(key) for key in BESIDE if key in schema}
         # An enum beside it says how a default is quoted.

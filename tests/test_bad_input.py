@@ -217,7 +217,7 @@ WRONG_OPTIONS = [
     ({"seeds": b"ab"}, "for each of the 2 prompts"),
     ({"seeds": None}, "for each of the 2 prompts"),
     ({"stop_rows": ["x"]}, "stop_rows is .*, expected whole numbers"),
-    ({"stop_rows": None}, "stop_rows is .None."),
+    ({"stop_rows": None}, "stop_rows is None"),
     ({"stop_rows": [CONFIG.vocab_size]}, "stop_rows holds row 283"),
     ({"cache": 7}, "cache is a int, expected the `cache` of an earlier reply"),
     ({"sampling": None}, "sampling is a NoneType, expected a Sampling"),

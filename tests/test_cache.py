@@ -177,3 +177,8 @@ def test_a_turn_is_a_value():
 def test_a_cache_passes_through_jit_as_a_tree():
     cache = empty_cache(TINY, 1, 16)
     assert jax.tree.structure(jax.jit(lambda c: c)(cache)) == jax.tree.structure(cache)
+
+
+def test_a_turn_whose_first_token_differs_is_not_resumed():
+    turn = TurnCache((1, 2), 1, (), empty_cache(TINY, 1, 16))
+    assert turn.resume([9, 2, 3]) is None

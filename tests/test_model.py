@@ -1,5 +1,6 @@
 """The whole network against the oracle, and shapes of the real models without their memory."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import oracle
 import pytest
 
 from gptoss_edu.config import GPT_OSS_20B, GPT_OSS_120B, TINY
-from gptoss_edu.model import forward, init_params, observe, rms_norm
+from gptoss_edu.model import Model, forward, init_params, observe, rms_norm
 from gptoss_edu.shapes import num_bytes
+from gptoss_edu.tokenizer import NoText
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,16 @@ def test_a_bf16_model_stays_close_to_float32(params):
     high = forward(halved, tokens_BT, TINY)
     assert low.dtype == jnp.float32
     assert 0 < float(jnp.abs(low - high).mean()) < 0.1
+
+
+@pytest.mark.parametrize("row", [TINY.vocab_size, TINY.vocab_size + 1, -1])
+def test_rows_past_the_vocabulary_are_refused(params, row):
+    with pytest.raises(ValueError, match=f"holds row {row}, expected 0 to {TINY.vocab_size - 1}"):
+        forward(params, jnp.array([[3, row]]), TINY)
+
+
+def test_models_and_weights_cannot_be_changed(params):
+    model = Model(TINY, NoText("random"))
+    for value, field in ((model, "dtype"), (params, "norm_D"), (params.layers[0], "moe")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field, None)

@@ -98,6 +98,9 @@ def test_text_without_a_channel_is_the_answer_only_when_there_is_no_other():
     assert reply_to("Well<|channel|>final<|message|>Three.<|return|>").final == "Three."
     assert reply_to("<|start|>user<|message|>me<|end|>").final == ""
     assert reply_to("<|channel|>commentary<|message|>Wait.<|end|>", "length").final == ""
+    call = "<|start|>assistant<|channel|>commentary to=functions.now json<|message|>{}<|call|>"
+    asked = reply_to("<|channel|>commentary<|message|>Let me look.<|end|>" + call, "tool_call")
+    assert (asked.final, asked.finish_reason) == ("", "tool_call")
 
 
 # Where the answer stands -> what is `final`. The Harmony guide: commentary is shown to the user.

@@ -1,6 +1,7 @@
 """What is left, by the machine and by all limits on the way; and a cache that is the user's own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +213,11 @@ def test_windows_goes_by_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "me")
     assert system.why_shared((tmp_path / "me" / ".cache").resolve()) is None
     assert "is not inside" in system.why_shared((tmp_path / "all").resolve())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the truth only there")
+def test_where_the_kernel_does_not_say_what_is_left_all_memory_counts(monkeypatch):
+    told = Path("/proc/meminfo").read_text()
+    total = 1024 * int(re.search(r"MemTotal:\s+(\d+) kB", told)[1])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert system._free() == pytest.approx(total, rel=0.05)

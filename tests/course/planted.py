@@ -26,6 +26,11 @@ PLANTED = {
         ("no scale", " / jnp.sqrt(H)", ""),
         ("divided by H", "jnp.sqrt(H)", "H"),
     ],
+    ("attention", "streaming"): [
+        ("the sum of values is not corrected", "sum_TH * shrink_T1", "sum_TH"),
+        ("the sum of exps is not corrected", "total_T1 * shrink_T1", "total_T1"),
+        ("no sink", "jnp.ones((T, 1))", "jnp.zeros((T, 1))"),
+    ],
     ("bugs", "first_difference"): [
         ("counted from 1", "return index", "return index + 1"),
         ("NaN passes", "not np.abs(a - b).max() <= atol", "np.abs(a - b).max() > atol"),
@@ -105,6 +110,11 @@ PLANTED = {
         ("the embedding is counted", "D + D * V", "D + 2 * D * V"),
         ("the unembedding is left out", "D + D * V", "D"),
     ],
+    ("moe", "sorted_mixture"): [
+        ("answers stay sorted", "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO"),
+        ("tokens are tiled", "jnp.repeat(x_TD, X, axis=0)", "jnp.tile(x_TD, (X, 1))"),
+        ("no weights", '"TX,TXO->TO", weight_TX, y_RO', '"TXO->TO", y_RO'),
+    ],
     ("mxfp4", "decode_byte"): [
         ("high nibble first", "low, high =", "high, low ="),
         ("bias 128", "127", "128"),
@@ -119,6 +129,11 @@ PLANTED = {
         ("no scales", "* 17 // 32", "// 2"),
         ("twice the scales", "* 17 // 32", "* 18 // 32"),
         ("a scale is a float", "* 17 // 32", "* 20 // 32"),
+    ],
+    ("mxfp4", "best_byte"): [
+        ("errors that are not squared", "gap.min(axis=1) ** 2", "gap.min(axis=1)"),
+        ("the largest of equals", "np.argmin(losses)", "254 - np.argmin(losses[::-1])"),
+        ("only the largest error", "(gap.min(axis=1) ** 2).sum()", "gap.min(axis=1).max()"),
     ],
     ("parity", "parity_test"): [
         ("too short for the window", "T = max(vocabulary, window + 1, 2 * context)", "T = window"),

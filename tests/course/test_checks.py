@@ -198,11 +198,11 @@ def test_wrong_shape_dtype_and_type_are_sentences(key):
 def test_unknown_mistake_says_how_far_off_it_is():
     verdict = full_model.top_p(lambda logits_V, p: full_model.right_top_p(logits_V, p) - 1)
     assert verdict.mistake == "unknown"
-    assert "logits_V at v=0: expected 4.081838, found 3.081838 (1 of 7 differ)" in verdict.sentence
+    assert "logits_V at v=1: expected -0.6931472, found -1.693147 (1 of 3 d" in verdict.sentence
     verdict = full_model.top_p(lambda logits_V, p: np.full_like(logits_V, np.nan))
     assert verdict.mistake == "nan"
     verdict = start_here.by_channel(lambda pieces: {"final": "?"})
-    assert "texts has no entry 'analysis'; expected 'r in rose: r1' there" in verdict.sentence
+    assert "texts has an entry 'final', '?', that should not be there" in verdict.sentence
 
 
 def test_an_attempt_cannot_spoil_the_inputs():

@@ -8,7 +8,7 @@ from looks import check, without_green_cones
 
 from gptoss_edu.course import viz
 from gptoss_edu.course.viz import colors
-from gptoss_edu.course.viz.attention import HIDDEN
+from gptoss_edu.course.viz.attention import HIDDEN, _most_read
 from gptoss_edu.tokenizer import Tokenizer
 
 
@@ -31,6 +31,23 @@ def test_maps_tell_what_the_sink_gets(count):
     maps = {f"head {n}": (weights_TS, sink_T, mask_TS) for n in range(count)}
     alt = check(viz.attention_maps(maps, columns=2))
     assert alt.count("the sink gets 55% on average, 95% at most") == count
+
+
+def test_the_most_read_keys_are_named_apart_from_each_other():
+    weights_TS, sink_T, mask_TS = head(40, 30)
+    weights_TS[:, 5] += 1
+    assert _most_read(weights_TS, sink_T, mask_TS, count=1) == [5]
+    found = _most_read(weights_TS, sink_T, mask_TS)
+    assert min(abs(a - b) for a, b in itertools.combinations(found, 2)) > 2
+    check(viz.attention_maps({"head": (weights_TS, sink_T, mask_TS)}, ids_S=range(1000, 1040)))
+
+
+def test_bars_and_tables_say_their_values():
+    assert check(viz.value_bars({"all": 48.0, "shared": 6.0}, "GiB")).endswith(
+        "GiB. all: 48.0; shared: 6.0."
+    )
+    alt = check(viz.ablation_table({"head 0": [4, 0], "head 1": [3, 4]}, ["sums", "days"], 4))
+    assert alt.endswith("Without head 0 4 0; head 1 3 4.")
 
 
 def test_the_table_names_tokens_and_their_sinks():

@@ -17,7 +17,7 @@ def said(picture):
 
 
 def test_mixture_diagram_names_those_that_answer_from_the_heaviest_down():
-    alt = said(viz.mixture_diagram([0, 0.3, 0, 0.7, 0]))
+    alt = said(viz.mixture_diagram(np.log([1, 3, 0.5, 7, 1]), 2))
     assert "5 experts. The router asks expert 3 with weight 0.70, expert 1 with weight 0.30;" in alt
     assert "expert 0" not in alt
 

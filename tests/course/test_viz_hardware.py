@@ -71,3 +71,8 @@ def test_bytes_of_a_token_are_told_part_by_part():
     assert "short: 3.00 GB, of which experts 3.00, cache 0.00" in alt
     assert "long: 4.50 GB, of which experts 3.00, cache 1.50" in alt
     assert "short: 3000.00 MB" in viz.token_bytes(READ, unit=1e6).alt
+
+
+def test_tiles_spare_a_core_its_jumps():
+    alt = check(viz.tile_order(inputs=4, outputs=8, width=4))
+    assert "by rows, core 1 jumps 3 times; in tiles of 4, core 1 jumps 0 times" in alt

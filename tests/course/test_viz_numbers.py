@@ -63,6 +63,16 @@ def test_errors_have_two_digits_and_exact_is_a_word():
     assert check(viz.error_bars({"only": (4, 0.0)})).endswith("only, 4 bits: exact.")
 
 
+def test_an_fp4_number_lies_inside_a_float():
+    alt = check(viz.float_picture(0b1101))
+    assert alt.startswith("The FP4 code 1101, -3, inside the 32 bits of a float32, 1 10000000 1000")
+
+
+def test_histograms_count_what_lands_on_each_value():
+    alt = check(viz.grid_histograms([0.1, -0.6, 0.6, 5.5], {"two": [0, 1], "three": [0, 1, 6]}))
+    assert alt.endswith("two: 25 on 0, 75 on 1; three: 25 on 0, 50 on 1, 25 on 6.")
+
+
 def test_neighbors_in_memory_are_named():
     rows = {"ours": [(u, 0) for u in range(4)], "published": [(7, 2 * u) for u in range(4)]}
     assert check(viz.memory_rows(rows)) == (

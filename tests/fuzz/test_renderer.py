@@ -156,6 +156,12 @@ def calling(given: Any) -> list[dict[str, Any]]:
         *((calling(given), {}) for given in ({"a": np.float32(1)}, Made("deep", 2_000))),
         *((calling({"a": value}), {}) for value in (float("nan"), float("inf"))),
         ([{"role": "assistant", "content": "x", "reasoning_content": "y"}], {}),
+        ([{"role": "user", "content": "x", "\x1f": True}], {}),
+        ([{"role": "tool", "tool_call_id": Made("deep", 50_000), "content": "x"}], {}),
+        *(
+            ([{"role": "user", "content": "x"}], {name: Made("deep", 50_000)})
+            for name in ("reasoning_effort", "current_date", "instructions", "tools")
+        ),
     ],
 )
 def test_an_odd_conversation_is_refused_in_words(talk, keywords):

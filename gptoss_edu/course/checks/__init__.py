@@ -99,12 +99,13 @@ class Exercise:
                 " parentheses.",
                 "not a function",
             )
+        results = []
         for number, case in enumerate(self._cases()):
-            found = self._run(attempt, case)
+            results.append(found := self._run(attempt, case))
             if isinstance(found, _Raised):
                 return self._failed(found, attempt, case)
             if not self._agrees(found, self.function, number):
-                return self._explain(attempt, number)
+                return self._explain(attempt, results)
         for case in self._cases() if self.also else ():
             assert self.also is not None
             if (complaint := self.also(attempt, case)) is not None:
@@ -179,10 +180,10 @@ class Exercise:
                     return dict(zip(names, case, strict=True))
         return {f"argument {number + 1}": value for number, value in enumerate(case)}
 
-    def _explain(self, attempt: Callable[..., Any], first: int) -> Verdict:
+    def _explain(self, attempt: Callable[..., Any], results: list[Any]) -> Verdict:
         """Whose wrong result is this? Whoever agrees on all cases; if nobody, where is it wrong?"""
-        cases = list(self._cases())
-        results = [self._run(attempt, case) for case in cases]
+        cases, first = list(self._cases()), len(results) - 1  # which of them failed
+        results = results + [self._run(attempt, case) for case in cases[len(results) :]]
         for name, (sentence, wrong) in self.mistakes.items():
             order = [first, *(number for number in range(len(cases)) if number != first)]
             if all(self._agrees(results[number], wrong, number) for number in order):

@@ -69,8 +69,8 @@ keys_read = Exercise(
 def softmax_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
     """Arguments of `stable_softmax`: few and everyday; huge scores; huge sinks and empty rows."""
     for row in ((1.0, 2.0, 3.0), (-150.0, -151.0, 4.0), (1.0, 2.0, 300.0)):
-        mask_BTS = jnp.array([[[True, True, row[2] == 3.0]]])
-        yield jnp.array([[[row]], [[row]]]).reshape(1, 2, 1, 3), jnp.array([0.5, -160.0]), mask_BTS
+        seen_BTS = jnp.array([[[True, True, row[2] == 3.0]]])
+        yield jnp.array([[[row], [row]]]), jnp.array([0.5, -160.0]), seen_BTS
     rng = np.random.default_rng(31)
     for size, sinks, empty in ((1, (-1, 0.5, 2), 0), (200, (1, -3, 2), 0), (2, (200, 120, -90), 1)):
         mask_BTS = rng.random((2, 5, 7)) < 0.6
@@ -106,11 +106,6 @@ def _sink_after(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array)
     return weights_BNTS, jnp.broadcast_to(mass_1N1, scores_BNTS.shape[:3])
 
 
-def _renormalized(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
-    mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)[1]
-    return _keys_alone(scores_BNTS, mask_BTS), mass_BNT
-
-
 def _kept_column(scores_BNTS: jax.Array, sinks_N: jax.Array, mask_BTS: jax.Array) -> Tables:
     weights_BNTS, mass_BNT = sink_softmax(scores_BNTS, sinks_N, mask_BTS)
     return jnp.concatenate([weights_BNTS, mass_BNT[..., None]], axis=-1), mass_BNT
@@ -142,9 +137,6 @@ stable_softmax = Exercise(
         "the sink after the softmax": ("you run softmax over the keys, and add the sink"
             " afterwards. By then it is forgotten how well the keys fit, and the sink takes the"
             " same share from everyone. It belongs into the same sum as the scores.", _sink_after),
-        "the weights sum to one": ("your weights sum to one, as if there were no sink. Divide the"
-            " exps of the keys by the sum that has exp(sink) in it, and leave it at that.",
-            _renormalized),
         "the sink is kept as a key": ("your weights have a column for the sink. There is no value"
             " for it to be multiplied with: leave the column out, and return it as the sink mass.",
             _kept_column),
@@ -317,4 +309,75 @@ shared_scores = Frugal(
             " H: divide by that.", "* H**-0.5", "/ H"),
     }),
     praise="Right, and not a single key was copied.",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 5
+
+Blocks = list[tuple[jax.Array, jax.Array]]
+
+
+def stream_cases() -> Iterator[tuple[Blocks, float]]:
+    """Arguments of `streaming`: rising and falling scores, blocks that nobody sees, and neither."""
+    rng = np.random.default_rng(35)
+    for sizes, size, sink in (
+        ((2, 2), 1.0, 0.5), ((4, 1, 6), 3.0, -1.0), ((3, 5, 2), 200.0, 1.0), ((2, 3), 1.0, 300.0),
+    ):  # fmt: skip
+        blocks: Blocks = []
+        for number, S in enumerate(sizes):
+            scores_TS = size * rng.standard_normal((3, S)) + size * number
+            scores_TS[0] = scores_TS[0] - 2 * size * number  # one query's scores fall
+            scores_TS[1] = -np.inf if number == 0 else scores_TS[1]
+            scores_TS[2] = -np.inf  # one sees nothing at all
+            v_SH = jnp.asarray(rng.standard_normal((S, 4)), jnp.float32)
+            blocks.append((jnp.asarray(scores_TS, jnp.float32), v_SH))
+        yield blocks, sink
+
+
+def right_streaming(blocks: Blocks, sink: float) -> jax.Array:
+    """All blocks side by side, and the library's softmax."""
+    scores_TS = jnp.concatenate([scores_TS for scores_TS, _ in blocks], axis=1)
+    v_SH = jnp.concatenate([v_SH for _, v_SH in blocks])
+    mask_1TS = (scores_TS > -jnp.inf)[None]
+    return sink_softmax(scores_TS[None, None], jnp.array([sink]), mask_1TS)[0][0, 0] @ v_SH
+
+
+def _streaming(blocks: Blocks, sink: float) -> jax.Array:
+    """Block by block."""
+    T, H = blocks[0][0].shape[0], blocks[0][1].shape[1]
+    max_T1, total_T1, sum_TH = jnp.full((T, 1), sink), jnp.ones((T, 1)), jnp.zeros((T, H))
+    for scores_TS, v_SH in blocks:
+        new_T1 = jnp.maximum(max_T1, scores_TS.max(axis=1, keepdims=True))
+        shrink_T1, exp_TS = jnp.exp(max_T1 - new_T1), jnp.exp(scores_TS - new_T1)
+        total_T1 = total_T1 * shrink_T1 + exp_TS.sum(axis=1, keepdims=True)
+        sum_TH = sum_TH * shrink_T1 + exp_TS @ v_SH
+        max_T1 = new_T1
+    return sum_TH / total_T1
+
+
+def _block_softmaxes(blocks: Blocks, sink: float) -> jax.Array:
+    answers_BTH = jnp.stack([right_streaming([block], sink) for block in blocks])
+    return answers_BTH.mean(axis=0)
+
+
+streaming = Exercise(
+    "streaming", right_streaming, ("out_TH",), stream_cases,
+    mistakes_in(_streaming, {
+        "a softmax per block": ("you take a softmax in each block and the mean of the answers. A"
+            " block with large scores must count more: keep sums of exps, and divide once, at the"
+            " end.", _block_softmaxes),
+        "the sum of values is not corrected": ("when a larger score arrives you correct the sum of"
+            " exps, but not the sum of values. Both were made with the old maximum.",
+            "sum_TH * shrink_T1", "sum_TH"),
+        "the sum of exps is not corrected": ("when a larger score arrives you correct the sum of"
+            " values, but not the sum of exps. Both were made with the old maximum.",
+            "total_T1 * shrink_T1", "total_T1"),
+        "no sink": ("the sink takes no part. Begin with it: it is the first score of every query,"
+            " with nothing to hand over.", "jnp.ones((T, 1))", "jnp.zeros((T, 1))"),
+        "the maximum is that of the block": ("your maximum forgets what came before: a later block"
+            " with small scores must not lower it. Take the maximum of old and new.",
+            "jnp.maximum(max_T1, scores_TS.max(axis=1, keepdims=True))",
+            "scores_TS.max(axis=1, keepdims=True)"),
+    }),
+    praise="Right for scores in the hundreds, and for queries that see no key of a block.",
 )  # fmt: skip

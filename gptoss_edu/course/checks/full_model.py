@@ -106,7 +106,7 @@ def _block(
     return x_BTD + y_BTD, kv
 
 
-COMPILED = {
+COMPILED: dict[str, Any] = {
     name: jax.jit(getattr(library_moe, name), static_argnames=("limit", "alpha"))
     for name in ("moe_gathered", "moe_grouped")
 }
@@ -134,14 +134,9 @@ block = Quick(
             "x_BTD = x_BTD + y_BTD", "x_BTD = y_BTD"),
         "no residual around the experts": ("the experts' answer replaces the residual stream. Add"
             " it to what was there.", "return x_BTD + y_BTD", "return y_BTD"),
-        "no norm before attention": ("attention reads the raw residual stream. It should read"
-            " rms_norm of it, with the scale layer.attention.norm_D.",
-            "rms_norm(x_BTD, first, eps)", "x_BTD"),
         "the normed stream is kept": ("you add to the normed copy. The norm is only for reading:"
             " add the answer to the residual stream as it was before the norm.",
             "h_BTD = rms_norm", "h_BTD = x_BTD = rms_norm"),
-        "one norm for both halves": ("both halves use attention's norm. The experts have their"
-            " own: layer.moe.norm_D.", "second, eps)", "first, eps)"),
         "the window is ignored": ("every key is visible on the sliding layer too. Hand `window` on"
             " to attention.", "kv, window)", "kv, None)"),
         "the old store is returned": ("the numbers are right, but you return the store that came"
@@ -225,14 +220,8 @@ decode_step = Quick(
         "the old cache is returned": ("the logits are right, but the cache that you return is the"
             " one that came in. Build a new Cache from the stores that the blocks gave back.",
             "Cache(tuple(kvs), cache.length_B + 1)", "cache"),
-        "the length does not grow": ("the logits are right, but the new cache says that it holds"
-            " as many tokens as before: the next token would take this one's place. Add one to"
-            " cache.length_B.", "length_B + 1)", "length_B)"),
-        "the stores are not kept": ("the logits are right and the length grows, but the stores are"
-            " the old ones: the next token would look for this one's key and find an empty slot.",
-            "Cache(tuple(kvs)", "Cache(cache.layers"),
     }),
-    praise="Right for two prompts of different lengths, and for the step after.",
+    praise="Right for prompts of unlike lengths, and one step later.",
     like="gptoss_edu.generation.decode_step",
 )  # fmt: skip
 
@@ -294,16 +283,10 @@ top_p = Exercise(
             " ones: your mask is in the order of rank, and the logits are in the order of the"
             " vocabulary. Send each verdict back to its token.",
             FILTERED, "np.where(kept_V, logits_V, -np.inf)"),
-        "the sorted logits are returned": ("you return the logits in the order of rank. Each"
-            " belongs back in its own place.",
-            FILTERED, "np.where(kept_V, logits_V[order_V], -np.inf)"),
         "each token is compared with p": ("you keep the tokens whose own probability reaches p. It"
             " is the sum, from the likeliest down, that has to reach it.", KEPT, "p_V >= p"),
         "zero instead of minus infinity": ("tokens that are ruled out have the logit 0. exp(0) is"
             " 1, so they may still be drawn: use minus infinity.", "-np.inf", "0.0"),
-        "probabilities are returned": ("you return probabilities. Return logits: the draw will do"
-            " its own softmax.",
-            FILTERED, "np.where(allowed_V, softmax(logits_V.astype(float)), 0)"),
     }),
     praise="Right for narrow and wide thresholds, and for p = 1, which keeps everything.",
     like="gptoss_edu.sampling.filter_logits",

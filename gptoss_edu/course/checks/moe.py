@@ -1,4 +1,4 @@
-"""Chapter 04: write `route`, `swiglu` and `grouped`, and count the active parameters.
+"""Chapter 04: write `route`, `swiglu`, `grouped`, `sorted_mixture`; count active parameters.
 
     from gptoss_edu.course.checks import moe
     moe.route(my_route)
@@ -138,9 +138,6 @@ swiglu = Exercise(
             "gate_F, up_F =", "up_F, gate_F ="),
         "gate not clamped": ("the gate may grow without end. It is cut off at the limit, from"
             " above.", "np.minimum(gate_F, limit)", "gate_F"),
-        "gate clamped on both sides": ("the gate is clamped from below, too. It should only be"
-            " clamped from above. (You would hardly see it in a text: the sigmoid makes those"
-            " gates tiny anyway.)", "np.minimum(gate_F, limit)", "np.clip(gate_F, -limit, limit)"),
         "up not clamped": ("up may grow without end. It is clamped between -limit and limit.",
             "np.clip(up_F, -limit, limit)", "up_F"),
         "no + 1": ("one is missing: the second factor is up + 1, so that an up of zero lets the"
@@ -309,4 +306,86 @@ active_parameters = Exercise(
     }),
     praise="3,608,307,264 for the 20B and 5,132,849,472 for the 120B, to the last number.",
     note=lambda case, found, right: as_many(found, right, _working(case[0])),
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ exercise 5
+
+
+def sorted_cases() -> Iterator[tuple[Any, ...]]:
+    """Arguments of `sorted_mixture`: each has experts that nobody asks, and tokens that agree."""
+    rng = np.random.default_rng(45)
+    for T, D, O, E, X in ((4, 3, 5, 6, 2), (7, 4, 2, 9, 3), (1, 5, 3, 4, 2)):
+        expert_TX = np.stack([rng.permutation(E - 1)[:X] + (t % 2) for t in range(T)])
+        weight_TX = softmax(rng.standard_normal((T, X)))
+        x_TD, w_EDO = rng.standard_normal((T, D)), rng.standard_normal((E, D, O))
+        yield (
+            *(jnp.asarray(a, jnp.float32) for a in (x_TD, w_EDO)),
+            jnp.asarray(expert_TX, jnp.int32),
+            jnp.asarray(weight_TX, jnp.float32),
+        )
+
+
+def _sorted(x_TD: Any, w_EDO: Any, expert_TX: Any, weight_TX: Any) -> Any:
+    """As engines do it: sort, one ragged product, and back."""
+    (T, X), E = expert_TX.shape, w_EDO.shape[0]
+    expert_R = expert_TX.reshape(-1)
+    order_R = jnp.argsort(expert_R)
+    x_RD = jnp.repeat(x_TD, X, axis=0)[order_R]
+    y_RO = jax.lax.ragged_dot(x_RD, w_EDO, jnp.bincount(expert_R, length=E))
+    y_RO = jnp.zeros_like(y_RO).at[order_R].set(y_RO)
+    return jnp.einsum("TX,TXO->TO", weight_TX, y_RO.reshape(T, X, -1))
+
+
+def right_sorted(x_TD: Any, w_EDO: Any, expert_TX: Any, weight_TX: Any) -> Any:
+    """Choice by choice."""
+    return jnp.einsum("TX,TD,TXDO->TO", weight_TX, x_TD, w_EDO[expert_TX])
+
+
+def _by_choice(x_TD: Any, w_EDO: Any, expert_TX: Any, weight_TX: Any) -> Any:
+    """Right, but not to be compiled: it asks which experts there are."""
+    y_TO = np.zeros((len(x_TD), w_EDO.shape[2]), np.float32)
+    for expert in np.unique(np.asarray(expert_TX)):
+        weight_T = np.where(np.asarray(expert_TX) == expert, weight_TX, 0).sum(axis=1)
+        y_TO += weight_T[:, None] * np.asarray(x_TD @ w_EDO[int(expert)])
+    return y_TO
+
+
+NOT_COMPILED = (
+    "the numbers are right, but `jax.jit` cannot compile it: its shapes or its loops depend on the"
+    " values of expert_TX. Sort with jnp.argsort, count with jnp.bincount(..., length=E), and use"
+    " jax.lax.ragged_dot."
+)
+
+
+def _compiled(attempt: Any, case: tuple[Any, ...]) -> tuple[str, str] | None:
+    """Engines compile it, so `jax.jit` has to take it."""
+    try:
+        jax.jit(attempt).lower(*case)
+    except Exception:  # whatever JAX objects to
+        return NOT_COMPILED, "it cannot be compiled"
+    return None
+
+
+sorted_mixture = Exercise(
+    "sorted_mixture", right_sorted, ("y_TO",), sorted_cases,
+    mistakes_in(_sorted, {
+        "it cannot be compiled": (NOT_COMPILED, _by_choice),
+        "answers stay sorted": ("your answers are still in the order of the experts. Put each back"
+            " into its own row: jnp.zeros_like(y_RO).at[order_R].set(y_RO).",
+            "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO"),
+        "the way back is the way there": ("you sort the answers a second time instead of undoing"
+            " the first. y_RO[order_R] takes from the places to which `.at[order_R].set` would"
+            " put.", "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO[order_R]"),
+        "tokens are tiled": ("row r belongs to token r // X: repeat every token X times in a row"
+            " (jnp.repeat), do not put X copies of all tokens one after the other (jnp.tile).",
+            "jnp.repeat(x_TD, X, axis=0)", "jnp.tile(x_TD, (X, 1))"),
+        "no weights": ("the answers of a token's experts are added up without their weights.",
+            "weight_TX, y_RO", "jnp.ones_like(weight_TX), y_RO"),
+        "rows are not sorted": ("ragged_dot takes the first size_E[0] rows to expert 0, and so on:"
+            " the rows have to be in the order of their experts.",
+            "[order_R]\n", "\n", "jnp.zeros_like(y_RO).at[order_R].set(y_RO)", "y_RO"),
+    }),
+    also=_compiled,
+    praise="Right, with experts that nobody asks, and it compiles.",
 )  # fmt: skip

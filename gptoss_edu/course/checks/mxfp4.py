@@ -69,10 +69,6 @@ def _value(nibble: int) -> float:
     return float(VALUES[nibble])
 
 
-def _twos_complement(nibble: int) -> float:
-    return float(VALUES[nibble]) if nibble < 8 else -float(VALUES[(16 - nibble) & 7])
-
-
 def _unbiased(nibble: int) -> float:
     sign, exponent, half = 1 - nibble // 8 * 2, nibble >> 1 & 3, nibble & 1
     return sign * ((1 + half / 2) * 2.0**exponent if exponent else half / 2)
@@ -86,8 +82,6 @@ decode_byte = Exercise(
             "low, high =", "high, low ="),
         "sign lost": ("all your weights are positive. The top bit of a nibble, nibble & 8, is its"
             " sign.", "(low)", "(low & 7)", "(high)", "(high & 7)"),
-        "two's complement": ("you read negative nibbles as two's complement, as integers have it."
-            " Here the top bit is only a sign: 1001 is minus 0001.", "_value", "_twos_complement"),
         "FP4's own bias is forgotten": ("the exponent of a nibble has a bias, too, of 1: its"
             " exponent bits 1, 2, 3 mean 2^0, 2^1, 2^2. Yours are twice as large.",
             "_value", "_unbiased"),
@@ -97,8 +91,6 @@ decode_byte = Exercise(
             "127", "126"),
         "the scale byte is a factor": ("you multiply by the scale byte itself. It is an exponent:"
             " multiply by 2^(byte - 127).", "2.0 ** (scale - 127)", "scale"),
-        "no scale": ("the nibbles are read well, but the scale is not used: multiply by 2^(byte -"
-            " 127).", " * factor", ""),
     }),
     praise="Right for all 256 bytes, under small and large scales.",
     atol=1e-9,
@@ -141,10 +133,6 @@ def _down(x_32: np.ndarray) -> np.ndarray:
     return np.abs(np.abs(x_32)[:, None] - VALUES[:8]).argmin(axis=1)
 
 
-def _cut(x_32: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sum(np.abs(x_32)[:, None] >= VALUES[1:8], axis=1))
-
-
 def _quantized(w_32: np.ndarray) -> Packed:
     """The same in NumPy, step by step."""
     largest = abs(float(np.abs(w_32).max()))
@@ -174,10 +162,6 @@ quantize_block = Exercise(
             "(largest)) - 2", "(largest))"),
         "the largest is signed": ("you take the largest weight. A weight far below zero needs"
             " room, too: take the largest absolute value.", "np.abs(w_32).max()", "w_32.max()"),
-        "bias 128": ("the codes are right, but the scale byte is one too large: it is the exponent"
-            " + 127.", "127", "128"),
-        "rounded toward zero": ("each weight goes to the next value toward zero. Take the nearest,"
-            " whichever side it is on.", "_nearest", "_cut"),
         "ties go toward zero": ("a weight in the middle between two values goes to the smaller one"
             " (`argmin` takes the first of equals). It should go to the one with the even code.",
             "_nearest", "_down"),
@@ -236,15 +220,10 @@ checkpoint_bytes = Exercise(
             " alone.", _instead(".scales", factor=2)),
         "a scale is a float": ("your scales take four bytes each. A scale is a power of two: its"
             " exponent alone fits into one.", _instead(".scales", factor=4)),
-        "nothing is packed": ("these are the bytes of a model in bf16. The experts' matrices are"
-            " packed: half a byte per weight, and the scales.",
-            "count if packed", "4 * count * ('.blocks' in name) if packed"),
         "no biases at all": ("all biases are missing: of attention, of the router and of the"
             " experts.", _instead(".b_")),
         "tied embedding": ("one of the two large tables is missing. Embedding and unembedding are"
             " stored apart.", _instead("unembedding")),
-        "float32": ("what is not packed is bf16: two bytes per number, not four.",
-            "2 * count", "4 * count"),
     }),
     praise="To the last byte, for a small model and for both published ones.",
     note=lambda case, found, right: as_many(found, right, _stored(case[0])),

@@ -47,8 +47,8 @@ EVENS_AND_ODDS = "x_BTNH[..., 0::2], x_BTNH[..., 1::2]"
 rotate = Exercise(
     "rotate", library.rotate, ("x_BTNH",), rotate_cases,
     mistakes_in(_rotate, {
-        "interleaved": ("you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: number c"
-            " goes with number c + H/2. Models exist that do it your way, and their weights"
+        "interleaved": ("you pair neighbors, (0, 1), (2, 3), … GPT-OSS pairs the halves: numbers"
+            " c and c + H/2. Models exist that do it your way, and their weights"
             " differ.", HALVES, EVENS_AND_ODDS, JOINED, "_in_turn(first, second)"),
         "two minus signs": ("both lines subtract, and that is not a rotation: lengths change. The"
             " second line is b·cos + a·sin.", "+ a * sin", "- a * sin"),
@@ -171,10 +171,6 @@ yarn = Exercise(
         "half the exponent": ("the exponent is c / head_dim. It is 2c / head_dim: there are half"
             " as many pairs as numbers, and the last pair is to come close to 1 / theta.",
             "-2 * pair_C", "-pair_C"),
-        "2π is missing": ("the ramp is in the wrong place: a turn is 2π radians. A pair turns"
-            " initial_context · frequency / 2π times.", "2 * math.pi", "1.0"),
-        "no concentration": ("the frequencies are right, the concentration is 1. It should be"
-            " 0.1·ln(factor) + 1.", "0.1 * math.log(factor) + 1", "1.0"),
     }),
     praise="To five digits, for GPT-OSS and for two other models.",
     atol=1e-13,

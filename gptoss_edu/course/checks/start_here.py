@@ -193,8 +193,8 @@ MAX = "np.max(np.abs(a - b))"
 largest_difference = Exercise(
     "largest_difference", right_difference, ("the difference",), difference_cases,
     mistakes_in(right_difference, {
-        "signed": ("a difference may be negative, and then it is not the maximum: take absolute"
-            " values first.", MAX, "np.max(a - b)"),
+        "signed": ("a negative difference is never the maximum: take absolute values first.",
+             MAX, "np.max(a - b)"),
         "absolute value of the maximum": ("you take the absolute value of the maximum. Take the"
             " maximum of the absolute values.", MAX, "abs(np.max(a) - np.max(b))"),
         "mean": ("a mean hides one wrong number among a million right ones. Take the maximum.",

@@ -194,6 +194,8 @@ def _by_part(parts: tuple[str, ...], got: Any, want: Any) -> list[tuple[str, Any
 
 def as_many(found: Any, expected: int, sizes: Mapping[str, int]) -> str:
     """How far a count is off, and what has just that many; the name of a layer is left out."""
+    if not np.isfinite(found):
+        return ""
     gap = abs(int(found) - expected)
     kinds = {name: re.sub(r"\[\d+\]", "[…]", name) for name in sizes}
     sums: dict[str, int] = {}

@@ -208,12 +208,6 @@ conversation = Exercise(
             ', START, *encode("assistant")]', "]"),
         "a call is closed by end": ("a tool call is closed by <|end|>. A message from the"
             " assistant to a recipient ends in <|call|>.", "CALL if calls else END", "END"),
-        "a tool's result is closed by call": ("the tool's result ends in <|call|>, because it has"
-            " a recipient too. Only the assistant calls.",
-            "CALL if calls", "CALL if message.recipient"),
-        "the marker is spelled": ("the content type's marker is encoded as text. Cut it off with"
-            " removeprefix, and put the number CONSTRAIN in its place.",
-            KIND, 'encode(" " + message.content_type)'),
         "a user can forge messages": ("what the user typed has become control tokens: anybody can"
             " forge a message. Encode texts with `encode`, which never makes one.",
             "encode(message.text)", "load_encoding().encode(message.text, allowed_special='all')"),
@@ -287,12 +281,6 @@ def _words(header: str) -> Header:
     return found
 
 
-def _marker_is_kept(header: str) -> Header:
-    found = _words(header)
-    marked = "<|constrain|>" in header and found["content_type"] is not None
-    return found | ({"content_type": f"<|constrain|>{found['content_type']}"} if marked else {})
-
-
 header = Exercise(
     "header", right_header, ("header",), header_cases,
     mistakes_in(_words, {
@@ -307,8 +295,6 @@ header = Exercise(
             "words + rest", "words"),
         "to= is kept": ("the recipient still has its `to=`. A program that looks for functions.sky"
             " will not find it.", '.removeprefix("to=")', ""),
-        "the marker is kept": ('the content type still has its marker. Return "json" alone.',
-            _marker_is_kept),
         "the marker is needed": ("a content type without its marker is lost. Models forget the"
             " marker.", "else:", 'elif "<|constrain|>" in header:'),
     }),

@@ -5,12 +5,14 @@ subject, in the order of the course. `viz.explore` adds sliders to any figure.
 """
 
 from gptoss_edu.course.viz.attention import (
+    ablation_table,
     attention_maps,
     attention_shares,
     attention_table,
     head_groups,
     mask_pictures,
     sink_mass_table,
+    value_bars,
 )
 from gptoss_edu.course.viz.autopsy import autopsy_panel, difference_maps, differences
 from gptoss_edu.course.viz.experts import (
@@ -29,6 +31,7 @@ from gptoss_edu.course.viz.hardware import (
     near_ties,
     roofline_plot,
     sharding_map,
+    tile_order,
     timeline,
     token_bytes,
     tpu_chip,

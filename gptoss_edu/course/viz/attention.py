@@ -69,11 +69,14 @@ def attention_shares(rows: Mapping[str, tuple[Sequence[float], float]]) -> Pictu
     return draw(paint, alt, width=8.4, height=0.7 + 0.62 * len(rows))
 
 
-def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2) -> Picture:
+def attention_maps(
+    maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2, ids_S: Sequence[int] = ()
+) -> Picture:
     """Whole heads as heat maps: one row per query, one column per key, and before them the sink.
 
     `maps` maps a title to (weights_TS, sink_T, mask_TS); what the mask hides is gray. Shades follow
-    the square root of a share, so that faint attention is visible, too.
+    the square root of a share, so that faint attention is visible, too. With the o200k ids of the
+    tokens, `ids_S`, the keys that are read most are named.
     """
     maps = {t: (np.asarray(w), np.asarray(s), np.asarray(m)) for t, (w, s, m) in maps.items()}
     columns = min(columns, len(maps))
@@ -83,7 +86,11 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
         panels = small_multiples(figure, len(maps), columns)
         for axes, (title, arrays) in zip(panels, maps.items(), strict=True):
             shade = _map(axes, *arrays)
-            axes.set_title(title, loc="left")
+            axes.set_title(title, loc="left", pad=34 if ids_S else None)
+            for key in _most_read(*arrays) if ids_S else []:
+                style: dict[str, Any] = {"fontsize": 8, "rotation": 40, "ha": "left"}
+                axes.plot([key + 0.5] * 2, [-0.5, 0], color=INK, lw=0.8, clip_on=False)
+                axes.text(key, -1.5, short(int(ids_S[key])), **style)
         bar = figure.colorbar(shade, ax=figure.axes, fraction=0.025, pad=0.015)
         bar.set_ticks([0, 0.01, 0.1, 0.3, 1], labels=["0", "1 %", "10 %", "30 %", "100 %"])
         bar.set_label("share of attention (the sink in orange)")
@@ -93,7 +100,21 @@ def attention_maps(maps: Mapping[str, tuple[Any, Any, Any]], *, columns: int = 2
         for title, (_, sink_T, _) in maps.items()
     )
     alt = f"Attention maps, queries down, keys to the right, sink at the left. {summary}."
-    return draw(paint, alt, width=4.3 * columns + 0.6, height=0.3 + 3.6 * rows)
+    height = 0.3 + (4.0 if ids_S else 3.6) * rows
+    return draw(paint, alt, width=4.3 * columns + 0.6, height=height)
+
+
+def _most_read(
+    weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndarray, count: int = 4
+) -> list[int]:
+    """The keys that get the most attention, on average over those that see them; none too close."""
+    seen_S = mask_TS.sum(0)
+    mean_S = np.where(seen_S > 8, weights_TS.sum(0) / np.maximum(seen_S, 1), 0)
+    found: list[int] = []
+    for key in np.argsort(-mean_S, kind="stable"):
+        if len(found) < count and all(abs(key - other) > len(mean_S) // 14 for other in found):
+            found.append(int(key))
+    return found
 
 
 def _map(axes: Axes, weights_TS: np.ndarray, sink_T: np.ndarray, mask_TS: np.ndarray) -> Any:
@@ -256,3 +277,45 @@ def head_groups(wirings: Mapping[str, Sequence[int]]) -> Picture:
     summary = "; ".join(f"{title}: {' '.join(map(str, key_N))}" for title, key_N in wirings.items())
     alt = f"Which key head each query head reads, head by head. {summary}."
     return draw(paint, alt, width=4.3 * len(wirings), height=2.0)
+
+
+def value_bars(values: Mapping[str, float], unit: str, digits: int = 1) -> Picture:
+    """Bars with their values written out, on an axis that begins at 0."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        top = max(values.values())
+        for place, value in enumerate(values.values()):
+            axes.barh(place, value, color=SKY, edgecolor=PAPER, height=0.7)
+            axes.text(value + 0.012 * top, place, f"{value:,.{digits}f}", va="center", fontsize=9.5)
+        axes.set_xlim(0, 1.12 * top)
+        name_rows(axes, values)
+        axes.invert_yaxis()
+        axes.set_xlabel(unit)
+
+    summary = "; ".join(f"{name}: {value:,.{digits}f}" for name, value in values.items())
+    alt = f"Bars, {unit}. {summary}."
+    return draw(paint, alt, width=8.6, height=0.75 + 0.42 * len(values))
+
+
+def ablation_table(right: Mapping[str, Sequence[int]], columns: Sequence[str], of: int) -> Picture:
+    """What still works when one part is switched off: a row per part, a column per kind of task.
+
+    A cell says how many of `of` answers stay as they were; what breaks is dark.
+    """
+    table = np.array(list(right.values()))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.imshow(1 - table / of, cmap="Oranges", vmin=0, vmax=1.15, aspect="auto")
+        for (row, column), count in np.ndenumerate(table):
+            ink = "white" if count < 0.3 * of else INK
+            write(axes, column, row, f"{count} of {of}", fontsize=9, color=ink)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(right)), list(right))
+        axes.set_ylabel("switched off")
+        bare(axes)
+
+    rows = "; ".join(f"{name} {' '.join(map(str, counts))}" for name, counts in right.items())
+    alt = f"Table: of {of} answers to {', '.join(columns)}, how many stay right. Without {rows}."
+    return draw(paint, alt, width=1.9 + 1.15 * len(columns), height=0.7 + 0.36 * len(right))

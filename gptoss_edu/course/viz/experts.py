@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PAPER, SKY, VERMILION
+from gptoss_edu.course.viz.colors import BLUE, GREEN, INK, LINE, ORANGE, PALE, PAPER, SKY, VERMILION
 from gptoss_edu.course.viz.look import (
     Figure,
     Picture,
@@ -24,47 +24,53 @@ PATCH = {"facecolor": PAPER, "edgecolor": PAPER, "framealpha": 1}
 LEGEND = {"loc": "upper left", "fontsize": 8.5, **PATCH}
 
 
-def mixture_diagram(weight_E: Any) -> Picture:
-    """One token's way through the experts: those with a weight answer, the others stay asleep.
+def mixture_diagram(logits_E: Any, k: int) -> Picture:
+    """One token's way: the router's logits, the k that are kept, their softmax, the weighted sum.
 
-    `weight_E` holds the router's weight for each expert, zero for those that were not chosen.
+    From left to right; experts that are not chosen stay asleep, in dotted boxes.
     """
-    weight_E = np.asarray(weight_E, np.float64)
-    chosen = [int(expert) for expert in np.argsort(-weight_E, kind="stable")]
-    chosen = [expert for expert in chosen if weight_E[expert] > 0]
-    width = 1.05 * len(weight_E)
-    middle = width / 2
+    logits_E = np.asarray(logits_E, np.float64)
+    weight_E, asked = _asked(logits_E, k)
+    E, top = len(logits_E), float(np.abs(logits_E).max() or 1)
+    middle = (E - 1) / 2
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        box(axes, middle - 1.3, 3.5, 2.6, 0.6, "the token's vector, normed", SKY)
-        asks = f"router: asks {len(chosen)} of {len(weight_E)}"
-        box(axes, middle + 1.8, 3.5, 2.3, 0.6, asks, ORANGE)
-        axes.annotate("", (middle + 1.8, 3.8), (middle + 1.3, 3.8), arrowprops={"arrowstyle": "->"})
-        box(axes, middle - 1.3, 0.1, 2.6, 0.6, "weighted sum", SKY)
-        for expert, weight in enumerate(weight_E):
-            left, awake = 1.05 * expert + 0.1, weight > 0
-            style: dict[str, Any] = {"facecolor": PAPER, "edgecolor": LINE, "lw": 0.8, "ls": ":"}
-            if awake:
-                box(axes, left, 1.75, 0.85, 0.75, f"expert\n{expert}", GREEN)
-                line = {"color": INK, "lw": 0.8 + 5 * weight, "solid_capstyle": "butt"}
-                axes.plot([middle, left + 0.42], [3.5, 2.5], zorder=1, **line)
-                axes.plot([left + 0.42, middle], [1.75, 0.7], zorder=1, **line)
-                patch = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
-                write(axes, left + 0.42, 1.45, f"{weight:.2f}", weight="bold", bbox=patch)
-            else:
-                fill(axes, left, 1.75, 0.85, 0.75, **style)
-                write(axes, left + 0.42, 2.12, str(expert), color="#5f5b52")
-        half = max(middle, 4.2)  # room for the router, and the experts below their token
-        axes.set_xlim(middle - half, middle + half)
-        axes.set_ylim(0, 4.2)
+        arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+        box(axes, 0, middle - 0.4, 1.5, 0.8, "token's vector\n(normed)", SKY)
+        box(axes, 2.1, -0.5, 0.9, E, "router", ORANGE)
+        box(axes, 11.3, middle - 0.4, 1.5, 0.8, "weighted\nsum", SKY)
+        axes.annotate("", (2.1, middle), (1.5, middle), arrowprops=arrow)
+        heads = ((4.2, "logits"), (5.9, f"top {k}: softmax"), (8.1, "experts"))
+        for x, text in heads:
+            write(axes, x, -1.0, text, fontsize=9.5, weight="bold")
+        axes.plot([3.4, 3.4], [-0.5, E - 0.5], color=LINE, lw=0.8)
+        for expert, (logit, weight) in enumerate(zip(logits_E, weight_E, strict=True)):
+            chosen = expert in asked
+            color = BLUE if chosen else PALE
+            fill(axes, 3.4, expert - 0.2, 0.9 * logit / top, 0.4, facecolor=color, edgecolor=LINE)
+            axes.text(4.4, expert, f"{logit:.2f}", va="center", fontsize=9)
+            frame = {"facecolor": PAPER, "edgecolor": LINE, "lw": 0.8, "ls": ":"}
+            if not chosen:
+                fill(axes, 7.4, expert - 0.36, 1.4, 0.72, **frame)
+                write(axes, 8.1, expert, f"expert {expert}", fontsize=9, color="#5f5b52")
+                continue
+            write(axes, 5.9, expert, f"{weight:.2f}", weight="bold")
+            axes.annotate("", (5.5, expert), (5.05, expert), arrowprops=arrow)
+            axes.annotate("", (7.4, expert), (6.3, expert), arrowprops=arrow)
+            box(axes, 7.4, expert - 0.36, 1.4, 0.72, f"expert {expert}", GREEN)
+            thick = arrow | {"lw": 0.8 + 5 * weight}
+            axes.annotate("", (11.3, middle), (8.8, expert), arrowprops=thick)
+            patch = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+            place = (9.75, expert + 0.38 * (middle - expert))
+            write(axes, *place, f"× {weight:.2f}", fontsize=9, bbox=patch)
+        axes.set_xlim(-0.1, 12.9)
+        axes.set_ylim(E - 0.4, -1.4)
         axes.set_axis_off()
 
-    summary = ", ".join(f"expert {expert} with weight {weight_E[expert]:.2f}" for expert in chosen)
-    alt = (
-        f"One token and {len(weight_E)} experts. The router asks {summary}; the others are not run."
-    )
-    return draw(paint, alt, width=max(6.0, min(9.2, 0.9 * len(weight_E))), height=3.1)
+    summary = ", ".join(f"expert {expert} with weight {weight_E[expert]:.2f}" for expert in asked)
+    alt = f"One token and {E} experts. The router asks {summary}; the others are not run."
+    return draw(paint, alt, width=9.2, height=0.7 + 0.55 * E)
 
 
 def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> Picture:
@@ -95,6 +101,7 @@ def router_panels(logits_E: Any, settings: Mapping[str, tuple[float, int]]) -> P
             axes.set_xticks(range(E) if E <= 12 else range(0, E, 4))
             axes.tick_params(axis="x", length=0)
         figure.supxlabel("expert   (blue: weight of those asked · outline: softmax over all)")
+        figure.supylabel("weight", fontsize=10)
 
     summary = "; ".join(
         f"{name}: " + " ".join(f"{expert} ({weight_E[expert]:.2f})" for expert in asked)
@@ -142,7 +149,8 @@ def swiglu_curve(limit: float, alpha: float) -> Picture:
         right.plot(x, x, color=LINE, ls=":", lw=1.6, label="up alone")
         right.plot(x, np.clip(x, -limit, limit) + 1, color=BLUE, lw=2.6, label="clip(up) + 1")
         right.plot(0, 1, "o", color=VERMILION, zorder=3)
-        right.text(0.08 * limit, -0.3 * limit, "up = 0:\ntimes one", va="top", fontsize=9)
+        arrow, at = {"arrowstyle": "->", "lw": 0.9}, (0.18 * limit, -0.25 * limit)
+        right.annotate("up = 0: times one", (0, 1), at, va="top", fontsize=9, arrowprops=arrow)
         for border in (-limit, limit):
             right.axvline(border, color=VERMILION, lw=1, ls="-.")
         right.set_title("second factor: clip(up, −7, 7) + 1".replace("7", f"{limit:g}"), loc="left")

@@ -150,9 +150,9 @@ def roofline_plot(chips: Mapping[str, tuple[float, float]], points: Mapping[str,
             at = np.array(list(points.values()))
             axes.plot(at, np.minimum(rate * at, flops) / 1e12, "o", color=color, ms=5)
         low = min(rate for rate, _ in chips.values()) * span[0] / 1e12
-        for name, at in points.items():
-            axes.axvline(at, color=LINE, lw=0.6, zorder=0)
-            axes.text(at * 1.05, low, name, rotation=90, va="bottom", fontsize=8)
+        for name, place in points.items():
+            axes.axvline(place, color=LINE, lw=0.6, zorder=0)
+            axes.text(place * 1.05, low, name, rotation=90, va="bottom", fontsize=8)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(span[0], span[-1] * 3)
@@ -319,3 +319,32 @@ def sharding_map(
     )
     alt = f"Parts of arrays on {columns * rows} devices. {summary}."
     return draw(paint, alt, width=9.6, height=1.1 + 0.62 * rows)
+
+
+def tile_order(inputs: int = 3, outputs: int = 8, width: int = 4) -> Picture:
+    """The numbers of a small matrix in the order in which they lie in memory: by rows, and in tiles
+    of `width` outputs. What the first of two cores needs has a color: its jumps are the gaps.
+    """
+    rows = np.arange(inputs * outputs)
+    tiles = rows.reshape(inputs, outputs // width, width).swapaxes(0, 1).ravel()
+    orders = {"by rows": rows, f"in tiles of {width}": tiles}
+    mine = {name: order % outputs < outputs // 2 for name, order in orders.items()}
+    jumps = {name: int((np.diff(np.flatnonzero(of)) > 1).sum()) for name, of in mine.items()}
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for line, (name, order) in enumerate(orders.items()):
+            for place, number in enumerate(order.tolist()):
+                color, hatch = (ORANGE, None) if mine[name][place] else (PALE, "...")
+                style = {"facecolor": color, "hatch": hatch, "edgecolor": INK, "lw": 0.5}
+                fill(axes, place, 1.4 * line, 0.94, 0.9, **style)
+                write(axes, place + 0.47, 1.4 * line + 0.45, str(number), fontsize=9)
+            axes.text(0, 1.4 * line - 0.12, f"{name}: core 1 jumps {jumps[name]} times")
+        axes.set_xlim(-0.2, len(rows) + 0.2)
+        axes.set_ylim(2.6, -0.6)
+        axes.axis("off")
+        figure.supxlabel("from left to right: memory; plain boxes: needed by core 1", fontsize=9)
+
+    summary = "; ".join(f"{name}, core 1 jumps {count} times" for name, count in jumps.items())
+    alt = f"A matrix of {inputs} inputs and {outputs} outputs in memory: {summary}."
+    return draw(paint, alt, width=9, height=1.9)

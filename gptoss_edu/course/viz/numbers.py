@@ -236,7 +236,7 @@ def grid_histograms(scaled: Any, grids: Mapping[str, Sequence[float]]) -> Pictur
     def paint(figure: Figure) -> None:
         panels = small_multiples(figure, len(grids), len(grids), sharey=True)
         for axes, (name, (grid, share)) in zip(panels, shares.items(), strict=True):
-            bins = np.arange(0, 8.01, 0.25)
+            bins = [place / 4 for place in range(33)]
             weights = np.full(scaled.size, 100 / scaled.size)
             axes.hist(scaled, bins, weights=weights, color=PALE, edgecolor=LINE, lw=0.5)
             axes.bar(grid, share, width=0.12, color=BLUE)

@@ -57,9 +57,6 @@ def leaves_of(params):
     return jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Mxfp4))
 
 
-MERGED = (
-    'glued.append("".join(best) if found else pieces[at])\n                at += 2 if found else 1'
-)
 FROM_THE_RIGHT = """
             glued = list(pieces)
             for i in range(len(glued) - 2, -1, -1):
@@ -68,7 +65,10 @@ FROM_THE_RIGHT = """
             at = len(pieces)
             while at < len(pieces):"""
 ONCE = "for pair in {p for p in zip(pieces, pieces[1:])}:"
-APART = "for pair in (p for i, p in enumerate(zip(pieces, pieces[1:])) if not (i and p[0] == p[1] == pieces[i - 1])):"
+APART = """pairs = list(zip(pieces, pieces[1:]))
+            for i, pair in enumerate(pairs):
+                if i and pairs[i - 1] == pair and pair[0] == pair[1]:
+                    continue"""
 CALLS = 'calls = message.role == "assistant" and message.recipient is not None'
 WHERE = 'found["recipient"] = word.removeprefix("to=")'
 
