@@ -275,25 +275,14 @@ def sharding_map(
     columns, rows = mesh.get("tensor", 1), mesh.get("expert", 1)
     sums, colors = sums or {}, (SKY, ORANGE, GREEN, PINK)
 
-    def part(name: str, device: Mapping[str, int]) -> tuple[str, int]:
-        shape, spec = arrays[name]
-        found, number = [], -1
-        for letter, size, axis in zip(name.rsplit("_", 1)[-1], shape, spec, strict=True):
-            if axis is not None and mesh.get(axis, 1) > 1:
-                each = size // mesh[axis]
-                begin = device[axis] * each
-                found.append(
-                    f"{letter} {begin}–{begin + each - 1}".replace("–", "–" + "\n" * (each > 99))
-                )
-                number = device[axis] if axis == "tensor" or number < 0 else number
-        return "\n".join(found) or "whole", number
-
     def paint(figure: Figure) -> None:
         grid = figure.subplots(1, len(arrays), squeeze=False)[0]
         for axes, (name, (shape, _)) in zip(grid, arrays.items(), strict=True):
             for column in range(columns):
                 for row in range(rows):
-                    text, number = part(name, {"tensor": column, "expert": row})
+                    text, number = _part(
+                        name, arrays[name], mesh, {"tensor": column, "expert": row}
+                    )
                     color = PALE if number < 0 else colors[number % len(colors)]
                     fill(axes, column, row, 0.92, 0.92, facecolor=color, edgecolor=INK, lw=0.6)
                     write(axes, column + 0.46, row + 0.46, text, fontsize=6.5)
@@ -319,6 +308,24 @@ def sharding_map(
     )
     alt = f"Parts of arrays on {columns * rows} devices. {summary}."
     return draw(paint, alt, width=9.6, height=1.1 + 0.62 * rows)
+
+
+def _part(
+    name: str,
+    array: tuple[Sequence[int], Sequence[str | None]],
+    mesh: Mapping[str, int],
+    device: Mapping[str, int],
+) -> tuple[str, int]:
+    """What of an array a device holds, in words, and a number for its color; -1 for all of it."""
+    found, number = [], -1
+    for letter, size, axis in zip(name.rsplit("_", 1)[-1], *array, strict=True):
+        if axis is not None and mesh.get(axis, 1) > 1:
+            each = size // mesh[axis]
+            begin = device[axis] * each
+            dash = "–\n" if each > 99 else "–"
+            found.append(f"{letter} {begin}{dash}{begin + each - 1}")
+            number = device[axis] if axis == "tensor" or number < 0 else number
+    return "\n".join(found) or "whole", number
 
 
 def tile_order(inputs: int = 3, outputs: int = 8, width: int = 4) -> Picture:
