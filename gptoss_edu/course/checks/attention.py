@@ -146,7 +146,7 @@ stable_softmax = Exercise(
         "the mask is upside down": ("you hide the keys that should be visible. mask_BTS is True"
             " where a query may look.", "mask_BTS[", "~mask_BTS["),
     }),
-    praise="Right for huge scores and huge sinks, and for queries that see no key.",
+    praise="Right for huge scores, for huge sinks, and in rows without a visible key.",
     also=_own_softmax,
 )  # fmt: skip
 

@@ -234,7 +234,7 @@ grouped = Exercise(
         "the input is weighed": ("you multiply the expert's input by the weight. An expert is not"
             " linear: multiply its answer.", "weight * ask(expert, ", "ask(expert, weight * "),
         "asked once per choice": (ONCE, "len(np.unique(expert_TX))", "expert_TX.size"),
-        "the tokens stay sorted": ("the rows are right, but in the order of the experts. Send each"
+        "the tokens stay sorted": ("the rows are right, but they stay sorted by expert. Send each"
             " answer back to the place of its token.", _sorted_order),
     }),
     praise="Each chosen expert was asked once, with all of its tokens.",
