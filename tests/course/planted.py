@@ -280,7 +280,7 @@ PLANTED = {
     ("tokens", "merges"): [
         ("every word counts once", "+ words[word]", "+ 1"),
         ("the rarest pair", "(-counts", "(counts"),
-        ("glued pieces are returned", "merges.append(best)", 'merges.append("".join(best))'),
+        ("joined pieces are returned", "merges.append(best)", 'merges.append("".join(best))'),
     ],
     ("tokens", "conversation"): [
         ("a list inside the list", "*encode(message.text)", "encode(message.text)"),

@@ -16,7 +16,7 @@ from test_contract import tagged
 ROOT = Path(__file__).resolve().parents[2]
 # (pattern, what to write in its place, a sentence that it finds)
 FALSE_FRIENDS = [
-    (r"\bglu(?:es?|ed|ing)\b", "merge", "It repeats the gluing."),
+    (r"\b[Gg]lu(?:es?|ed|ing)\b", "merge", "It repeats the gluing."),
     (r"\b(?:bends?|bent)\b", "activation function", "Then the wrong bends."),
     (r"\bleanings?\b", "a preference for what is near", "RoPE comes with a leaning."),
     (r"\b[Tt]o [\w ]{2,25} is (?:your|our|their|the) (?:work|job|task)\b",

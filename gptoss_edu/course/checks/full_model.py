@@ -162,7 +162,7 @@ def _read(params: Params, tokens_BT: jax.Array) -> Cache:
 
 
 def _small(params: Params) -> Params:
-    """The same with a residual stream of next to nothing."""
+    """The same with a residual stream that is almost zero."""
     writers = re.compile(r"^\.embedding|w_o|b_o|down")
 
     def shrink(path: Any, leaf: jax.Array) -> jax.Array:

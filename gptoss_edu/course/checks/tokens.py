@@ -49,19 +49,19 @@ def merge_cases() -> Iterator[tuple[Words, int]]:
     yield {"aba": 2, "az": 2}, 3  # (a, z) comes before (ab, a), and aba before az
 
 
-def _glue(pieces: Sequence[str], pair: Pair) -> list[str]:
-    """The pieces with each `pair` glued, from the left: a glued piece is no half of the pair."""
-    glued: list[str] = []
+def _merge(pieces: Sequence[str], pair: Pair) -> list[str]:
+    """The pieces with each `pair` merged, from the left: a merged piece is no half of the pair."""
+    joined: list[str] = []
     for piece in pieces:
-        if glued and (glued[-1], piece) == pair:
-            glued[-1] += piece
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
         else:
-            glued.append(piece)
-    return glued
+            joined.append(piece)
+    return joined
 
 
 def right_merges(words: Words, count: int) -> list[Pair]:
-    """The pairs that are glued, in order: always the most frequent, then the first one."""
+    """The pairs that are joined, in order: always the most frequent, then the first one."""
     pieces_of = {word: list(word) for word in words}
     made: list[Pair] = []
     while len(made) < count:
@@ -72,7 +72,7 @@ def right_merges(words: Words, count: int) -> list[Pair]:
         if not counts:
             break
         made.append(min(counts, key=lambda pair: (-counts[pair], pair)))
-        pieces_of = {word: _glue(pieces, made[-1]) for word, pieces in pieces_of.items()}
+        pieces_of = {word: _merge(pieces, made[-1]) for word, pieces in pieces_of.items()}
     return made
 
 
@@ -84,16 +84,16 @@ merges = Exercise(
         "a pair counts once per word": ("a pair that stands in a word twice is counted once."
             ' "banana" has (a, n) two times.',
             "itertools.pairwise(pieces)", "set(itertools.pairwise(pieces))"),
-        "never counted again": ("the pairs are counted at the beginning only. Every gluing makes"
+        "never counted again": ("the pairs are counted at the beginning only. Every merge makes"
             " new neighbors: count again in each round.",
             "made.append(min(counts, key=lambda pair: (-counts[pair], pair)))",
             "return sorted(counts, key=lambda pair: (-counts[pair], pair))[:count]"),
         "the first pair seen wins a tie": ("of several pairs that are equally frequent you take"
             " the one seen first, so the result depends on the order of the words. Take the first"
             " in the alphabet.", "(-counts[pair], pair)", "-counts[pair]"),
-        "the rarest pair": ("you take the rarest pair. Glue the most frequent one.",
+        "the rarest pair": ("you take the rarest pair. Merge the most frequent one.",
             "-counts[pair]", "counts[pair]"),
-        "glued pieces are returned": ('you return the glued pieces, like "er". Return the pairs,'
+        "joined pieces are returned": ('you return the joined pieces, like "er". Return the pairs,'
             ' ("e", "r"): in another pair the same piece might be made of other halves.',
             lambda words, count: ["".join(pair) for pair in right_merges(words, count)]),
     }),
@@ -198,7 +198,7 @@ conversation = Exercise(
         "control tokens are spelled": ("the control tokens are encoded as text. They are numbers:"
             " put START, CHANNEL, MESSAGE, END and CALL into the list as they are.",
             _spelled),
-        "a list inside the list": ("a text stands in the list as a list of its own. `encode` gives"
+        "a list inside the list": ("a text is in the list as a list of its own. `encode` gives"
             " a list: add its numbers one by one, with + or *.",
             "*encode(message.text)", "encode(message.text)"),
         "messages are not closed": ("nothing closes the messages. Each ends in <|end|>, or in"

@@ -143,7 +143,7 @@ held_out = Exercise(
 
 
 def adamw_cases() -> Iterator[tuple[object, ...]]:
-    """Arguments of `adamw`: a first step, a later one, and gradients next to nothing."""
+    """Arguments of `adamw`: a first step, a later one, and gradients of almost zero."""
     rng = np.random.default_rng(5)
     settings = 0.1, 0.9, 0.95, 1e-8, 0.1  # rate, b1, b2, eps, decay
     w, g = rng.standard_normal(4), rng.standard_normal(4)
@@ -185,5 +185,5 @@ adamw = Exercise(
         "v averages the gradients": ("v averages the gradients themselves. It is the mean of their"
             " squares: otherwise opposite signs cancel.", "g**2", "np.abs(g)"),
     }),
-    praise="Right at the first step, at a later one, and for gradients next to nothing.",
+    praise="Right at the first step, at a later one, and for gradients of almost zero.",
 )  # fmt: skip
