@@ -74,8 +74,7 @@ def render(
     """
     if isinstance(prompt, oh.Conversation):
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
-        if brief(reasoning_effort) != "'medium'":
-            given["reasoning_effort"] = reasoning_effort
+        given["reasoning_effort"] = brief(reasoning_effort) != "'medium'" or None
         if extra := [name for name, value in given.items() if not is_empty(value)]:
             raise ValueError(
                 f"{', '.join(extra)} given together with a Conversation, which is rendered as it"

@@ -284,7 +284,7 @@ must_stay_wide = Exercise(
         "the last one": ("you return the last name, whatever happened to its tensor.",
             "max(moved, key=lambda name: moved[name])", "list(moved)[-1]"),
     }),
-    praise="Positions, as in chapter 02, and whatever is nearly cancelled later.",
+    praise="Positions, as in chapter 02, and whatever is nearly canceled later.",
 )  # fmt: skip
 
 # ------------------------------------------------------------------------------------ exercise 7
@@ -300,7 +300,7 @@ def summed_cases() -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
 
 
 def _device(x_TF: jax.Array, w_FD: jax.Array, b_D: jax.Array) -> Any:
-    part_TD = jnp.matmul(x_TF, w_FD, preferred_element_type=jnp.float32)
+    part_TD = jnp.einsum("TF,FD->TD", x_TF, w_FD, preferred_element_type=jnp.float32)
     return jax.lax.psum(part_TD, "tensor") + b_D
 
 
@@ -328,8 +328,8 @@ summed_down = OnDevices(
             "psum", "pmean"),
         "added in bf16": ("your products are added in bfloat16, and so are the parts. Ask for"
             " preferred_element_type=jnp.float32.",
-            "jnp.matmul(x_TF, w_FD, preferred_element_type=jnp.float32)",
-            "jnp.matmul(x_TF, w_FD).astype(jnp.float32)"),
+            'jnp.einsum("TF,FD->TD", x_TF, w_FD, preferred_element_type=jnp.float32)',
+            'jnp.einsum("TF,FD->TD", x_TF, w_FD).astype(jnp.float32)'),
         "no bias": ("the bias is missing.", " + b_D", ""),
     }),
     praise="XLA writes this psum for you, in the place where you have put it.",
