@@ -26,7 +26,7 @@ def toy(tokens_BT: np.ndarray, window: int = WINDOW, stretch: float = 2.0) -> np
     angle_T = np.where(place_T < CONTEXT, place_T, CONTEXT + (place_T - CONTEXT) / stretch)
     distance_TS = place_T[:, None] - place_T
     weight_TS = np.where((distance_TS >= 0) & (distance_TS < window), 1 / (1 + abs(distance_TS)), 0)
-    x_BSD = x_BTD  # read as keys
+    x_BSD = x_BTD  # every token is also looked at
     y_BTD = np.einsum("TS,BSD->BTD", weight_TS, x_BSD) + np.sin(angle_T)[:, None]
     return np.asarray(y_BTD @ unembedding_VD.T)
 
