@@ -73,15 +73,16 @@ def render(
     Source: openai-harmony 0.0.8; the chat_template.jinja of openai/gpt-oss-20b.
     """
     if isinstance(prompt, oh.Conversation):
+        effort: Any = brief(reasoning_effort) != "'medium'" or None
         given = {"instructions": instructions, "tools": tools, "current_date": current_date}
-        given["reasoning_effort"] = brief(reasoning_effort) != "'medium'" or None
+        given["reasoning_effort"] = effort
         if extra := [name for name, value in given.items() if not is_empty(value)]:
             raise ValueError(
                 f"{', '.join(extra)} given together with a Conversation, which is rendered as it"
                 " is; put them into its system and developer messages, or pass a list of messages"
             )
         return _render_conversation(prompt)
-    messages = _as_dicts(prompt)
+    messages, names = _as_dicts(prompt), dict[str, str]()
     leading = [] if instructions is None else [as_text(instructions, "instructions")]
     while messages and messages[0]["role"] in ("system", "developer"):
         leading.append(_text(messages.pop(0)))
@@ -89,7 +90,6 @@ def render(
     demanded, functions = "\n\n".join(filter(None, leading)), tool_descriptions(tools)
     if demanded or functions:
         rendered.append(_developer(demanded or None, functions))
-    names: dict[str, str] = {}
     for message in messages:
         rendered += _harmony_messages(message, names)
     last = max((at for at, each in enumerate(rendered) if each.channel == "final"), default=0)
