@@ -64,9 +64,11 @@ def test_every_piece_of_the_vocabulary_is_glued_from_two_older_ones():
 def test_a_long_row_that_is_wrong_is_told_where():
     right = tokens.right_conversation
     verdict = tokens.conversation(lambda m, encode: right(m) if len(m) == 1 else [*right(m), 7])
-    assert "test 2 expected the end at index 59, found 7" in verdict.sentence
+    assert "the tokens at index 16, after" in verdict.sentence
+    assert "(the end against 7)" in verdict.sentence
     verdict = tokens.conversation(lambda m, encode: right(m) if len(m) == 1 else right(m)[:9])
-    assert "at index 9, found the end" in verdict.sentence
+    assert "the tokens at index 9, after" in verdict.sentence
+    assert "against the end)" in verdict.sentence
 
 
 def test_a_row_inside_a_list_is_no_row():

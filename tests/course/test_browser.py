@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
-CHAPTERS = ("03", "05")
+CHAPTERS = ("03", "04")
 PATIENCE = 300  # seconds; on a quiet machine nothing comes near it
 CHROMIUM = browser.find_chromium()
 TOKEN = "only-for-this-test"

@@ -22,7 +22,7 @@ from layouts import random_params, write_layout
 from gptoss_edu.commands import main as cli
 from gptoss_edu.commands.flags import load
 from gptoss_edu.config import TINY
-from gptoss_edu.weights import mapped, progress, shards
+from gptoss_edu.weights import mapped, progress, shards, writing
 from gptoss_edu.weights.checkpoint import POCKET, load_model
 
 module = importlib.import_module("gptoss_edu.weights.convert")
@@ -108,7 +108,7 @@ def test_the_size_of_a_piece_changes_nothing(source, params, monkeypatch, slab):
 
 
 def test_never_more_than_a_piece_is_transposed_at_once(source, monkeypatch):
-    sizes, write_values = [], shards._write_values
+    sizes, write_values = [], writing._write_values
 
     def watch(file, name, tensor):
         pieces = [piece.nbytes for piece in tensor.values()] if name[:3] != "pad" else []
@@ -116,7 +116,7 @@ def test_never_more_than_a_piece_is_transposed_at_once(source, monkeypatch):
         write_values(file, name, tensor)
 
     monkeypatch.setattr(module, "SLAB", 25_000)  # one expert of TINY has 20,480 bytes
-    monkeypatch.setattr(shards, "_write_values", watch)
+    monkeypatch.setattr(writing, "_write_values", watch)
     convert(source)
     assert len(sizes) > 30
     assert max(sizes) <= 25_000
@@ -346,7 +346,7 @@ def stop_at(event: int, stop) -> list[int]:
     Events are half a tensor (the norms, to have a few in each file), and whatever makes, names or
     removes a file or a folder.
     """
-    count, write_values = [0], shards._write_values
+    count, write_values = [0], writing._write_values
 
     def tick():
         count[0] += 1
@@ -365,7 +365,7 @@ def stop_at(event: int, stop) -> list[int]:
             file.seek(begin)
         write_values(file, name, tensor)
 
-    shards._write_values = half_first
+    writing._write_values = half_first
     for owner, name in EVENTS:
         setattr(owner, name, after_tick(getattr(owner, name)))
     return count
@@ -374,7 +374,7 @@ def stop_at(event: int, stop) -> list[int]:
 def with_events(monkeypatch, source, event: int, stop) -> int:
     """Convert here, and stop before this event. How many there were."""
     with monkeypatch.context() as patch:
-        for owner, name in ((shards, "_write_values"), *EVENTS):
+        for owner, name in ((writing, "_write_values"), *EVENTS):
             patch.setattr(owner, name, getattr(owner, name))  # put back at the end
         count = stop_at(event, stop)
         convert(source)
