@@ -43,9 +43,9 @@ def test_course_names_every_notebook_and_each_fact_once():
     assert all(one["file"].split("/")[1].startswith(one["key"]) for one in chapters)
 
 
-def test_the_course_fits_into_ten_minutes_and_a_small_laptop():
+def test_the_course_fits_into_a_quarter_of_an_hour_and_a_small_laptop():
     runs = course.measured().values()
-    assert sum(run["seconds"] for run in runs) <= 600, "of Run All, one notebook after the other"
+    assert sum(run["seconds"] for run in runs) <= 900, "of Run All, one notebook after the other"
     assert all(run["gigabytes"] <= 4 for run in runs), "of 8 GB, with a browser beside it"
 
 
