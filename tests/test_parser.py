@@ -9,7 +9,7 @@ import pytest
 from openai_harmony import Role
 from test_harmony import CASES
 
-from gptoss_edu.parser import StreamParser
+from gptoss_edu.parser import Message, StreamParser, is_spoken
 from gptoss_edu.tokenizer import (
     CHANNEL,
     END,
@@ -462,3 +462,20 @@ def test_a_function_named_without_to():
         parser = fed(ids_of(text), FUNCTIONS)
         parser.finish()
         assert parser.messages[0].function is None
+
+
+def test_only_the_assistant_speaks_and_only_to_readers():
+    said = {
+        role: is_spoken(Message(role, "final", None, None, "hi"))
+        for role in ("assistant", "user", "tool")
+    }
+    assert said == {"assistant": True, "user": False, "tool": False}
+    assert not is_spoken(Message("assistant", "commentary", "functions.f", None, "{}"))
+
+
+@pytest.mark.parametrize("call_id, more", [("call_1", {"id": "call_1"}), (None, {})])
+def test_a_call_has_the_id_that_it_was_given(call_id, more):
+    message = Message("assistant", "commentary", "functions.f", "json", "{}")
+    (call,) = message.to_dict(call_id)["tool_calls"]
+    function = {"name": "f", "arguments": "{}"}
+    assert call == {"type": "function", "function": function} | more
