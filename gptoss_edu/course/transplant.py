@@ -18,7 +18,7 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from gptoss_edu.course.checks import Verdict
+from gptoss_edu.course.checks import Verdict, stopped
 from gptoss_edu.generation import generate
 from gptoss_edu.reply import Reply
 from gptoss_edu.weights.checkpoint import load_model
@@ -46,13 +46,9 @@ def ask(
             reply = generate(
                 model, params, question, reasoning_effort=reasoning_effort, max_tokens=128
             )
-        except NotImplementedError:
-            return Verdict(_title(functions), "not attempted yet")
         except Exception as error:  # whatever a reader's code may raise becomes a sentence
-            message = (
-                f"it stopped with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
-            return Verdict(_title(functions), "not yet right", message, "it raises")
+            title = f"{' and '.join(functions)} inside the pocket model"
+            return stopped(title, error)
     assert all(calls.values()), f"the model never called {[n for n, c in calls.items() if not c]}"
     return reply
 
@@ -99,7 +95,3 @@ def _original(name: str) -> Callable[..., Any]:
         if getattr(vars(file).get(name), "__module__", None) == file.__name__:
             return vars(file)[name]  # type: ignore[no-any-return]
     raise ValueError(f"no lesson file defines a function {name!r}; expected one such as 'rotate'")
-
-
-def _title(functions: dict[str, Any]) -> str:
-    return f"{' and '.join(functions)} inside the pocket model"

@@ -40,10 +40,19 @@ def stub(*arguments):
     raise NotImplementedError
 
 
+def inside_of_jax():
+    raise NotImplementedError("as jax raises it")
+
+
 @pytest.mark.parametrize(
     "function, status",
-    [(stub, "not attempted yet"), (lambda x, cos, sin: x[..., :3], "not yet right")],
-    ids=["a stub", "a wrong shape"],
+    [
+        (stub, "not attempted yet"),
+        (lambda *arguments: stub(*arguments), "not attempted yet"),
+        (lambda x, cos, sin: x[..., :3], "not yet right"),
+        (lambda x, cos, sin: inside_of_jax(), "not yet right"),
+    ],
+    ids=["a stub", "a stub inside", "a wrong shape", "what JAX does not know"],
 )
 def test_what_does_not_run_is_said_in_a_sentence(function, status):
     verdict = transplant.ask(QUESTION, rotate=function)

@@ -257,6 +257,14 @@ def mistakes_in(
     }
 
 
+def stopped(title: str, error: Exception) -> Verdict:
+    """The verdict on what raised while it ran a reader's code; a stub is "not attempted yet"."""
+    if isinstance(error, NotImplementedError) and not str(error):  # JAX's own say what is missing
+        return Verdict(title, "not attempted yet")
+    told = f"it stopped with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return Verdict(title, "not yet right", told, "it raises")
+
+
 def _line_of(error: BaseException, attempt: Callable[..., Any]) -> int | None:
     """The line of the reader's function, counted from its `def`, where an error came from."""
     code = _code_of(attempt)

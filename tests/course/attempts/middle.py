@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from test_chapter_03 import head_by_head
 
 from gptoss_edu.course.checks import attention, moe, mxfp4
 from gptoss_edu.mxfp4 import VALUES
@@ -87,15 +88,6 @@ def per_group(q_BTNH, k_BSKH):
         for k in range(k_BSKH.shape[2])
     ]
     return jnp.concatenate(parts, axis=1)
-
-
-def head_by_head(q_BTNH, k_BSKH):
-    G = q_BTNH.shape[2] // k_BSKH.shape[2]
-    scores = [
-        jnp.einsum("BTH,BSH->BTS", q_BTNH[:, :, n], k_BSKH[:, :, n // G])
-        for n in range(q_BTNH.shape[2])
-    ]
-    return jnp.stack(scores, axis=1) / jnp.sqrt(q_BTNH.shape[3])
 
 
 def summed_over_groups(q_BTNH, k_BSKH):
